@@ -1,0 +1,109 @@
+"""The record of one finished request, and the bounded ring that observers drain."""
+
+from collections import deque
+from collections.abc import Callable
+
+from salver.core.request import InferenceRequest, InferenceResponse, Timing
+
+
+class Exchange:
+    """One request and what became of it; ``code`` is empty for success.
+
+    ``request`` and ``response`` are kept only when somebody captures payloads.
+    """
+
+    __slots__ = (
+        "code",
+        "endpoint",
+        "finished_unix_ns",
+        "principal",
+        "protocol",
+        "request",
+        "request_bytes",
+        "request_id",
+        "response",
+        "response_bytes",
+        "tenant",
+        "timing",
+        "total_ns",
+        "variant",
+        "version",
+        "weight_epoch",
+    )
+
+    def __init__(self) -> None:
+        self.request_id = ""
+        self.endpoint = ""
+        self.variant = ""
+        self.version = ""
+        self.weight_epoch = 0
+        self.tenant = ""
+        self.principal = ""
+        self.protocol = ""
+        self.code = ""
+        self.total_ns = 0
+        self.finished_unix_ns = 0
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.timing: Timing | None = None
+        self.request: InferenceRequest | None = None
+        self.response: InferenceResponse | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that keeping this record pins, roughly."""
+        held = _RECORD_BYTES
+        if self.request is not None:
+            held += self.request_bytes
+        if self.response is not None:
+            held += self.response_bytes
+        return held
+
+
+_RECORD_BYTES = 512
+
+Subscriber = Callable[[list[Exchange]], None]
+
+
+class ExchangeRing:
+    """Exchanges on their way to the observers, bounded in bytes.
+
+    ``append`` is called on the request path and does no more than store. ``drain`` hands
+    everything to the subscribers in batches. When the bound is reached the payloads of the
+    newcomer are let go first, and ``full`` asks the owner to drain; counts are never lost.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.held_bytes = 0
+        self.dropped_payloads = 0
+        self._items: deque[Exchange] = deque()
+        self._subscribers: list[Subscriber] = []
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Add an observer; it gets every batch drained from now on."""
+        self._subscribers.append(subscriber)
+
+    def append(self, exchange: Exchange) -> None:
+        """Store one finished exchange; drains first when only records are left to let go."""
+        size = exchange.held_bytes
+        if self.held_bytes + size > self.max_bytes:
+            if exchange.request is not None or exchange.response is not None:
+                exchange.request = exchange.response = None
+                self.dropped_payloads += 1
+                size = _RECORD_BYTES
+            if self.held_bytes + size > self.max_bytes:
+                self.drain()
+        self.held_bytes += size
+        self._items.append(exchange)
+
+    def drain(self) -> int:
+        """Hand everything stored to each subscriber; returns how many exchanges that was."""
+        if not self._items:
+            return 0
+        batch = list(self._items)
+        self._items.clear()
+        self.held_bytes = 0
+        for subscriber in self._subscribers:
+            subscriber(batch)
+        return len(batch)

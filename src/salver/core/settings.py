@@ -1,0 +1,186 @@
+"""Every setting of Salver in one table: name, default, unit and help.
+
+Settings come from ``HOME/salver.yaml`` (sections as below) and from the environment
+(``SALVER_SECTION__NAME``), which is read once, where a process starts. An unknown key is an error
+that names the nearest known one.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from salver.core.errors import InvalidSettings
+
+_ENV_PREFIX = "SALVER_"
+_ENV_SEPARATOR = "__"
+_MIB = 1024 * 1024
+
+
+def setting(default: Any, text: str) -> Any:  # noqa: ANN401 - a field of any type
+    """Declare one setting with its default and the help that the docs print."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """The data port."""
+
+    header_timeout_s: float = setting(10.0, "time to receive a request's headers")
+    body_timeout_s: float = setting(60.0, "time to receive a whole body")
+    min_body_rate_bytes_s: int = setting(
+        1024, "slowest body accepted, averaged after the first 5 seconds"
+    )
+    idle_timeout_s: float = setting(75.0, "time a keep-alive connection may stay silent")
+    request_timeout_s: float = setting(30.0, "deadline of a request without one of its own")
+    max_request_timeout_s: float = setting(600.0, "longest deadline a caller may ask for")
+    drain_timeout_s: float = setting(20.0, "time given to requests in flight when stopping")
+    max_header_bytes: int = setting(32 * 1024, "request line and headers together")
+    max_header_count: int = setting(100, "header fields in one request")
+    max_body_bytes: int = setting(256 * _MIB, "body as sent")
+    max_inflated_bytes: int = setting(256 * _MIB, "body after gzip or deflate")
+    max_json_bytes: int = setting(64 * _MIB, "JSON part of a body")
+    max_json_depth: int = setting(64, "nesting of JSON")
+    max_tensors: int = setting(256, "inputs in one request")
+    max_dimensions: int = setting(16, "dimensions of one tensor")
+    max_pipelined: int = setting(64, "requests in flight on one connection")
+    max_connections: int = setting(10_000, "open connections of one gateway")
+    write_buffer_bytes: int = setting(
+        16 * _MIB, "answers waiting for a slow reader before its connection stops being read"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Workers and the way to them."""
+
+    runner: str = setting(
+        "auto", "where a batch runs: inline (in the loop), thread, or auto (inline while short)"
+    )
+    inline_limit_us: int = setting(2000, "auto: mean run time up to which a batch runs inline")
+    coalesce: bool = setting(True, "send what arrives in one loop turn as one write")
+    threads: int = setting(1, "compute threads of one model")
+    max_in_flight: int = setting(4096, "requests one gateway may have open at one variant")
+    max_frame_bytes: int = setting(1024 * _MIB, "largest message between processes")
+    connect_timeout_s: float = setting(5.0, "time to reach a worker and be greeted")
+    quarantine_idle_s: float = setting(30.0, "time an unused model stays in quarantine")
+    load_timeout_s: float = setting(120.0, "time a model may take to load")
+    probe_timeout_s: float = setting(120.0, "time the examination of a pushed model may take")
+    probe_memory_bytes: int = setting(
+        8192 * _MIB, "address space of the process that examines a pushed model"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """The control process."""
+
+    database_url: str = setting("", "SQL database; empty = SQLite in the home folder")
+    reconcile_interval_s: float = setting(1.0, "longest pause between two reconcile runs")
+    deploy_timeout_s: float = setting(120.0, "time a deploy waits for the endpoint to answer")
+    max_upload_bytes: int = setting(16_384 * _MIB, "largest file of a pushed model")
+    max_files: int = setting(1000, "files of one pushed model")
+    snapshot_interval_s: float = setting(1.0, "pause between two telemetry snapshots")
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorSettings:
+    """The process that keeps the others alive."""
+
+    backoff_initial_s: float = setting(0.05, "pause before the first restart")
+    backoff_max_s: float = setting(10.0, "longest pause between restarts")
+    backoff_reset_s: float = setting(10.0, "healthy time after which the pause starts over")
+    stop_timeout_s: float = setting(25.0, "time a process gets to stop before it is killed")
+
+
+@dataclass(frozen=True, slots=True)
+class ObserveSettings:
+    """Metrics and logs."""
+
+    log_level: str = setting("info", "debug, info, warning or error")
+    exchange_ring_bytes: int = setting(32 * _MIB, "finished exchanges waiting for observers")
+    drain_interval_s: float = setting(0.1, "pause between two drains of the exchange ring")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All sections."""
+
+    http: HttpSettings = HttpSettings()
+    engine: EngineSettings = EngineSettings()
+    control: ControlSettings = ControlSettings()
+    supervisor: SupervisorSettings = SupervisorSettings()
+    observe: ObserveSettings = ObserveSettings()
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "http": HttpSettings,
+    "engine": EngineSettings,
+    "control": ControlSettings,
+    "supervisor": SupervisorSettings,
+    "observe": ObserveSettings,
+}
+
+Section = TypeVar("Section")
+
+
+def load_settings(
+    document: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Build the settings from a parsed file and the environment, which wins.
+
+    Raises ``InvalidSettings`` for an unknown section or key and for a value of the wrong type.
+    """
+    values = {name: dict(_section(name, part)) for name, part in (document or {}).items()}
+    for variable, text in (environ or {}).items():
+        section, separator, key = variable.removeprefix(_ENV_PREFIX).partition(_ENV_SEPARATOR)
+        if variable.startswith(_ENV_PREFIX) and separator:
+            values.setdefault(section.lower(), {})[key.lower()] = text
+    built = {name: _build(name, part) for name, part in values.items()}
+    return Settings(**built)
+
+
+def _section(name: str, part: object) -> Mapping[str, object]:
+    if part is None:
+        return {}
+    if not isinstance(part, Mapping):
+        raise InvalidSettings(f"settings section {name!r} must hold keys and values")
+    return part
+
+
+def _build(name: str, values: Mapping[str, object]) -> Any:  # noqa: ANN401 - one of SECTIONS
+    section = SECTIONS.get(name)
+    if section is None:
+        raise InvalidSettings(f"unknown settings section {name!r}{_hint(name, SECTIONS)}")
+    fields = {item.name: item for item in dataclasses.fields(section)}
+    converted: dict[str, object] = {}
+    for key, value in values.items():
+        item = fields.get(key)
+        if item is None:
+            raise InvalidSettings(f"unknown setting {name}.{key}{_hint(key, fields)}")
+        converted[key] = _convert(f"{name}.{key}", value, type(item.default))
+    return section(**converted)
+
+
+def _convert(name: str, value: object, kind: type[object]) -> object:
+    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in ("true", "false", "1", "0"):
+            return value.lower() in ("true", "1")
+    elif kind is str and isinstance(value, str):
+        return value
+    elif kind in (int, float) and isinstance(value, int | float | str):
+        if not isinstance(value, bool) and (kind is float or not isinstance(value, float)):
+            try:
+                return kind(value)  # type: ignore[call-arg]
+            except ValueError:
+                pass
+    raise InvalidSettings(f"setting {name} must be {wanted}, not {value!r}")
+
+
+def _hint(name: str, known: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"

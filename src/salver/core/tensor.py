@@ -1,0 +1,153 @@
+"""One named tensor, kept as the bytes that travel.
+
+The bytes are row-major and little-endian; ``BYTES`` elements carry their own 32-bit lengths.
+Keeping bytes instead of an array lets a tensor pass from socket to socket without a copy;
+``array()`` gives the numpy view to those who compute.
+"""
+
+import math
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from salver.core.datatypes import BYTES, DTYPES, ITEM_SIZES, datatype_of
+from salver.core.errors import InvalidTensor
+
+Buffer = bytes | bytearray | memoryview
+AnyArray = npt.NDArray[Any]
+
+_LENGTH = struct.Struct("<I")
+
+
+class Tensor:
+    """A name, a datatype, a shape (every dimension known) and the bytes.
+
+    The constructor checks nothing; ``check()`` does, and whoever takes bytes from outside the
+    process must call it before anything else.
+    """
+
+    __slots__ = ("buffer", "datatype", "name", "shape")
+
+    def __init__(self, name: str, datatype: str, shape: tuple[int, ...], buffer: Buffer) -> None:
+        self.name = name
+        self.datatype = datatype
+        self.shape = shape
+        self.buffer = buffer
+
+    def __repr__(self) -> str:
+        """Describe the tensor without its values, which may be sensitive."""
+        return f"Tensor({self.name!r}, {self.datatype}, {self.shape})"
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the buffer in bytes."""
+        buffer = self.buffer
+        return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
+
+    @property
+    def element_count(self) -> int:
+        """Product of the dimensions; 1 for a scalar."""
+        return math.prod(self.shape)
+
+    def array(self) -> AnyArray:
+        """Return the values: a read-only view for fixed-size types, an object array of ``bytes``.
+
+        Raises ``InvalidTensor`` when the bytes do not fit the datatype and shape.
+        """
+        try:
+            if self.datatype == BYTES:
+                return decode_bytes(self.buffer, self.element_count).reshape(self.shape)
+            array: AnyArray = np.frombuffer(self.buffer, DTYPES[self.datatype])
+            return array.reshape(self.shape)
+        except (ValueError, KeyError) as error:
+            raise InvalidTensor(
+                f"tensor {self.name!r}: {self.size_bytes} bytes do not hold "
+                f"{self.datatype} of shape {list(self.shape)}"
+            ) from error
+
+    def check(self) -> None:
+        """Raise ``InvalidTensor`` unless datatype, shape and buffer agree."""
+        item_size = ITEM_SIZES.get(self.datatype)
+        if any(dimension < 0 for dimension in self.shape):
+            raise InvalidTensor(
+                f"tensor {self.name!r}: shape {list(self.shape)} has a negative dimension"
+            )
+        if item_size is None:
+            if self.datatype != BYTES:
+                raise InvalidTensor(f"tensor {self.name!r}: unknown datatype {self.datatype!r}")
+            count = sum(1 for _ in _spans(self.buffer, self.element_count))
+            if count != self.element_count:
+                raise InvalidTensor(
+                    f"tensor {self.name!r}: {count} elements for shape {list(self.shape)}"
+                )
+        elif self.size_bytes != self.element_count * item_size:
+            raise InvalidTensor(
+                f"tensor {self.name!r}: shape {list(self.shape)} of {self.datatype} takes "
+                f"{self.element_count * item_size} bytes, {self.size_bytes} were sent"
+            )
+
+    @classmethod
+    def from_array(cls, name: str, array: AnyArray) -> "Tensor":
+        """Serialise an array; strings become UTF-8 ``BYTES``.
+
+        Raises ``InvalidTensor`` for dtypes or elements the protocol cannot carry.
+        """
+        datatype = datatype_of(array.dtype)
+        if datatype == BYTES:
+            return cls(name, datatype, array.shape, encode_bytes(array.ravel().tolist()))
+        plain = np.ascontiguousarray(array, DTYPES[datatype])
+        return cls(name, datatype, array.shape, plain.reshape(-1).view(np.uint8).data)
+
+
+def encode_bytes(items: list[Any]) -> bytes:
+    """Join elements (``bytes`` or ``str``) as length-prefixed ``BYTES``.
+
+    Raises ``InvalidTensor`` when an element is neither.
+    """
+    parts: list[bytes] = []
+    for item in items:
+        if isinstance(item, str):
+            data = item.encode()
+        elif isinstance(item, bytes):
+            data = item
+        else:
+            raise InvalidTensor(
+                f"an element of a BYTES tensor is {type(item).__name__}; send text or bytes"
+            )
+        parts.append(_LENGTH.pack(len(data)))
+        parts.append(data)
+    return b"".join(parts)
+
+
+def decode_bytes(buffer: Buffer, expected: int) -> AnyArray:
+    """Split length-prefixed ``BYTES`` into a flat object array of ``expected`` elements.
+
+    Raises ``InvalidTensor`` when a length points past the end or the count differs.
+    """
+    view = memoryview(buffer)
+    items = [bytes(view[start:end]) for start, end in _spans(buffer, expected)]
+    if len(items) != expected:
+        raise InvalidTensor(f"{len(items)} BYTES elements were sent, {expected} were declared")
+    array = np.empty(expected, dtype=object)
+    array[:] = items
+    return array
+
+
+def _spans(buffer: Buffer, limit: int) -> Iterator[tuple[int, int]]:
+    view = memoryview(buffer)
+    size, position, count = view.nbytes, 0, 0
+    while position < size:
+        if count >= limit:
+            raise InvalidTensor(f"more than the declared {limit} BYTES elements were sent")
+        if size - position < _LENGTH.size:
+            raise InvalidTensor("a BYTES tensor ends inside a length prefix")
+        (length,) = _LENGTH.unpack_from(view, position)
+        position += _LENGTH.size
+        if length > size - position:
+            raise InvalidTensor("a BYTES length prefix points past the end of the data")
+        yield position, position + length
+        position += length
+        count += 1

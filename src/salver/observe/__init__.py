@@ -1,0 +1,1 @@
+"""What Salver tells about itself: metrics, logs, later traces."""

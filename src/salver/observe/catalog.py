@@ -1,0 +1,135 @@
+"""Every metric of Salver in one table: kind, labels, help.
+
+Processes count under these names with ``observe.meter``; control merges and prints them.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Kind(StrEnum):
+    """How a metric behaves over time."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Metric(NamedTuple):
+    """One row of the catalogue; ``buckets`` are upper bounds, +Inf is implied."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+    buckets: tuple[float, ...] = ()
+
+
+SECONDS_BUCKETS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0,
+)  # fmt: skip
+BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+
+_ENDPOINT = ("tenant", "endpoint", "variant", "weight_epoch")
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "salver_requests_total",
+            Kind.COUNTER,
+            (*_ENDPOINT, "code"),
+            "Finished requests; code is ok or the error's code.",
+        ),
+        Metric(
+            "salver_request_seconds",
+            Kind.HISTOGRAM,
+            _ENDPOINT,
+            "Time from the first byte of a request to its answer.",
+            SECONDS_BUCKETS,
+        ),
+        Metric(
+            "salver_queue_seconds",
+            Kind.HISTOGRAM,
+            _ENDPOINT,
+            "Time a request waited in the worker's queue.",
+            SECONDS_BUCKETS,
+        ),
+        Metric(
+            "salver_run_seconds",
+            Kind.HISTOGRAM,
+            _ENDPOINT,
+            "Time the runtime took for the batch a request was part of.",
+            SECONDS_BUCKETS,
+        ),
+        Metric(
+            "salver_batch_size",
+            Kind.HISTOGRAM,
+            _ENDPOINT,
+            "Rows in the batch a request was part of.",
+            BATCH_BUCKETS,
+        ),
+        Metric(
+            "salver_http_refused_total",
+            Kind.COUNTER,
+            ("code",),
+            "Requests refused before an endpoint was known.",
+        ),
+        Metric("salver_requests_in_flight", Kind.GAUGE, ("endpoint",), "Requests being answered."),
+        Metric("salver_connections", Kind.GAUGE, (), "Open client connections."),
+        Metric("salver_retries_total", Kind.COUNTER, ("variant",), "Requests sent a second time."),
+        Metric("salver_model_loads_total", Kind.COUNTER, ("variant",), "Models loaded."),
+        Metric(
+            "salver_model_load_failures_total",
+            Kind.COUNTER,
+            ("variant", "code"),
+            "Loads that failed.",
+        ),
+        Metric(
+            "salver_model_load_seconds",
+            Kind.HISTOGRAM,
+            ("variant",),
+            "Time to verify and load a model.",
+            SECONDS_BUCKETS,
+        ),
+        Metric("salver_batches_total", Kind.COUNTER, ("variant",), "Batches run."),
+        Metric(
+            "salver_requests_dropped_total",
+            Kind.COUNTER,
+            ("variant", "reason"),
+            "Queued requests dropped because the caller left or the deadline passed.",
+        ),
+        Metric(
+            "salver_out_of_range_total",
+            Kind.COUNTER,
+            ("endpoint", "input"),
+            "Requests with a value outside the declared range or categories.",
+        ),
+        Metric(
+            "salver_model_resident_bytes",
+            Kind.GAUGE,
+            ("worker", "variant"),
+            "Memory that loading the model added.",
+        ),
+        Metric(
+            "salver_process_resident_bytes",
+            Kind.GAUGE,
+            ("role", "identity"),
+            "Resident memory of a process.",
+        ),
+        Metric(
+            "salver_process_restarts_total",
+            Kind.COUNTER,
+            ("identity",),
+            "Times the supervisor restarted a process.",
+        ),
+        Metric("salver_plan_number", Kind.GAUGE, ("identity",), "Newest plan a process acts on."),
+        Metric(
+            "salver_exchange_payloads_dropped_total",
+            Kind.COUNTER,
+            (),
+            "Payloads that observers lost because the exchange ring was full.",
+        ),
+    )
+}

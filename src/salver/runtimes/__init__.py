@@ -1,0 +1,1 @@
+"""What executes models: one file per runtime, behind two contracts."""

@@ -1,0 +1,47 @@
+"""Which file holds which runtime; loaded when first needed."""
+
+from importlib import import_module
+from typing import Any
+
+from salver.core.errors import UnsupportedFormat
+from salver.runtimes.base import BatchRuntime, StreamRuntime
+
+BATCH_RUNTIMES: dict[str, str] = {
+    "onnx": "salver.runtimes.onnx:OnnxRuntime",
+    "sklearn": "salver.runtimes.sklearn:SklearnRuntime",
+    "xgboost": "salver.runtimes.xgboost:XgboostRuntime",
+    "lightgbm": "salver.runtimes.lightgbm:LightgbmRuntime",
+}
+STREAM_RUNTIMES: dict[str, str] = {"echo-stream": "salver.runtimes.echo_stream:EchoStreamRuntime"}
+
+
+def create_batch(name: str) -> BatchRuntime:
+    """Return a fresh, empty runtime; raises ``UnsupportedFormat`` for an unknown name."""
+    runtime: BatchRuntime = _create(name, BATCH_RUNTIMES)
+    return runtime
+
+
+def create_stream(name: str) -> StreamRuntime:
+    """Return a fresh, empty streaming runtime; raises ``UnsupportedFormat`` for an unknown name."""
+    runtime: StreamRuntime = _create(name, STREAM_RUNTIMES)
+    return runtime
+
+
+def is_stream(name: str) -> bool:
+    """Tell which contract a runtime follows."""
+    return name in STREAM_RUNTIMES
+
+
+def _create(name: str, table: dict[str, str]) -> Any:  # noqa: ANN401 - any of the contracts
+    target = table.get(name)
+    if target is None:
+        known = ", ".join((*BATCH_RUNTIMES, *STREAM_RUNTIMES))
+        raise UnsupportedFormat(f"unknown runtime {name!r}; known are {known}")
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(import_module(module), attribute)()
+    except ModuleNotFoundError as error:
+        raise UnsupportedFormat(
+            f"runtime {name!r} needs {error.name}, which is not installed: "
+            f"pip install 'salver[{name}]'"
+        ) from error

@@ -1,0 +1,1 @@
+"""Which variant of an endpoint answers a request."""

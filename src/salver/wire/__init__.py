@@ -1,0 +1,1 @@
+"""The messages between Salver's processes and how they travel."""

@@ -1,0 +1,293 @@
+"""Everything two processes of Salver can say to each other.
+
+A closed union of msgspec structs, sent as MessagePack arrays: fields are only ever added at the
+end, with defaults, so that protocol versions N and N-1 understand each other. Tensor bytes follow
+a message as raw payload in the order of its tensor headers. No pickle, no class names.
+
+Who says what: everybody opens with ``Hello``. Gateways send ``Infer``, ``Cancel`` and ``Credit``
+to workers; workers answer with ``BatchStarted``, ``Chunk`` and ``Fail``. Control pushes
+``PlanPush`` to gateways, workers and the supervisor and gets ``PlanAck`` and ``Snapshot`` back.
+``Load``, ``Unload`` and ``Drain`` tell a worker what to host; a plan contains the same ``Load``s,
+so that a worker can restart while control is away.
+"""
+
+import msgspec
+
+from salver.core.signature import Signature
+
+PROTOCOL_VERSION = 1
+OLDEST_PROTOCOL_VERSION = 1
+
+
+class TensorHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One tensor of the payload; ``size_bytes`` is its share of the raw bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    size_bytes: int
+
+
+class TimingRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where the time went in the worker, in nanoseconds."""
+
+    queue_ns: int
+    preprocess_ns: int
+    run_ns: int
+    postprocess_ns: int
+    batch_size: int
+    cold: bool
+
+
+class FileRef(msgspec.Struct, frozen=True, array_like=True):
+    """One file of an artifact: path inside it, digest (``sha256`` hex) and size."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class BatchPolicy(msgspec.Struct, frozen=True, array_like=True):
+    """How a variant may be batched and how much may wait for it.
+
+    ``max_batch_size`` counts rows, 1 switches batching off; ``max_queue`` counts requests.
+    """
+
+    max_batch_size: int = 64
+    max_queue_delay_ms: float = 0.0
+    max_queue: int = 1024
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """First message in both directions.
+
+    ``role`` is gateway, worker, control or supervisor; ``incarnation`` is unique per process
+    start; ``token`` is the shared secret where the link is not a private socket.
+    """
+
+    version: int
+    role: str
+    identity: str
+    incarnation: str
+    token: str = ""
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Host one version.
+
+    ``variant`` is ``MODEL:VERSION``; ``digest`` is the artifact's; ``source`` names a blob source
+    that the worker's own settings resolve, never a path. ``lazy`` waits for the first request.
+    """
+
+    variant: str
+    digest: str
+    runtime: str
+    files: tuple[FileRef, ...]
+    source: str
+    signature: Signature
+    policy: BatchPolicy = BatchPolicy()
+    lazy: bool = False
+    trust_pickle: bool = False
+
+
+class Unload(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Stop hosting a version once its accepted work is done."""
+
+    variant: str
+
+
+class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
+    """Run a request. ``id`` is unique on the link; the deadline travels as remaining time.
+
+    ``stream`` asks for chunks, of which the worker may send ``credit`` before it is granted more.
+    """
+
+    id: int
+    variant: str
+    inputs: tuple[TensorHeader, ...]
+    remaining_us: int
+    request_id: str
+    outputs: tuple[str, ...] | None = None
+    parameters: dict[str, bool | int | float | str | None] | None = None
+    priority: int = 0
+    stream: bool = False
+    credit: int = 0
+    traceparent: str | None = None
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
+    """Nobody waits for this request any more."""
+
+    id: int
+
+
+class BatchStarted(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """These requests are about to run; if the worker dies now, one of them may be why."""
+
+    ids: tuple[int, ...]
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):
+    """An answer or a part of one; a unary answer is chunk 0 and final."""
+
+    id: int
+    sequence: int
+    final: bool
+    outputs: tuple[TensorHeader, ...]
+    timing: TimingRecord | None = None
+    parameters: dict[str, bool | int | float | str | None] | None = None
+
+
+class Fail(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """A request ended in a domain error; ``code`` is one of ``core.errors``."""
+
+    id: int
+    code: str
+    message: str
+    retry_after_s: float | None = None
+
+
+class Credit(msgspec.Struct, frozen=True, array_like=True, tag=9, gc=False):
+    """The receiver of a stream takes ``chunks`` more."""
+
+    id: int
+    chunks: int
+
+
+class Drain(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Finish what was accepted and take nothing new, then say so in a ``Snapshot``."""
+
+    reason: str = ""
+
+
+class Sample(msgspec.Struct, frozen=True, array_like=True):
+    """One counter or gauge of the metric catalogue; labels are in the catalogue's order."""
+
+    name: str
+    labels: tuple[str, ...]
+    value: float
+
+
+class HistogramSample(msgspec.Struct, frozen=True, array_like=True):
+    """One histogram: a count per bucket (the last is +Inf, not cumulative) and the sum."""
+
+    name: str
+    labels: tuple[str, ...]
+    counts: tuple[int, ...]
+    total: float
+
+
+class VariantState(msgspec.Struct, frozen=True, array_like=True):
+    """How far a worker is with one of its variants.
+
+    ``state`` is pending, loading, ready, failed, draining or lazy; ``code`` and ``error`` say why
+    it failed.
+    """
+
+    variant: str
+    state: str
+    code: str = ""
+    error: str = ""
+    resident_bytes: int = 0
+
+
+class Snapshot(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """What a process knows about itself, numbers only.
+
+    Counters and histograms are cumulative since the process started, so a lost or repeated
+    snapshot does no harm: the one with the highest ``number`` of an incarnation stands for it.
+    """
+
+    number: int
+    plan: int
+    pid: int
+    state: str
+    resident_bytes: int
+    variants: tuple[VariantState, ...] = ()
+    counters: tuple[Sample, ...] = ()
+    gauges: tuple[Sample, ...] = ()
+    histograms: tuple[HistogramSample, ...] = ()
+
+
+class VariantPlan(msgspec.Struct, frozen=True):
+    """One version behind an endpoint. ``weight`` is in basis points (10,000 = all traffic)."""
+
+    id: str
+    role: str
+    model: str
+    version: str
+    digest: str
+    runtime: str
+    weight: int
+    weight_epoch: int
+    signature: Signature
+    workers: tuple[str, ...]
+    policy: BatchPolicy = BatchPolicy()
+    quarantine: str | None = None
+    idempotent: bool = True
+
+
+class EndpointPlan(msgspec.Struct, frozen=True):
+    """What a gateway must know of one endpoint.
+
+    ``validation`` of declared ranges and categories is off, warn or reject. ``reason`` says why
+    there is no ready variant, if there is none.
+    """
+
+    name: str
+    variants: tuple[VariantPlan, ...]
+    tenant: str = "default"
+    validation: str = "off"
+    timeout_s: float = 30.0
+    reason: str = ""
+
+
+class WorkerPlan(msgspec.Struct, frozen=True):
+    """One worker process: where it listens and what it hosts.
+
+    ``address`` is ``unix:PATH`` or ``tcp://HOST:PORT``; ``kind`` is shared, dedicated or
+    quarantine.
+    """
+
+    id: str
+    kind: str
+    address: str
+    loads: tuple[Load, ...] = ()
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The numbered snapshot of what every gateway and worker must do."""
+
+    number: int
+    created_unix_ms: int
+    endpoints: tuple[EndpointPlan, ...] = ()
+    workers: tuple[WorkerPlan, ...] = ()
+
+
+class PlanPush(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """Control's newest plan."""
+
+    plan: Plan
+
+
+class PlanAck(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """The sender acts on this plan from now on."""
+
+    number: int
+
+
+Message = (
+    Hello
+    | Load
+    | Unload
+    | Infer
+    | Cancel
+    | BatchStarted
+    | Chunk
+    | Fail
+    | Credit
+    | Drain
+    | Snapshot
+    | PlanPush
+    | PlanAck
+)
