@@ -1,0 +1,1 @@
+"""The models and the bodies that every server is measured with."""

@@ -1,0 +1,21 @@
+"""Triton Python backend: gives its input back. Copied into the model repository as `model.py`."""
+
+import os
+import sys
+
+sys.path.insert(0, os.environ["BENCH_SITE_PACKAGES"])
+
+import triton_python_backend_utils as pb_utils  # noqa: E402
+
+
+class TritonPythonModel:
+    """The identity."""
+
+    def execute(self, requests: list) -> list:
+        """Answer each request with its own tensor."""
+        return [
+            pb_utils.InferenceResponse(
+                [pb_utils.Tensor("copy", pb_utils.get_input_tensor_by_name(r, "image").as_numpy())]
+            )
+            for r in requests
+        ]

@@ -1,0 +1,1 @@
+"""The servers under measurement: one file for each, one table of names."""

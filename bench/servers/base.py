@@ -1,0 +1,88 @@
+"""What the bench needs of a server."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from bench.failure import BenchError
+from bench.processes import Group, Memory
+from bench.wire_http import Connection, Target
+from bench.workspace import Workspace
+
+START_TIMEOUT_S = 60.0
+PROBE_INTERVAL_S = 0.005
+
+
+class Server(ABC):
+    """One server with the tabular model, and the identity model where it serves binary tensors."""
+
+    name: ClassVar[str]
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.folder = workspace.run / self.name
+        self.groups: list[Group] = []
+
+    @abstractmethod
+    def provision(self) -> None:
+        """Make the environment and the files; starts nothing that stays."""
+
+    @abstractmethod
+    def launch(self) -> None:
+        """Start the processes into `groups` without waiting for them."""
+
+    @abstractmethod
+    def tabular(self) -> Target:
+        """Where the tabular model answers."""
+
+    def identity(self) -> Target | None:
+        """Where the identity model answers, or None if this server is left out there."""
+        return None
+
+    def start(self) -> float:
+        """Launch and wait for the first right answer; returns seconds since the launch."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        body = self.workspace.cases()[0].body
+        begin = time.monotonic()
+        self.launch()
+        while not self._answers(body):
+            if time.monotonic() - begin > START_TIMEOUT_S:
+                raise BenchError(f"{self.name} gave no answer; see {self.folder}")
+            for group in self.groups:
+                group.check()
+            time.sleep(PROBE_INTERVAL_S)
+        return time.monotonic() - begin
+
+    def _answers(self, body: bytes) -> bool:
+        try:
+            connection = Connection(self.tabular(), timeout_s=5.0, answer_limit=1 << 16)
+        except OSError:
+            return False
+        try:
+            headers = {"Content-Type": "application/json"}
+            return connection.post(body, headers).status == 200
+        except (OSError, ValueError):
+            return False
+        finally:
+            connection.close()
+
+    def memory(self) -> Memory:
+        """Memory of all processes of this server."""
+        parts = [group.memory() for group in self.groups]
+        return Memory(
+            sum(part.pss_kib for part in parts),
+            sum(part.rss_kib for part in parts),
+            sum(part.processes for part in parts),
+        )
+
+    def stop(self) -> None:
+        """End all processes, last started first."""
+        while self.groups:
+            self.groups.pop().stop()
+
+    def run(self, group: Group) -> None:
+        """Start a group and remember it for `stop`."""
+        self.groups.append(group)
+        group.start()

@@ -1,0 +1,49 @@
+"""MLServer with a custom model, in its own process (`parallel_workers` 0)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from bench.environments import BENCH, environment
+from bench.processes import Group
+from bench.servers.base import Server
+from bench.wire_http import Target, free_port
+
+
+class MLServer(Server):
+    """MLServer, HTTP front only used."""
+
+    name = "mlserver"
+    _port = 0
+    _env = Path()
+
+    def provision(self) -> None:
+        """Make the environment and the model folder."""
+        self._env = environment("mlserver")
+        model = self.folder / "tabular"
+        model.mkdir(parents=True, exist_ok=True)
+        shutil.copy(BENCH / "peers" / "mlserver" / "tabular.py", model / "tabular.py")
+        settings = {"name": "tabular", "implementation": "tabular.Tabular"}
+        (model / "model-settings.json").write_text(json.dumps(settings))
+
+    def launch(self) -> None:
+        """Start `mlserver`."""
+        self._port = free_port()
+        settings = {
+            "host": "127.0.0.1",
+            "http_port": self._port,
+            "grpc_port": free_port(),
+            "metrics_port": free_port(),
+            "parallel_workers": 0,
+            "debug": False,
+        }
+        (self.folder / "settings.json").write_text(json.dumps(settings))
+        env = {"BENCH_TABULAR_MODEL": str(self.workspace.models / "tabular.onnx")}
+        command = [self._env / "bin" / "mlserver", "start", self.folder]
+        self.run(Group(command, self.folder / "server.log", env))
+
+    def tabular(self) -> Target:
+        """OIP over HTTP."""
+        return Target(self._port, "/v2/models/tabular/infer")

@@ -1,0 +1,65 @@
+"""Triton out of the wheel `nvidia-pytriton`, with its Python backend."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from bench.environments import BENCH, debian_tool, environment, site_packages
+from bench.processes import Group
+from bench.servers.base import Server
+from bench.wire_http import Target, free_port
+
+LIBPYTHON = "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0"
+
+
+class Triton(Server):
+    """Triton's HTTP front; gRPC and metrics are off."""
+
+    name = "triton"
+    _port = 0
+    _site = Path()
+
+    def provision(self) -> None:
+        """Make the environment, the backend folder and the model repository."""
+        debian_tool(LIBPYTHON, "libpython3.11")
+        self._site = site_packages(environment("triton"))
+        wheel = self._site / "pytriton" / "tritonserver"
+        backend = self.folder / "backends" / "python"
+        shutil.copytree(wheel / "backends" / "python", backend, dirs_exist_ok=True)
+        stub = "triton_python_backend_stub"
+        shutil.copy(wheel / "python_backend_stubs" / "3.11" / stub, backend / stub)
+        for model in ("tabular", "identity"):
+            source = BENCH / "peers" / "triton"
+            target = self.folder / "models" / model
+            (target / "1").mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / f"{model}.py", target / "1" / "model.py")
+            shutil.copy(source / f"{model}.pbtxt", target / "config.pbtxt")
+
+    def launch(self) -> None:
+        """Start `tritonserver`; the stub links Debian's Python, hence PYTHONHOME."""
+        self._port = free_port()
+        env = {
+            "PYTHONHOME": "/usr",
+            "LD_LIBRARY_PATH": str(self._site / "nvidia_pytriton.libs"),
+            "BENCH_SITE_PACKAGES": str(self._site),
+            "BENCH_TABULAR_MODEL": str(self.workspace.models / "tabular.onnx"),
+        }
+        command = [
+            self._site / "pytriton" / "tritonserver" / "bin" / "tritonserver",
+            f"--model-repository={self.folder / 'models'}",
+            f"--backend-directory={self.folder / 'backends'}",
+            "--http-address=127.0.0.1",
+            f"--http-port={self._port}",
+            "--allow-grpc=false",
+            "--allow-metrics=false",
+        ]
+        self.run(Group(command, self.folder / "server.log", env))
+
+    def tabular(self) -> Target:
+        """OIP over HTTP."""
+        return Target(self._port, "/v2/models/tabular/infer")
+
+    def identity(self) -> Target:
+        """OIP over HTTP with the binary tensor extension."""
+        return Target(self._port, "/v2/models/identity/infer")
