@@ -53,7 +53,7 @@ def debian_tool(path: str, package: str) -> None:
 
 def checked(command: list[str]) -> None:
     """Run a command; raise `BenchError` with its output if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         output = (done.stdout + done.stderr)[-3000:]
         raise BenchError(f"{' '.join(command)} failed ({done.returncode}):\n{output}")

@@ -39,7 +39,7 @@ def make_workspace() -> Workspace:
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
     models = work / "models"
-    if not (models / "identity-rows.json").is_file():
+    if not (models / "identity-example.json").is_file():
         python = environment("models") / "bin" / "python"
         checked([str(python), str(BENCH / "models" / "make.py"), str(models)])
     return Workspace(models, run)

@@ -1,4 +1,4 @@
-"""Frames between the two processes of the ceiling: `<u32 id> <u32 length> <payload>`, little endian."""
+"""Frames of the ceiling: `<u32 id> <u32 length> <payload>`, little endian."""
 
 from __future__ import annotations
 

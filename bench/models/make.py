@@ -4,8 +4,9 @@ Runs in the `models` environment: `python bench/models/make.py FOLDER`. Writes
 
 - `tabular.onnx`: gradient-boosted trees, 30 features, scikit-learn's breast-cancer data
 - `identity.onnx`: FP32 `[-1, 3, 224, 224]` in, the same out
-- `rows.json`: one row as plain rows; `cases.json`: OIP bodies and ONNX Runtime's own answers
-- `identity-rows.json`: one small OIP body for the identity model
+- `cases.json`: OIP bodies and ONNX Runtime's own answers
+- `tabular-example.json`: one row as plain rows
+- `identity-example.json`: one small OIP body for the identity model
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def make_tabular(folder: Path) -> None:
             }
         )
     (folder / "cases.json").write_text(json.dumps(cases))
-    (folder / "rows.json").write_text(json.dumps(rows[:1].tolist()))
+    (folder / "tabular-example.json").write_text(json.dumps(rows[:1].tolist()))
     print(f"bare ONNX Runtime call: {call_us(session, rows[:1]):.1f} us")
 
 
@@ -91,7 +92,7 @@ def make_identity(folder: Path) -> None:
     onnx.checker.check_model(model)
     (folder / "identity.onnx").write_bytes(model.SerializeToString())
     zeros = [0.5] * int(np.prod(IMAGE))
-    (folder / "identity-rows.json").write_text(request_body("image", [1, *IMAGE], zeros))
+    (folder / "identity-example.json").write_text(request_body("image", [1, *IMAGE], zeros))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,15 @@ PROBE_INTERVAL_S = 0.005
 
 
 class Server(ABC):
-    """One server with the tabular model, and the identity model where it serves binary tensors."""
+    """One server with the tabular model, and others of `models` where it can serve them."""
 
     name: ClassVar[str]
+    binary: ClassVar[bool] = False
+    """Whether it takes the binary tensor extension."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, models: tuple[str, ...]) -> None:
         self.workspace = workspace
+        self.models = models
         self.folder = workspace.run / self.name
         self.groups: list[Group] = []
 
@@ -37,13 +40,12 @@ class Server(ABC):
     def tabular(self) -> Target:
         """Where the tabular model answers."""
 
-    def identity(self) -> Target | None:
-        """Where the identity model answers, or None if this server is left out there."""
-        return None
+    def identity(self) -> Target:
+        """Where the identity model answers; only asked for where `binary` is true."""
+        raise NotImplementedError(self.name)
 
     def start(self) -> float:
         """Launch and wait for the first right answer; returns seconds since the launch."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         body = self.workspace.cases()[0].body
         begin = time.monotonic()
         self.launch()
@@ -82,7 +84,7 @@ class Server(ABC):
         while self.groups:
             self.groups.pop().stop()
 
-    def run(self, group: Group) -> None:
+    def spawn(self, group: Group) -> None:
         """Start a group and remember it for `stop`."""
         self.groups.append(group)
         group.start()

@@ -21,6 +21,7 @@ class Ceiling(Server):
 
     def provision(self) -> None:
         """Make the environment."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._python = environment("ceiling") / "bin" / "python"
 
     def launch(self) -> None:
@@ -30,16 +31,22 @@ class Ceiling(Server):
         socket.unlink(missing_ok=True)
         env = {"PYTHONPATH": str(BENCH.parent)}
         model = self.workspace.models / "tabular.onnx"
-        worker = [self._python, "-m", "bench.ceiling.worker", socket, model]
-        self.run(Group(worker, self.folder / "worker.log", env))
+        worker: list[str | Path] = [self._python, "-m", "bench.ceiling.worker", socket, model]
+        self.spawn(Group(worker, self.folder / "worker.log", env))
         deadline = time.monotonic() + START_TIMEOUT_S
         while not socket.exists():
             self.groups[0].check()
             if time.monotonic() > deadline:
                 raise BenchError(f"the ceiling's worker did not listen; see {self.folder}")
             time.sleep(0.005)
-        gateway = [self._python, "-m", "bench.ceiling.gateway", socket, str(self._port)]
-        self.run(Group(gateway, self.folder / "gateway.log", env))
+        gateway: list[str | Path] = [
+            self._python,
+            "-m",
+            "bench.ceiling.gateway",
+            socket,
+            str(self._port),
+        ]
+        self.spawn(Group(gateway, self.folder / "gateway.log", env))
 
     def tabular(self) -> Target:
         """Any path answers."""

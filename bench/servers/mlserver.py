@@ -41,8 +41,8 @@ class MLServer(Server):
         }
         (self.folder / "settings.json").write_text(json.dumps(settings))
         env = {"BENCH_TABULAR_MODEL": str(self.workspace.models / "tabular.onnx")}
-        command = [self._env / "bin" / "mlserver", "start", self.folder]
-        self.run(Group(command, self.folder / "server.log", env))
+        command: list[str | Path] = [self._env / "bin" / "mlserver", "start", self.folder]
+        self.spawn(Group(command, self.folder / "server.log", env))
 
     def tabular(self) -> Target:
         """OIP over HTTP."""

@@ -2,16 +2,17 @@
 
 import os
 import sys
+from typing import Any
 
 sys.path.insert(0, os.environ["BENCH_SITE_PACKAGES"])
 
-import triton_python_backend_utils as pb_utils  # noqa: E402
+import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
     """The identity."""
 
-    def execute(self, requests: list) -> list:
+    def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request with its own tensor."""
         return [
             pb_utils.InferenceResponse(

@@ -6,12 +6,13 @@ packages of the environment are put on its path here.
 
 import os
 import sys
+from typing import Any
 
 sys.path.insert(0, os.environ["BENCH_SITE_PACKAGES"])
 
-import numpy as np  # noqa: E402
-import onnxruntime  # noqa: E402
-import triton_python_backend_utils as pb_utils  # noqa: E402
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
@@ -26,7 +27,7 @@ class TritonPythonModel:
             os.environ["BENCH_TABULAR_MODEL"], options, providers=["CPUExecutionProvider"]
         )
 
-    def execute(self, requests: list) -> list:
+    def execute(self, requests: list[Any]) -> list[Any]:
         """Run all requests as one batch and cut the answer."""
         rows = [pb_utils.get_input_tensor_by_name(r, "features").as_numpy() for r in requests]
         batch = rows[0] if len(rows) == 1 else np.concatenate(rows)

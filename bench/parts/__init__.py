@@ -1,0 +1,1 @@
+"""The parts of a run: tabular requests, large binary tensors, start-up and memory."""

@@ -1,0 +1,80 @@
+"""The figures of one run, as plain data."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+
+from bench.load import Sample
+from bench.machine import Machine
+
+COUNTS_AT = 3.0
+"""A run counts only if the ceiling reaches this many times Triton in it."""
+HIGH_LOAD = (16, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Large tensors there and back: `gb_per_s` counts the payload of both directions."""
+
+    connections: int
+    requests_per_s: float
+    gb_per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartUp:
+    """One start: seconds to the first answer, then the memory of all processes in MB (10^6)."""
+
+    first_answer_s: float
+    pss_mb: float
+    rss_mb: float
+    processes: int
+
+
+@dataclass(slots=True)
+class Results:
+    """Samples by server, then by connections; position in each list is the round."""
+
+    machine: Machine
+    started: str
+    rounds: int
+    seconds: float
+    versions: dict[str, str] = field(default_factory=dict)
+    tabular: dict[str, dict[int, list[Sample]]] = field(default_factory=dict)
+    binary: dict[str, dict[int, list[Transfer]]] = field(default_factory=dict)
+    startup: dict[str, list[StartUp]] = field(default_factory=dict)
+
+
+def throughput_ratio(results: Results, upper: str, lower: str, connections: int) -> float | None:
+    """Median over the rounds of requests/s of `upper` by `lower`, paired within each round."""
+    return _paired(
+        [sample.requests_per_s for sample in _samples(results, upper, connections)],
+        [sample.requests_per_s for sample in _samples(results, lower, connections)],
+    )
+
+
+def p50_ratio(results: Results, upper: str, lower: str, connections: int) -> float | None:
+    """The same for the median latency."""
+    return _paired(
+        [sample.p50_us for sample in _samples(results, upper, connections)],
+        [sample.p50_us for sample in _samples(results, lower, connections)],
+    )
+
+
+def _samples(results: Results, server: str, connections: int) -> list[Sample]:
+    return results.tabular.get(server, {}).get(connections, [])
+
+
+def _paired(upper: list[float], lower: list[float]) -> float | None:
+    pairs = [a / b for a, b in zip(upper, lower, strict=False) if b]
+    return statistics.median(pairs) if pairs else None
+
+
+def run_counts(results: Results) -> bool | None:
+    """Whether the ceiling reached `COUNTS_AT` × Triton at high load; None if not measured."""
+    ratios = [throughput_ratio(results, "ceiling", "triton", count) for count in HIGH_LOAD]
+    known = [ratio for ratio in ratios if ratio is not None]
+    return all(ratio >= COUNTS_AT for ratio in known) if known else None

@@ -1,0 +1,89 @@
+"""Salver, started by its own command: one gateway, one worker, key check on."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+from pathlib import Path
+
+from bench.environments import BENCH
+from bench.failure import BenchError
+from bench.processes import Group
+from bench.servers.base import Server
+from bench.wire_http import Target, free_port
+
+COMMAND_TIMEOUT_S = 120.0
+
+
+class Salver(Server):
+    """`provision` pushes and deploys; `launch` is `salver up` on that home."""
+
+    name = "salver"
+    binary = True
+    _port = 0
+    _key = ""
+    _salver = Path()
+
+    def provision(self) -> None:
+        """Fill a home: start once, push and deploy each model, stop."""
+        self._salver = BENCH.parent / ".venv" / "bin" / "salver"
+        if not self._salver.is_file():
+            raise BenchError(f"{self._salver} is missing; run: make env")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self._key = secrets.token_urlsafe(24)
+        entry = {"key": self._key, "principal": "bench", "tenant": "default", "endpoints": ["*"]}
+        keys = self.folder / "keys.json"
+        keys.touch(0o600)
+        keys.write_text(json.dumps({"keys": [entry]}))
+        self._command(*self._up(), "--detach")
+        for model in self.models:
+            path = str(self.workspace.models / f"{model}.onnx")
+            example = str(self.workspace.models / f"{model}-example.json")
+            self._command("push", path, "--name", model, "--example", example)
+            self._command("deploy", f"{model}:1")
+        self._command("stop")
+
+    def _up(self) -> list[str]:
+        self._port = free_port()
+        ports = ["--http-port", str(self._port), "--control-port", str(free_port())]
+        home = ["--home", str(self.folder / "home")]
+        return ["up", *home, *ports, "--gateways", "1", "--api-keys", f"{self.folder}/keys.json"]
+
+    def _environment(self) -> dict[str, str]:
+        return {"SALVER_HOME": str(self.folder / "home")}
+
+    def _command(self, *arguments: str) -> None:
+        """Run one `salver` command to its end."""
+        done = subprocess.run(
+            [str(self._salver), *arguments],
+            env={**os.environ, **self._environment()},
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+        if done.returncode:
+            text = (done.stdout + done.stderr)[-2000:]
+            raise BenchError(f"salver {' '.join(arguments)} failed ({done.returncode}):\n{text}")
+
+    def launch(self) -> None:
+        """Start `salver up` in the foreground of its own group."""
+        command: list[str | Path] = [self._salver, *self._up()]
+        self.spawn(Group(command, self.folder / "server.log", self._environment()))
+
+    def tabular(self) -> Target:
+        """OIP over HTTP, with the key."""
+        return self._target("tabular")
+
+    def identity(self) -> Target:
+        """OIP over HTTP with the binary tensor extension, with the key."""
+        return self._target("identity")
+
+    def _target(self, model: str) -> Target:
+        headers = {"Authorization": f"Bearer {self._key}"}
+        return Target(self._port, f"/v2/models/{model}/infer", headers)

@@ -1,0 +1,58 @@
+"""What Salver is held to, and whether this run reached it."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from bench.results import HIGH_LOAD, Results, p50_ratio, throughput_ratio
+
+OF_CEILING = 0.7
+OF_TRITON = 2.5
+P50_OF_CEILING = 1.6
+FIRST_ANSWER_S = 1.5
+MEMORY_MB = 350.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One target: `value` is None where the run did not measure it."""
+
+    what: str
+    value: float | None
+    wanted: str
+    met: bool | None
+
+    @property
+    def word(self) -> str:
+        """met, not met, or not measured."""
+        if self.met is None:
+            return "not measured"
+        return "met" if self.met else "NOT MET"
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Every target in the order of the report."""
+    found = []
+    for count in HIGH_LOAD:
+        ratio = throughput_ratio(results, "salver", "ceiling", count)
+        found.append(_at_least(f"Salver / ceiling, requests/s at c={count}", ratio, OF_CEILING))
+    for count in HIGH_LOAD:
+        ratio = throughput_ratio(results, "salver", "triton", count)
+        found.append(_at_least(f"Salver / Triton, requests/s at c={count}", ratio, OF_TRITON))
+    ratio = p50_ratio(results, "salver", "ceiling", 1)
+    found.append(_at_most("Salver / ceiling, p50 at c=1", ratio, P50_OF_CEILING))
+    starts = results.startup.get("salver", [])
+    seconds = statistics.median([s.first_answer_s for s in starts]) if starts else None
+    memory = statistics.median([s.pss_mb for s in starts]) if starts else None
+    found.append(_at_most("Salver, first answer after (s)", seconds, FIRST_ANSWER_S))
+    found.append(_at_most("Salver, memory of all processes (MB, PSS)", memory, MEMORY_MB))
+    return found
+
+
+def _at_least(what: str, value: float | None, bound: float) -> Verdict:
+    return Verdict(what, value, f"≥ {bound:g}", None if value is None else value >= bound)
+
+
+def _at_most(what: str, value: float | None, bound: float) -> Verdict:
+    return Verdict(what, value, f"≤ {bound:g}", None if value is None else value <= bound)
