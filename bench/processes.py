@@ -6,6 +6,7 @@ its session plus all descendants of its first process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,8 +17,9 @@ from pathlib import Path
 
 from bench.failure import BenchError
 
-PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 STOP_TIMEOUT_S = 15.0
+REST_TIMEOUT_S = 2.0
+"""For what outlives the command: to end by itself, then after SIGKILL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,30 +86,31 @@ class Group:
         """SIGTERM to the command, then SIGKILL to what is left of the group."""
         if self._process is None:
             return
-        left = self.pids()
+        rest = {pid: ticks for pid in self.pids() if (ticks := _start_ticks(pid)) is not None}
         self._process.terminate()
         try:
             self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-        sessions = {pid: _start_ticks(pid) for pid in left}
-        _kill_rest(left, sessions, self._process.pid)
-        self._process.wait()
+            self._process.wait()
+        rest.pop(self._process.pid, None)
+        if not _ended(rest, REST_TIMEOUT_S):
+            for pid, ticks in rest.items():
+                with contextlib.suppress(ProcessLookupError):
+                    if _start_ticks(pid) == ticks:
+                        os.kill(pid, signal.SIGKILL)
+            _ended(rest, REST_TIMEOUT_S)
         self._process = None
 
 
-def _kill_rest(pids: set[int], started: Mapping[int, int | None], root: int) -> None:
-    """Give the rest of the group two seconds to end by itself."""
-    deadline = time.monotonic() + 2.0
-    rest = {pid for pid in pids if pid != root and started[pid] is not None}
-    while rest and time.monotonic() < deadline:
-        rest = {pid for pid in rest if _start_ticks(pid) == started[pid]}
+def _ended(started: Mapping[int, int], timeout_s: float) -> bool:
+    """Wait until none of these processes, named by pid and start time, runs any more."""
+    deadline = time.monotonic() + timeout_s
+    while any(_start_ticks(pid) == ticks for pid, ticks in started.items()):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.02)
-    for pid in rest:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    return True
 
 
 def _stat_fields(pid: int) -> list[str] | None:
