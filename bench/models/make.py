@@ -79,7 +79,7 @@ def request_body(name: str, shape: list[int], data: list[float]) -> str:
 
 def make_identity(folder: Path) -> None:
     """Write a graph of one Identity node."""
-    shape = ["batch", *IMAGE]
+    shape: list[str | int | None] = ["batch", *IMAGE]
     graph = helper.make_graph(
         [helper.make_node("Identity", ["image"], ["copy"])],
         "identity",

@@ -12,7 +12,7 @@ from bench.wire_http import Target, free_port
 
 LIBPYTHON = "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0"
 HTTP_THREADS = 1
-"""Its best on two cores shared with the load generator: 8, 4 and 2 threads answer less."""
+"""Its best on two cores shared with the load generator; see ADR 0011."""
 
 
 class Triton(Server):
