@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -35,10 +36,9 @@ class Salver(Server):
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self._key = secrets.token_urlsafe(24)
-        entry = {"key": self._key, "principal": "bench", "tenant": "default", "endpoints": ["*"]}
-        keys = self.folder / "keys.json"
-        keys.touch(0o600)
-        keys.write_text(json.dumps({"keys": [entry]}))
+        digest = hashlib.sha256(self._key.encode()).hexdigest()
+        keys = {"keys": [{"sha256": digest, "principal": "bench"}]}
+        (self.folder / "keys.yaml").write_text(json.dumps(keys))
         self._command(*self._up(), "--detach")
         for model in self.models:
             path = str(self.workspace.models / f"{model}.onnx")
@@ -51,7 +51,7 @@ class Salver(Server):
         self._port = free_port()
         ports = ["--http-port", str(self._port), "--control-port", str(free_port())]
         home = ["--home", str(self.folder / "home")]
-        return ["up", *home, *ports, "--gateways", "1", "--api-keys", f"{self.folder}/keys.json"]
+        return ["up", *home, *ports, "--gateways", "1", "--api-keys", f"{self.folder}/keys.yaml"]
 
     def _environment(self) -> dict[str, str]:
         return {"SALVER_HOME": str(self.folder / "home")}
