@@ -175,7 +175,7 @@ def _convert(name: str, value: object, kind: type[object]) -> object:
     elif kind in (int, float) and isinstance(value, int | float | str):
         if not isinstance(value, bool) and (kind is float or not isinstance(value, float)):
             try:
-                return kind(value)  # type: ignore[call-arg]
+                return kind(value)
             except ValueError:
                 pass
     raise InvalidSettings(f"setting {name} must be {wanted}, not {value!r}")

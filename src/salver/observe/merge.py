@@ -1,0 +1,100 @@
+"""Many processes' counts as one total that never falls and never counts twice.
+
+A process sends cumulative snapshots under its incarnation, which is unique per process start.
+Of each incarnation only the snapshot with the highest number counts, so that lost, repeated and
+late ones do no harm. When a process is gone its last counts are folded into the retired totals.
+"""
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from salver.wire.messages import HistogramSample, Sample, Snapshot
+
+Key = tuple[str, tuple[str, ...]]
+
+_REMEMBERED = 10_000
+
+
+class Totals(NamedTuple):
+    """Counters and histograms by name and labels."""
+
+    counters: dict[Key, float]
+    histograms: dict[Key, tuple[tuple[int, ...], float]]
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Add a snapshot's counts."""
+        for sample in snapshot.counters:
+            key = (sample.name, sample.labels)
+            self.counters[key] = self.counters.get(key, 0.0) + sample.value
+        for histogram in snapshot.histograms:
+            self.add_histogram(histogram)
+
+    def add_histogram(self, sample: HistogramSample) -> None:
+        """Add one histogram; one with other buckets than before replaces nothing and is left out."""
+        key = (sample.name, sample.labels)
+        known = self.histograms.get(key)
+        if known is None:
+            self.histograms[key] = (sample.counts, sample.total)
+            return
+        counts, total = known
+        if len(counts) == len(sample.counts):
+            merged = tuple(a + b for a, b in zip(counts, sample.counts, strict=True))
+            self.histograms[key] = (merged, total + sample.total)
+
+    def counter_samples(self) -> tuple[Sample, ...]:
+        """Return the counters as samples."""
+        return tuple(Sample(name, labels, v) for (name, labels), v in self.counters.items())
+
+    def histogram_samples(self) -> tuple[HistogramSample, ...]:
+        """Return the histograms as samples."""
+        return tuple(
+            HistogramSample(name, labels, counts, total)
+            for (name, labels), (counts, total) in self.histograms.items()
+        )
+
+
+class Merger:
+    """The counts of all processes that ever ran.
+
+    ``retired`` are the totals of those that are gone, as loaded at start.
+    """
+
+    def __init__(self, retired: Totals | None = None) -> None:
+        self.retired = retired or Totals({}, {})
+        self.live: dict[str, Snapshot] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()
+
+    def update(self, incarnation: str, snapshot: Snapshot) -> bool:
+        """Take a snapshot; False when it is old, repeated, or of a process already retired."""
+        known = self.live.get(incarnation)
+        if incarnation in self._gone or (known is not None and snapshot.number <= known.number):
+            return False
+        self.live[incarnation] = snapshot
+        return True
+
+    def retire(self, incarnation: str) -> Snapshot | None:
+        """Fold a gone process into the retired totals, once; returns what was folded."""
+        snapshot = self.live.pop(incarnation, None)
+        if snapshot is None:
+            return None
+        self.retired.add(snapshot)
+        self._gone[incarnation] = None
+        if len(self._gone) > _REMEMBERED:
+            self._gone.popitem(last=False)
+        return snapshot
+
+    def totals(self) -> Totals:
+        """Return the totals of all processes, gone and live."""
+        totals = Totals(dict(self.retired.counters), dict(self.retired.histograms))
+        for snapshot in self.live.values():
+            totals.add(snapshot)
+        return totals
+
+    def gauges(self) -> tuple[Sample, ...]:
+        """Return the live processes' gauges; equal series of several processes are added up."""
+        sums: dict[Key, float] = {}
+        for snapshot in self.live.values():
+            for sample in snapshot.gauges:
+                key = (sample.name, sample.labels)
+                sums[key] = sums.get(key, 0.0) + sample.value
+        return tuple(Sample(name, labels, value) for (name, labels), value in sums.items())
