@@ -40,12 +40,14 @@ class Salver(Server):
         keys = {"keys": [{"sha256": digest, "principal": "bench"}]}
         (self.folder / "keys.yaml").write_text(json.dumps(keys))
         self._command(*self._up(), "--detach")
-        for model in self.models:
-            path = str(self.workspace.models / f"{model}.onnx")
-            example = str(self.workspace.models / f"{model}-example.json")
-            self._command("push", path, "--name", model, "--example", example)
-            self._command("deploy", f"{model}:1")
-        self._command("stop")
+        try:
+            for model in self.models:
+                path = str(self.workspace.models / f"{model}.onnx")
+                example = str(self.workspace.models / f"{model}-example.json")
+                self._command("push", path, "--name", model, "--example", example)
+                self._command("deploy", f"{model}:1")
+        finally:
+            self._command("stop")
 
     def _up(self) -> list[str]:
         self._port = free_port()
