@@ -1,0 +1,46 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+env: .venv/.serve-stamp  ## Make .venv with everything that serving and the demo need
+
+env-test: .venv/.test-stamp  ## Make .venv with the test and check tools as well
+
+.venv/.serve-stamp: requirements/serve.lock pyproject.toml
+	scripts/environment.sh $(PYTHON) requirements/serve.lock
+	touch $@
+
+.venv/.test-stamp: requirements/test.lock pyproject.toml
+	scripts/environment.sh $(PYTHON) requirements/test.lock
+	touch .venv/.serve-stamp $@
+
+serve: env  ## Train and push two real models, start everything, print what to try
+	$(BIN)/python scripts/demo.py
+
+test: env-test  ## Pass every test
+	scripts/debian-packages.sh
+	$(BIN)/pytest $(ARGS)
+
+check: env-test  ## Lint, format, types, imports, sizes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/ledger.py
+
+bench: env  ## Measure Salver beside its ceiling and its peers
+	bench/run.sh $(ARGS)
+
+lock:  ## Renew the locks (needs uv)
+	scripts/lock.sh
+
+docs: env-test  ## Rewrite the pages that follow from the code
+	$(BIN)/python scripts/reference.py
+
+clean:  ## Remove the environments and caches
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
+
+.PHONY: help env env-test serve test check bench lock docs clean

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Install what the tests need from Debian's packages, if it is missing: PostgreSQL, a C compiler.
+set -eu
+missing=""
+[ -n "$(ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] || missing="$missing postgresql"
+command -v cc >/dev/null && [ -e /usr/include/stdio.h ] || missing="$missing gcc libc6-dev"
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" = 0 ]; then run=""; elif sudo -n true 2>/dev/null; then run="sudo -n"; else
+    echo "error: the tests need$missing; install with: sudo apt-get install$missing" >&2
+    exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+$run apt-get update -qq
+# shellcheck disable=SC2086 # a list of package names
+$run apt-get install -qq -y --no-install-recommends $missing

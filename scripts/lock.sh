@@ -1,0 +1,12 @@
+#!/bin/sh
+# Renew requirements/*.lock for Python 3.11: hash-pinned, naming no index host. Needs uv.
+set -eu
+cd "$(dirname "$0")/.."
+compile() {
+    uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
+        --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command \
+        "make lock" --quiet "$@"
+}
+compile --extra all --extra demo --extra build --output-file requirements/serve.lock
+compile --extra test --extra dev --extra build --constraint requirements/serve.lock \
+    --output-file requirements/test.lock

@@ -1,0 +1,110 @@
+"""Writes the reference pages that follow from the code: metrics, command line, modules.
+
+`python scripts/reference.py` rewrites them; a test fails when a page is not what this prints.
+"""
+
+import ast
+from pathlib import Path
+
+import click
+import typer
+
+from salver.cli.main import COMMANDS, build
+from salver.observe.catalog import METRICS
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+SOURCE = ROOT / "src" / "salver"
+
+_MODULES_HEAD = """# Every module in a sentence
+
+The rooms and the life of a request are in [architecture.md](architecture.md).
+"""
+
+_METRICS_HEAD = """# Metrics
+
+The control port serves all of them merged at `/metrics`; each gateway serves its own on loopback.
+Counters and histograms survive restarts of every process: they never go down and never count twice.
+
+| name | kind | labels | meaning |
+|---|---|---|---|
+"""
+
+_CLI_HEAD = """# Command line
+
+Exit codes: 0 done, 1 refused or failed with a coded error, 2 wrong usage.
+Errors are one line on standard error: the cause, the fix, and the code in brackets.
+"""
+
+
+def metrics_page() -> str:
+    """Return the page of all metrics."""
+    rows = [
+        f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels) or '-'} | {metric.help} |\n"
+        for metric in METRICS.values()
+    ]
+    return _METRICS_HEAD + "".join(rows)
+
+
+def cli_page() -> str:
+    """Return the page of all commands."""
+    root = typer.main.get_command(build(list(COMMANDS)))
+    assert isinstance(root, click.Group)
+    parts = [_CLI_HEAD]
+    for name, command in root.commands.items():
+        parts.extend(_command_parts(f"salver {name}", command))
+    return "\n".join(parts)
+
+
+def _command_parts(path: str, command: click.Command) -> list[str]:
+    if isinstance(command, click.Group):
+        return [
+            part
+            for name, child in command.commands.items()
+            for part in _command_parts(f"{path} {name}", child)
+        ]
+    context = click.Context(command, info_name=path, terminal_width=92, max_content_width=92)
+    usage = " ".join(command.collect_usage_pieces(context))
+    lines = [f"## {path}\n", f"`{path} {usage}`\n", f"{command.help}\n"]
+    options = [parameter.get_help_record(context) for parameter in command.params]
+    rows = [f"| `{record[0]}` | {record[1]} |" for record in options if record is not None]
+    if rows:
+        lines.append("\n".join(["| option | meaning |", "|---|---|", *rows]) + "\n")
+    return lines
+
+
+def modules_page() -> str:
+    """Return the page with one sentence for each module: the first of its docstring."""
+    parts = [_MODULES_HEAD]
+    room = ""
+    for path in sorted(SOURCE.rglob("*.py")):
+        relative = path.relative_to(SOURCE)
+        sentence = _first_sentence(path)
+        folder = relative.parts[0] if len(relative.parts) > 1 else ""
+        if folder != room:
+            room = folder
+            parts.append(f"\n## {room}\n")
+        if path.name == "__init__.py":
+            if sentence and len(relative.parts) == len(("room", "__init__.py")):
+                parts.append(f"{sentence}\n")
+        elif sentence:
+            parts.append(f"- `{relative}`: {sentence}")
+    return "\n".join(parts) + "\n"
+
+
+def _first_sentence(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return " ".join(docstring.split("\n\n")[0].split())
+
+
+PAGES = {"metrics.md": metrics_page, "cli.md": cli_page, "modules.md": modules_page}
+
+
+def main() -> None:
+    """Rewrite the pages."""
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page())
+
+
+if __name__ == "__main__":
+    main()
