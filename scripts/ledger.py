@@ -52,8 +52,12 @@ def main() -> int:
     long_share = 100 * sum(size > LONG_FUNCTION_LINES for size in sizes) / max(len(sizes), 1)
     print(f"files: {len(files)}, lines {sum(lines.values())}, p90 {p90(list(lines.values()))}")
     print(f"functions: {len(sizes)}, p90 {p90(sizes)}, over 50 lines {long_share:.1f} %")
-    broken += [f"{p.relative_to(SOURCE)} has {n} lines" for p, n in lines.items() if n > MAX_FILE_LINES]
-    broken += [f"{where} has {size} lines" for size, where in functions if size > MAX_FUNCTION_LINES]
+    broken += [
+        f"{p.relative_to(SOURCE)} has {n} lines" for p, n in lines.items() if n > MAX_FILE_LINES
+    ]
+    broken += [
+        f"{where} has {size} lines" for size, where in functions if size > MAX_FUNCTION_LINES
+    ]
     if p90(list(lines.values())) > MAX_FILE_P90:
         broken.append(f"file p90 is over {MAX_FILE_P90}")
     if p90(sizes) > MAX_FUNCTION_P90:

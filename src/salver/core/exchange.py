@@ -3,7 +3,9 @@
 from collections import deque
 from collections.abc import Callable
 
-from salver.core.request import InferenceRequest, InferenceResponse, Timing
+from salver.core.context import RequestContext
+from salver.core.request import InferenceRequest, InferenceResponse
+from salver.core.timing import Timing
 
 
 class Exchange:
@@ -12,10 +14,10 @@ class Exchange:
     ``request`` and ``response`` are kept only when somebody captures payloads.
     """
 
+    # What the constructor leaves out, finish() sets; both run once per request.
     __slots__ = (
         "code",
         "endpoint",
-        "finished_unix_ns",
         "principal",
         "protocol",
         "request",
@@ -31,23 +33,28 @@ class Exchange:
         "weight_epoch",
     )
 
-    def __init__(self) -> None:
-        self.request_id = ""
-        self.endpoint = ""
-        self.variant = ""
-        self.version = ""
-        self.weight_epoch = 0
-        self.tenant = ""
-        self.principal = ""
-        self.protocol = ""
-        self.code = ""
-        self.total_ns = 0
-        self.finished_unix_ns = 0
-        self.request_bytes = 0
-        self.response_bytes = 0
-        self.timing: Timing | None = None
+    def __init__(self, request_id: str, endpoint: str, protocol: str) -> None:
+        self.request_id = request_id
+        self.endpoint = endpoint
+        self.protocol = protocol
         self.request: InferenceRequest | None = None
         self.response: InferenceResponse | None = None
+
+    def finish(
+        self, context: RequestContext, code: str, total_ns: int, timing: Timing | None
+    ) -> None:
+        """Fill in what is known at the end; ``code`` is empty for success."""
+        principal = context.principal
+        self.tenant = principal.tenant
+        self.principal = principal.name
+        self.variant = context.variant
+        self.version = context.version
+        self.weight_epoch = context.weight_epoch
+        self.code = code
+        self.total_ns = total_ns
+        self.timing = timing
+        self.request_bytes = 0
+        self.response_bytes = 0
 
     @property
     def held_bytes(self) -> int:

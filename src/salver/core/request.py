@@ -3,6 +3,7 @@
 from typing import Any
 
 from salver.core.tensor import Tensor
+from salver.core.timing import Timing
 
 Parameters = dict[str, Any]
 
@@ -28,32 +29,6 @@ class InferenceRequest:
         self.version = version
         self.outputs = outputs
         self.parameters = parameters
-
-
-class Timing:
-    """Where a request spent its time inside a worker, and in what company.
-
-    All durations are nanoseconds; ``batch_size`` counts requests' rows run together;
-    ``cold`` tells that the model had to be loaded for this request.
-    """
-
-    __slots__ = ("batch_size", "cold", "postprocess_ns", "preprocess_ns", "queue_ns", "run_ns")
-
-    def __init__(  # noqa: PLR0913 - the six parts of the measurement
-        self,
-        queue_ns: int = 0,
-        preprocess_ns: int = 0,
-        run_ns: int = 0,
-        postprocess_ns: int = 0,
-        batch_size: int = 1,
-        cold: bool = False,  # noqa: FBT001, FBT002 - one more field of the same record
-    ) -> None:
-        self.queue_ns = queue_ns
-        self.preprocess_ns = preprocess_ns
-        self.run_ns = run_ns
-        self.postprocess_ns = postprocess_ns
-        self.batch_size = batch_size
-        self.cold = cold
 
 
 class InferenceResponse:

@@ -83,9 +83,7 @@ class Signature(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
 
 def _check_tensor(spec: TensorSpec, tensor: Tensor) -> None:
     if tensor.datatype != spec.datatype:
-        raise InvalidTensor(
-            f"input {spec.name!r} is {spec.datatype}, {tensor.datatype} was sent"
-        )
+        raise InvalidTensor(f"input {spec.name!r} is {spec.datatype}, {tensor.datatype} was sent")
     if not spec.accepts_shape(tensor.shape):
         raise InvalidTensor(
             f"input {spec.name!r} has shape {list(spec.shape)} (-1 = any), "

@@ -9,8 +9,8 @@ Logger = structlog.typing.FilteringBoundLogger
 
 
 def get_logger(name: str) -> Logger:
-    """Return a logger whose events carry ``logger=name``."""
-    logger: Logger = structlog.get_logger(logger=name)
+    """Return a logger whose events carry ``room=name``."""
+    logger: Logger = structlog.get_logger(room=name)
     return logger
 
 

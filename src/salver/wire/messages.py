@@ -14,6 +14,7 @@ so that a worker can restart while control is away.
 import msgspec
 
 from salver.core.signature import Signature
+from salver.core.timing import Timing
 
 PROTOCOL_VERSION = 1
 OLDEST_PROTOCOL_VERSION = 1
@@ -26,17 +27,6 @@ class TensorHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
     datatype: str
     shape: tuple[int, ...]
     size_bytes: int
-
-
-class TimingRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Where the time went in the worker, in nanoseconds."""
-
-    queue_ns: int
-    preprocess_ns: int
-    run_ns: int
-    postprocess_ns: int
-    batch_size: int
-    cold: bool
 
 
 class FileRef(msgspec.Struct, frozen=True, array_like=True):
@@ -134,7 +124,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):
     sequence: int
     final: bool
     outputs: tuple[TensorHeader, ...]
-    timing: TimingRecord | None = None
+    timing: Timing | None = None
     parameters: dict[str, bool | int | float | str | None] | None = None
 
 

@@ -1,0 +1,1 @@
+"""The `salver` command: thin commands over the client and the supervisor."""

@@ -1,0 +1,61 @@
+"""`salver deploy`: make an endpoint serve a model."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from salver.cli.options import ControlUrlOption, HomeOption, Output, OutputOption, admin_client
+from salver.cli.output import emit, say
+
+
+class Validation(StrEnum):
+    """What happens to values outside the declared ranges and categories."""
+
+    OFF = "off"
+    WARN = "warn"
+    REJECT = "reject"
+
+
+def command(  # noqa: PLR0913 - one parameter for each option of the command
+    model: Annotated[str, typer.Argument(help="NAME pins the newest version; NAME:V; NAME@ALIAS.")],
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", help="Name that clients call. [default: the model's]"),
+    ] = None,
+    replicas: Annotated[int, typer.Option("--replicas", min=1, max=64)] = 1,
+    validation: Annotated[
+        Validation, typer.Option("--validation", help="Values outside the declared ranges.")
+    ] = Validation.OFF,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=1, help="Seconds to wait until it answers.")
+    ] = 120.0,
+    max_batch_size: Annotated[
+        int | None, typer.Option("--max-batch-size", min=1, help="Rows run together at most.")
+    ] = None,
+    max_queue: Annotated[
+        int | None, typer.Option("--max-queue", min=1, help="Requests that may wait.")
+    ] = None,
+    home: HomeOption = None,
+    control_url: ControlUrlOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Serve a version behind an endpoint; returns when it answers, or says why it does not.
+
+    Example: salver deploy churn@champion --replicas 2
+    """
+    with admin_client(home, control_url) as client:
+        deployed = client.deploy(
+            model,
+            endpoint=endpoint,
+            replicas=replicas,
+            validation=validation.value,
+            timeout_s=timeout_s,
+            max_batch_size=max_batch_size,
+            max_queue=max_queue,
+        )
+    if output is not Output.TABLE:
+        emit(deployed, output)
+        return
+    say(f"{deployed['name']} serves {deployed['model']}:{deployed['version']}: {deployed['url']}")
+    say(f"next: salver predict {deployed['name']} rows.json")

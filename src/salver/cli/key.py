@@ -1,0 +1,48 @@
+"""`salver key`: make API keys."""
+
+import hashlib
+import secrets
+from typing import Annotated
+
+import orjson
+import typer
+
+from salver.cli.output import note
+from salver.core.names import check_name
+
+app = typer.Typer(help="Make API keys for the data port.", no_args_is_help=True)
+_KEY_BYTES = 32
+
+
+@app.callback()
+def root() -> None:
+    """Make API keys for the data port."""
+
+
+@app.command()
+def new(
+    principal: Annotated[str, typer.Option("--principal", help="Who will hold the key.")],
+    endpoints: Annotated[
+        str | None, typer.Option("--endpoints", help="Comma-separated; any if left out.")
+    ] = None,
+    max_in_flight: Annotated[
+        int | None, typer.Option("--max-in-flight", min=1, help="Requests open at once.")
+    ] = None,
+) -> None:
+    """Print a fresh key (standard error) and its entry for the --api-keys file.
+
+    Example: salver key new --principal alice --endpoints churn >> keys.yaml
+    """
+    check_name(principal, "principal")
+    key = secrets.token_urlsafe(_KEY_BYTES)
+    entry: dict[str, object] = {
+        "sha256": hashlib.sha256(key.encode()).hexdigest(),
+        "principal": principal,
+    }
+    if endpoints is not None:
+        entry["endpoints"] = [check_name(name, "endpoint") for name in endpoints.split(",")]
+    if max_in_flight is not None:
+        entry["max_in_flight"] = max_in_flight
+    note(f"key, shown once: {key}")
+    note("add the next line under 'keys:' in the file given to 'salver up --api-keys':")
+    typer.echo(f"  - {orjson.dumps(entry).decode()}")

@@ -1,0 +1,75 @@
+"""Entry point: finds the command, runs it, turns domain errors into exit codes.
+
+Exit codes: 0 done, 1 refused or failed with a coded error, 2 wrong usage, 130 interrupted.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+
+import typer
+
+from salver.core.errors import SalverError
+
+FAILED = 1
+INTERRUPTED = 130
+
+COMMANDS: dict[str, str] = {
+    "up": "salver.cli.up",
+    "stop": "salver.cli.stop",
+    "status": "salver.cli.status",
+    "logs": "salver.cli.logs",
+    "push": "salver.cli.push",
+    "deploy": "salver.cli.deploy",
+    "undeploy": "salver.cli.undeploy",
+    "predict": "salver.cli.predict",
+    "get": "salver.cli.get",
+    "alias": "salver.cli.alias",
+    "key": "salver.cli.key",
+}
+
+_HELP = """Serve trained models: push, deploy, predict, watch.
+
+Begin with: salver up --detach; salver push model.onnx --name churn; salver deploy churn;
+salver predict churn rows.json
+"""
+
+
+def build(names: list[str]) -> typer.Typer:
+    """Return the application with only these commands, so that one command starts quickly."""
+    app = typer.Typer(
+        help=_HELP, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
+
+    @app.callback()
+    def root() -> None:
+        """Hold the commands; without a callback a single command would lose its name."""
+
+    root.__doc__ = _HELP
+    for name in names:
+        _register(app, name, import_module(COMMANDS[name]))
+    return app
+
+
+def _register(app: typer.Typer, name: str, module: ModuleType) -> None:
+    if hasattr(module, "app"):
+        app.add_typer(module.app, name=name)
+    else:
+        app.command(name)(module.command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; never returns."""
+    words = sys.argv[1:] if arguments is None else arguments
+    wanted = [words[0]] if words and words[0] in COMMANDS else list(COMMANDS)
+    if words[:1] == ["--version"]:
+        typer.echo(f"salver {import_module('salver').__version__}")
+        sys.exit(0)
+    try:
+        build(wanted)(args=words, prog_name="salver")
+    except SalverError as error:
+        typer.echo(f"error: {error.message} [{error.code}]", err=True)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(0)

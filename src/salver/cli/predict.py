@@ -1,0 +1,79 @@
+"""`salver predict`: ask an endpoint from the command line."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from salver.cli.options import HomeOption, KeyOption, Output, OutputOption, UrlOption
+from salver.cli.output import emit
+from salver.client.calls import DATA, Call, Steps, json_of
+from salver.client.inference import PredictOptions, metadata, predict
+from salver.client.sync import Client
+from salver.core.errors import InvalidExample
+from salver.core.names import check_name
+from salver.core.rows import parse_document, rows_to_tensors
+
+_STDIN = "-"
+_MAX_BYTES = 256 * 1024 * 1024
+
+
+def command(
+    endpoint: Annotated[str, typer.Argument(help="Endpoint to ask.")],
+    file: Annotated[str, typer.Argument(help="JSON rows, CSV, or an OIP body; - reads stdin.")],
+    home: HomeOption = None,
+    url: UrlOption = None,
+    api_key: KeyOption = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Send rows to an endpoint and print its answers.
+
+    Example: echo '[[5.1, 3.5, 1.4, 0.2]]' | salver predict iris -
+    """
+    check_name(endpoint, "endpoint")
+    data = _read(file)
+    body = _oip_body(data)
+    with Client(url, home=home, api_key=api_key) as client:
+        if body is not None:
+            answer = client.run(_raw(endpoint, data))
+            emit(answer, Output.JSON if output is Output.TABLE else output)
+            return
+        emit(client.run(_rows(endpoint, data, file)), output)
+
+
+def _read(file: str) -> bytes:
+    if file == _STDIN:
+        data = sys.stdin.buffer.read(_MAX_BYTES + 1)
+    else:
+        try:
+            with Path(file).open("rb") as source:
+                data = source.read(_MAX_BYTES + 1)
+        except OSError as error:
+            raise InvalidExample(f"{file}: {error.strerror}") from error
+    if len(data) > _MAX_BYTES:
+        raise InvalidExample(f"{file} is over {_MAX_BYTES} bytes; send it in parts")
+    return data
+
+
+def _oip_body(data: bytes) -> dict[str, Any] | None:
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) and "inputs" in document else None
+
+
+def _raw(endpoint: str, data: bytes) -> Steps[dict[str, Any]]:
+    headers = {"content-type": "application/json"}
+    reply = yield Call("POST", DATA, f"/v2/models/{endpoint}/infer", headers, data)
+    answer: dict[str, Any] = json_of(reply)
+    return answer
+
+
+def _rows(endpoint: str, data: bytes, file: str) -> Steps[list[dict[str, Any]]]:
+    signature = yield from metadata(f"/v2/models/{endpoint}")
+    tensors = rows_to_tensors(parse_document(data, file), signature)
+    prediction = yield from predict(endpoint, tensors, PredictOptions())
+    return prediction.rows()

@@ -1,0 +1,1 @@
+"""The Python client: push, deploy and predict, synchronous or asynchronous."""

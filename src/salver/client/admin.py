@@ -1,0 +1,173 @@
+"""Calls to the control API: push, deploy, look, change."""
+
+import getpass
+import hashlib
+import platform
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from salver.client.calls import API, CONTROL, Call, Steps, admin_call, check, json_of
+from salver.client.packing import pack
+from salver.core.errors import InvalidExample, NotFound
+from salver.core.names import check_name, parse_reference
+
+_GIT_TIMEOUT_S = 5
+_NOT_FOUND_STATUS = 404
+_PUSH_TIMEOUT_S = 900.0
+_DEPLOY_MARGIN_S = 30.0
+_MAX_EXAMPLE_BYTES = 64 * 1024 * 1024
+
+Json = dict[str, Any]
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PushOptions:
+    """What may be said of a push besides its files and name."""
+
+    runtime: str | None = None
+    example: Path | None = None
+    golden: Path | None = None
+    alias: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    trust_pickle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeployOptions:
+    """How an endpoint shall serve a model."""
+
+    endpoint: str | None = None
+    replicas: int = 1
+    validation: str = "off"
+    timeout_s: float = 120.0
+    max_batch_size: int | None = None
+    max_queue: int | None = None
+
+
+def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Steps[Json]:
+    """Upload the files that the server lacks, then register them as a version.
+
+    ``progress`` is told each file and its size when it is there. Returns the version. Raises
+    ``InvalidArtifact`` for links and special files, and whatever the server refuses with.
+    """
+    check_name(name, "model")
+    files = pack(path)
+    for file in files:
+        yield from _upload(file.source, file.sha256)
+        progress(file.path, file.size_bytes)
+    body: Json = {
+        "files": [
+            {"path": file.path, "sha256": file.sha256, "size_bytes": file.size_bytes}
+            for file in files
+        ],
+        "labels": dict(options.labels),
+        "trust_pickle": options.trust_pickle,
+        "provenance": provenance(path),
+    }
+    if options.runtime is not None:
+        body["runtime"] = options.runtime
+    if options.alias is not None:
+        body["alias"] = check_name(options.alias, "alias")
+    for key, document in (("example", options.example), ("golden", options.golden)):
+        if document is not None:
+            body[key] = yield from _upload_document(document)
+    reply = yield admin_call("POST", f"/models/{name}/versions", body, _PUSH_TIMEOUT_S)
+    version: Json = json_of(reply)
+    return version
+
+
+def deploy(reference: str, options: DeployOptions) -> Steps[Json]:
+    """Make an endpoint serve a model and wait until it answers."""
+    model = parse_reference(reference)
+    endpoint = check_name(options.endpoint or model.name, "endpoint")
+    body: Json = {
+        "model": str(model),
+        "replicas": options.replicas,
+        "validation": options.validation,
+    }
+    for key in ("max_batch_size", "max_queue"):
+        value = getattr(options, key)
+        if value is not None:
+            body[key] = value
+    path = f"/endpoints/{endpoint}?wait=true&timeout_s={options.timeout_s:g}"
+    reply = yield admin_call("PUT", path, body, options.timeout_s + _DEPLOY_MARGIN_S)
+    answer: Json = json_of(reply)
+    return answer
+
+
+def undeploy(endpoint: str) -> Steps[None]:
+    """Remove an endpoint; its versions stay in the registry."""
+    check((yield admin_call("DELETE", f"/endpoints/{check_name(endpoint, 'endpoint')}")))
+
+
+def set_alias(model: str, alias: str, version: int) -> Steps[Json]:
+    """Point ``MODEL@ALIAS`` to a version."""
+    path = f"/models/{check_name(model, 'model')}/aliases/{check_name(alias, 'alias')}"
+    answer: Json = json_of((yield admin_call("PUT", path, {"version": version})))
+    return answer
+
+
+def listing(what: str) -> Steps[list[Json]]:
+    """Return all ``models``, ``endpoints`` or ``workers``."""
+    answer: list[Json] = json_of((yield admin_call("GET", f"/{what}")))
+    return answer
+
+
+def status() -> Steps[Json]:
+    """Return what the server says of itself."""
+    answer: Json = json_of((yield admin_call("GET", "/status")))
+    return answer
+
+
+def provenance(path: Path) -> dict[str, str]:
+    """Say who pushes, from where, and which git commit the model's folder is at."""
+    facts = {"user": getpass.getuser(), "host": platform.node()}
+    folder = path if path.is_dir() else path.parent
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit:
+        facts["git_commit"] = commit
+        facts["git_dirty"] = "true" if _git(folder, "status", "--porcelain") else "false"
+    return facts
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _upload(source: Path, sha256: str) -> Steps[None]:
+    path = f"{API}/blobs/{sha256}"
+    present = yield Call("HEAD", CONTROL, path)
+    if present.status == _NOT_FOUND_STATUS:
+        headers = {"content-type": "application/octet-stream"}
+        check((yield Call("PUT", CONTROL, path, headers, source, _PUSH_TIMEOUT_S)))
+    else:
+        check(present)
+
+
+def _upload_document(path: Path) -> Steps[Json]:
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > _MAX_EXAMPLE_BYTES:
+            raise InvalidExample(
+                f"{path} has {size_bytes} bytes; an example holds a few rows, at most "
+                f"{_MAX_EXAMPLE_BYTES} bytes"
+            )
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise NotFound(f"{path}: {error.strerror}") from error
+    yield from _upload(path, sha256)
+    return {"name": path.name, "sha256": sha256}

@@ -1,0 +1,139 @@
+"""The asynchronous client: the same operations as the synchronous one, awaited."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import httpx
+
+from salver.client import admin, inference
+from salver.client.calls import DATA, Call, Reply, Result, Steps
+from salver.client.connection import Addresses, find_addresses
+from salver.client.inference import PredictOptions, Prediction
+from salver.client.inputs import Inputs
+from salver.client.sync import DEFAULT_TIMEOUT_S, _no_progress
+from salver.client.transport import error_of, headers_of, reply_of
+from salver.core.names import parse_reference
+
+_READ_BYTES = 1024 * 1024
+
+
+class AsyncClient:
+    """``Client`` for asyncio; one instance serves many tasks of one event loop."""
+
+    def __init__(
+        self,
+        data_url: str | None = None,
+        *,
+        control_url: str | None = None,
+        api_key: str = "",
+        home: Path | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        self._given = (home, data_url, control_url, api_key)
+        self._timeout_s = timeout_s
+        self._http: httpx.AsyncClient | None = None
+        self._addresses: Addresses | None = None
+
+    async def __aenter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; the client may be used again and then opens new ones."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def predict(self, endpoint: str, inputs: Inputs, **options: Any) -> Prediction:  # noqa: ANN401 - fields of PredictOptions
+        """Ask an endpoint; ``options`` are the fields of ``PredictOptions``."""
+        return await self.run(inference.predict(endpoint, inputs, PredictOptions(**options)))
+
+    async def push(
+        self,
+        path: str | Path,
+        name: str,
+        progress: admin.Progress = _no_progress,
+        **options: Any,  # noqa: ANN401 - fields of PushOptions
+    ) -> admin.Json:
+        """Store a model file or folder as a version; ``options`` as in ``PushOptions``."""
+        chosen = admin.PushOptions(**options)
+        return await self.run(admin.push(Path(path), name, chosen, progress))
+
+    async def deploy(self, reference: str, **options: Any) -> admin.Json:  # noqa: ANN401 - fields of DeployOptions
+        """Serve ``NAME[:VERSION|@ALIAS]``; returns when the endpoint answers."""
+        return await self.run(admin.deploy(reference, admin.DeployOptions(**options)))
+
+    async def undeploy(self, endpoint: str) -> None:
+        """Remove an endpoint."""
+        await self.run(admin.undeploy(endpoint))
+
+    async def set_alias(self, alias: str, version: int) -> admin.Json:
+        """Point an alias, written ``NAME@ALIAS``, to a version."""
+        reference = parse_reference(alias)
+        return await self.run(admin.set_alias(reference.name, reference.alias or "", version))
+
+    async def models(self) -> list[admin.Json]:
+        """Return every model with its versions and aliases."""
+        return await self.run(admin.listing("models"))
+
+    async def endpoints(self) -> list[admin.Json]:
+        """Return every endpoint and its state."""
+        return await self.run(admin.listing("endpoints"))
+
+    async def workers(self) -> list[admin.Json]:
+        """Return every worker process."""
+        return await self.run(admin.listing("workers"))
+
+    async def status(self) -> admin.Json:
+        """Return what the server says of itself."""
+        return await self.run(admin.status())
+
+    async def run(self, steps: Steps[Result]) -> Result:
+        """Carry out the calls of one operation and return its result."""
+        try:
+            call = next(steps)
+            while True:
+                call = steps.send(await self._carry_out(call))
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+
+    async def _carry_out(self, call: Call) -> Reply:
+        http, addresses = self._open()
+        base = addresses.data_url if call.plane == DATA else addresses.control_url
+        content = _chunks(call.body) if isinstance(call.body, Path) else call.body
+        try:
+            response = await http.request(
+                call.method,
+                base + call.path,
+                content=content,
+                headers=headers_of(call, addresses),
+                timeout=call.timeout_s or self._timeout_s,
+            )
+        except httpx.HTTPError as error:
+            raise error_of(error, call, base) from error
+        return reply_of(response)
+
+    def _open(self) -> tuple[httpx.AsyncClient, Addresses]:
+        if self._http is None or self._addresses is None:
+            self._addresses = find_addresses(*self._given)
+            self._http = httpx.AsyncClient(timeout=self._timeout_s, trust_env=False)
+        return self._http, self._addresses
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    async with await anyio.open_file(path, "rb") as file:
+        while chunk := await file.read(_READ_BYTES):
+            yield chunk

@@ -1,0 +1,148 @@
+"""The synchronous client."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from salver.client import admin, inference
+from salver.client.calls import DATA, Call, Reply, Result, Steps
+from salver.client.connection import Addresses, find_addresses
+from salver.client.inference import PredictOptions, Prediction
+from salver.client.inputs import Inputs
+from salver.client.transport import error_of, headers_of, reply_of
+from salver.core.names import parse_reference
+
+DEFAULT_TIMEOUT_S = 30.0
+
+
+def _no_progress(_path: str, _size_bytes: int) -> None:
+    """Report nothing."""
+
+
+class Client:
+    """Push models, deploy them and ask them.
+
+    Without addresses it finds the server that runs from ``home`` (default ``$SALVER_HOME`` or
+    ``~/.salver``). Not thread-safe for construction and close; calls may come from many threads.
+    Every method raises the errors of ``salver.core.errors``.
+    """
+
+    def __init__(
+        self,
+        data_url: str | None = None,
+        *,
+        control_url: str | None = None,
+        api_key: str = "",
+        home: Path | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        self._given = (home, data_url, control_url, api_key)
+        self._timeout_s = timeout_s
+        self._http: httpx.Client | None = None
+        self._addresses: Addresses | None = None
+
+    def __enter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; the client may be used again and then opens new ones."""
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    def predict(self, endpoint: str, inputs: Inputs, **options: Any) -> Prediction:  # noqa: ANN401 - fields of PredictOptions
+        """Ask an endpoint; ``options`` are the fields of ``PredictOptions``.
+
+        ``inputs``: an array, a dictionary of arrays, a pandas frame, or rows.
+        """
+        return self.run(inference.predict(endpoint, inputs, PredictOptions(**options)))
+
+    def push(
+        self,
+        path: str | Path,
+        name: str,
+        progress: admin.Progress = _no_progress,
+        **options: Any,  # noqa: ANN401 - fields of PushOptions
+    ) -> admin.Json:
+        """Store a model file or folder as a version; ``options`` as in ``PushOptions``."""
+        chosen = admin.PushOptions(**options)
+        return self.run(admin.push(Path(path), name, chosen, progress))
+
+    def deploy(self, reference: str, **options: Any) -> admin.Json:  # noqa: ANN401 - fields of DeployOptions
+        """Serve ``NAME[:VERSION|@ALIAS]``; returns when the endpoint answers."""
+        return self.run(admin.deploy(reference, admin.DeployOptions(**options)))
+
+    def undeploy(self, endpoint: str) -> None:
+        """Remove an endpoint."""
+        self.run(admin.undeploy(endpoint))
+
+    def set_alias(self, alias: str, version: int) -> admin.Json:
+        """Point an alias, written ``NAME@ALIAS``, to a version."""
+        reference = parse_reference(alias)
+        return self.run(admin.set_alias(reference.name, reference.alias or "", version))
+
+    def models(self) -> list[admin.Json]:
+        """Return every model with its versions and aliases."""
+        return self.run(admin.listing("models"))
+
+    def endpoints(self) -> list[admin.Json]:
+        """Return every endpoint and its state."""
+        return self.run(admin.listing("endpoints"))
+
+    def workers(self) -> list[admin.Json]:
+        """Return every worker process."""
+        return self.run(admin.listing("workers"))
+
+    def status(self) -> admin.Json:
+        """Return what the server says of itself."""
+        return self.run(admin.status())
+
+    def run(self, steps: Steps[Result]) -> Result:
+        """Carry out the calls of one operation and return its result."""
+        try:
+            call = next(steps)
+            while True:
+                call = steps.send(self._carry_out(call))
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+
+    def _carry_out(self, call: Call) -> Reply:
+        http, addresses = self._open()
+        base = addresses.data_url if call.plane == DATA else addresses.control_url
+        try:
+            if isinstance(call.body, Path):
+                with call.body.open("rb") as file:
+                    return self._send(http, call, base, file)
+            return self._send(http, call, base, call.body)
+        except httpx.HTTPError as error:
+            raise error_of(error, call, base) from error
+
+    def _send(self, http: httpx.Client, call: Call, base: str, content: Any) -> Reply:  # noqa: ANN401 - bytes or a file
+        response = http.request(
+            call.method,
+            base + call.path,
+            content=content,
+            headers=headers_of(call, self._open()[1]),
+            timeout=call.timeout_s or self._timeout_s,
+        )
+        return reply_of(response)
+
+    def _open(self) -> tuple[httpx.Client, Addresses]:
+        if self._http is None or self._addresses is None:
+            self._addresses = find_addresses(*self._given)
+            self._http = httpx.Client(timeout=self._timeout_s, trust_env=False)
+        return self._http, self._addresses

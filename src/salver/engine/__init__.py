@@ -1,0 +1,1 @@
+"""Make a runtime serve: queues, batches, worker processes, and the way to them."""

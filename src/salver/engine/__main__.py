@@ -1,0 +1,80 @@
+"""`python -m salver.engine`: one worker process."""
+
+import argparse
+import asyncio
+import os
+import secrets
+import signal
+from pathlib import Path
+
+import uvloop
+
+from salver.core.clock import SystemClock
+from salver.core.settings import Settings
+from salver.core.settings_file import read_settings
+from salver.engine.worker.app import Worker, WorkerIdentity
+from salver.engine.worker.loader import Loader
+from salver.observe.logs import configure_logs
+from salver.runtimes.table import create_batch, create_stream
+from salver.wire.transport import LinkOptions, TlsFiles
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a worker until it is told to stop."""
+    options = _parse(arguments)
+    home = Path(options.home)
+    settings = read_settings(home)
+    configure_logs(settings.observe.log_level, process=options.id, pid=os.getpid())
+    uvloop.run(_serve(options, home, settings))
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="salver worker", description=__doc__)
+    parser.add_argument("--id", required=True, help="identity of this worker in the plan")
+    parser.add_argument("--home", required=True, help="folder of the server's state")
+    parser.add_argument("--address", help="unix:PATH or tcp://HOST:PORT [run/worker-ID.sock]")
+    parser.add_argument("--token-file", help="file with the token that gateways must send")
+    parser.add_argument("--tls-certificate")
+    parser.add_argument("--tls-key")
+    parser.add_argument("--tls-authority")
+    return parser.parse_args(arguments)
+
+
+async def _serve(options: argparse.Namespace, home: Path, settings: Settings) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    identity = WorkerIdentity(
+        options.id,
+        secrets.token_hex(8),
+        options.address or f"unix:{home / 'run' / f'worker-{options.id}.sock'}",
+        home,
+        Path(options.token_file).read_text().strip() if options.token_file else "",
+    )
+    engine = settings.engine
+    loader = Loader(
+        home / "blobs" / "sha256",
+        home / "run" / "models" / options.id,
+        engine.threads,
+        create_batch,
+        create_stream,
+    )
+    links = LinkOptions(_tls(options), engine.max_frame_bytes, engine.coalesce)
+    worker = Worker(identity, settings, loader, SystemClock(), links)
+    await worker.start()
+    await stopping.wait()
+    await worker.drain(settings.http.drain_timeout_s)
+    await worker.stop()
+
+
+def _tls(options: argparse.Namespace) -> TlsFiles | None:
+    if not options.tls_certificate:
+        return None
+    return TlsFiles(
+        Path(options.tls_certificate), Path(options.tls_key), Path(options.tls_authority)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The gateway's side of the engine: which worker answers, and what happens when one dies."""

@@ -1,0 +1,180 @@
+"""The link to one worker: what it can answer, and what it was asked."""
+
+import asyncio
+from typing import Protocol
+
+from salver.core.clock import Clock
+from salver.core.errors import WireError, from_code
+from salver.core.request import InferenceResponse
+from salver.engine.client.pending import Pending, tensors_of
+from salver.observe.logs import get_logger
+from salver.wire.connection import Connection
+from salver.wire.framing import Buffer
+from salver.wire.messages import (
+    BatchStarted,
+    Cancel,
+    Chunk,
+    Credit,
+    Fail,
+    Hello,
+    Message,
+    Snapshot,
+    WorkerPlan,
+)
+from salver.wire.transport import LinkOptions, connect
+
+log = get_logger(__name__)
+
+QUARANTINE = "quarantine"
+_FIRST_PAUSE_S = 0.01
+_LONGEST_PAUSE_S = 0.25
+_READY = frozenset(("ready",))
+_LAZY = frozenset(("ready", "lazy", "loading"))
+
+
+class Owner(Protocol):
+    """Who decides what happens to requests that a link could not finish."""
+
+    def finished(self, pending: Pending) -> None:
+        """Take note that a request has had its final answer."""
+        ...
+
+    def refused(self, pending: Pending, error: Fail) -> None:
+        """Decide about a request that the worker did not run."""
+        ...
+
+    def lost(self, link: "WorkerLink", pending: list[Pending]) -> None:
+        """Decide about the requests of a worker that is gone."""
+        ...
+
+    def usable(self, link: "WorkerLink") -> None:
+        """Take note that the link's worker can answer something it could not before."""
+        ...
+
+
+class WorkerLink:
+    """Keeps a connection to one worker, for as long as the plan names it."""
+
+    def __init__(self, worker: WorkerPlan, hello: Hello, owner: Owner, clock: Clock) -> None:
+        self.identity = worker.id
+        self.address = worker.address
+        # Quarantine loads a model when the first request for it comes.
+        self._answering = _LAZY if worker.kind == QUARANTINE else _READY
+        self.pending: dict[int, Pending] = {}
+        self.ready: frozenset[str] = frozenset()
+        self.fresh = True
+        self._hello = hello
+        self._owner = owner
+        self._clock = clock
+        self._connection: Connection | None = None
+        self._last_id = 0
+        self._lost = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether requests can be sent."""
+        return self._connection is not None
+
+    def start(self, timeout_s: float, options: LinkOptions) -> None:
+        """Connect, and reconnect whenever the worker comes back."""
+        self._task = asyncio.create_task(self._stay_connected(timeout_s, options))
+
+    def stop(self) -> None:
+        """Close the link; requests without an answer are lost to the owner."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._connection is not None:
+            self._connection.close()
+
+    def send(self, pending: Pending) -> None:
+        """Ask the worker."""
+        connection = self._connection
+        if connection is None:
+            raise WireError(f"worker {self.identity} is not connected")
+        self._last_id = pending.id = self._last_id + 1
+        pending.link = self
+        pending.started = False
+        pending.attempts += 1
+        self.pending[pending.id] = pending
+        connection.send(pending.infer(self._clock.monotonic_ns()), pending.buffers())
+
+    def cancel(self, pending: Pending) -> None:
+        """Tell the worker that nobody waits for this request."""
+        if self.pending.pop(pending.id, None) is not None and self._connection is not None:
+            self._connection.send(Cancel(pending.id))
+
+    def on_message(self, message: Message, payload: Buffer) -> None:
+        """Take an answer, or news of what the worker does."""
+        if type(message) is Chunk:
+            self._chunk(message, payload)
+        elif type(message) is BatchStarted:
+            pending = self.pending
+            for request_id in message.ids:
+                started = pending.get(request_id)
+                if started is not None:
+                    started.started = True
+        elif isinstance(message, Fail):
+            self._fail(message)
+        elif isinstance(message, Snapshot):
+            before = self.ready
+            self.ready = frozenset(
+                [item.variant for item in message.variants if item.state in self._answering]
+            )
+            if self.ready - before:
+                self._owner.usable(self)
+
+    def on_lost(self, error: WireError | None) -> None:
+        """Hand the open requests to the owner."""
+        self._connection = None
+        self.ready = frozenset()
+        pending, self.pending = list(self.pending.values()), {}
+        if pending:
+            log.warning(
+                "worker_lost", worker=self.identity, requests=len(pending), cause=str(error or "")
+            )
+        self._owner.lost(self, pending)
+        self._lost.set()
+
+    def _chunk(self, chunk: Chunk, payload: Buffer) -> None:
+        pending = self.pending.get(chunk.id)
+        if pending is None:
+            return
+        response = InferenceResponse(tensors_of(chunk, payload), chunk.timing, chunk.parameters)
+        if chunk.final:
+            del self.pending[chunk.id]
+            self._owner.finished(pending)
+            pending.responder.send(response, final=True)
+            return
+        pending.chunks += 1
+        pending.responder.send(response, final=False)
+        if self._connection is not None:
+            self._connection.send(Credit(chunk.id, 1))
+
+    def _fail(self, message: Fail) -> None:
+        pending = self.pending.pop(message.id, None)
+        if pending is None:
+            return
+        if message.code in ("draining", "not_ready") and not pending.started:
+            self._owner.refused(pending, message)
+            return
+        self._owner.finished(pending)
+        pending.responder.fail(from_code(message.code, message.message, message.retry_after_s))
+
+    def _accepted(self, connection: Connection) -> "WorkerLink":
+        self._connection = connection
+        self.fresh = False
+        return self
+
+    async def _stay_connected(self, timeout_s: float, options: LinkOptions) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            self._lost.clear()
+            try:
+                await connect(self.address, self._hello, self._accepted, timeout_s, options)
+            except WireError:
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                continue
+            pause_s = _FIRST_PAUSE_S
+            await self._lost.wait()

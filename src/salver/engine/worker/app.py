@@ -1,0 +1,211 @@
+"""The worker process: follows the plan, hosts versions, answers gateways."""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from salver.core.clock import Clock
+from salver.core.settings import Settings
+from salver.engine.materialize import remove
+from salver.engine.worker.host import BatchHost
+from salver.engine.worker.link import GatewayLink
+from salver.engine.worker.loader import Loader
+from salver.engine.worker.stream import StreamHost
+from salver.observe.logs import get_logger
+from salver.observe.memory import resident_bytes
+from salver.observe.meter import Meter
+from salver.runtimes.table import is_stream
+from salver.wire.connection import Connection
+from salver.wire.follower import PlanFollower
+from salver.wire.messages import PROTOCOL_VERSION, Hello, Load, Plan, Snapshot, VariantState
+from salver.wire.transport import LinkOptions, Listener, listen
+
+log = get_logger(__name__)
+
+_IDLE_CHECK_S = 1.0
+_DRAIN_POLL_S = 0.01
+
+AnyHost = BatchHost | StreamHost
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerIdentity:
+    """Who this worker is and where it listens."""
+
+    id: str
+    incarnation: str
+    address: str
+    home: Path
+    token: str = ""
+
+
+class Worker:
+    """Component of one worker process; ``quarantine`` ids hold models only while used."""
+
+    def __init__(
+        self,
+        identity: WorkerIdentity,
+        settings: Settings,
+        loader: Loader,
+        clock: Clock,
+        links: LinkOptions,
+    ) -> None:
+        self._identity = identity
+        self._settings = settings
+        self._loader = loader
+        self._clock = clock
+        self._link_options = links
+        self._meter = Meter()
+        self._hosts: dict[str, AnyHost] = {}
+        self._retiring: list[AnyHost] = []
+        self._links: set[GatewayLink] = set()
+        self._snapshots = 0
+        self._state = "starting"
+        self._listener: Listener | None = None
+        self._follower: PlanFollower | None = None
+        self._housekeeping: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen, and load what the plan says."""
+        identity = self._identity
+        hello = Hello(PROTOCOL_VERSION, "worker", identity.id, identity.incarnation, identity.token)
+        self._listener = await listen(identity.address, hello, self._accept, self._link_options)
+        self._state = "ready"
+        run = identity.home / "run"
+        self._follower = PlanFollower(
+            run / "plan.msgpack",
+            f"unix:{run / 'control.sock'}",
+            hello,
+            self.apply,
+            self.snapshot,
+            self._settings.control.snapshot_interval_s,
+        )
+        await self._follower.start()
+        self._housekeeping = asyncio.create_task(self._keep_house())
+
+    async def drain(self, timeout_s: float) -> None:
+        """Accept no new links, and finish what was accepted."""
+        self._state = "draining"
+        if self._listener is not None:
+            await self._listener.close()
+        for host in self._hosts.values():
+            host.retire()
+        deadline_ns = self._clock.monotonic_ns() + round(timeout_s * 1e9)
+        while any(link.open_jobs for link in self._links):
+            if self._clock.monotonic_ns() > deadline_ns:
+                log.warning("drain_timed_out", links=len(self._links))
+                break
+            await asyncio.sleep(_DRAIN_POLL_S)
+
+    async def stop(self) -> None:
+        """Close every link and release every model."""
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+        if self._follower is not None:
+            await self._follower.stop()
+        if self._listener is not None:
+            await self._listener.close()
+        for link in list(self._links):
+            link.connection.close()
+        for host in (*self._hosts.values(), *self._retiring):
+            host.close()
+            remove(self._loader.folder(host.load))
+
+    def apply(self, plan: Plan) -> None:
+        """Load what is new in this worker's part of the plan and let go of what is not in it."""
+        own = next((worker for worker in plan.workers if worker.id == self._identity.id), None)
+        loads = {load.variant: load for load in own.loads} if own is not None else {}
+        for variant, host in list(self._hosts.items()):
+            wanted = loads.get(variant)
+            if wanted is None or wanted.digest != host.load.digest:
+                self._retiring.append(self._hosts.pop(variant))
+                host.retire()
+            else:
+                host.update(wanted)
+        for variant, load in loads.items():
+            if variant not in self._hosts:
+                self._host(load)
+        self._changed()
+
+    def snapshot(self) -> Snapshot:
+        """Return what this worker knows of itself."""
+        self._snapshots += 1
+        identity, rss = self._identity, resident_bytes()
+        plan_number = self._follower.plan_number if self._follower is not None else 0
+        self._meter.set("salver_process_resident_bytes", ("worker", identity.id), rss)
+        self._meter.set("salver_plan_number", (identity.id,), plan_number)
+        return Snapshot(
+            self._snapshots,
+            plan_number,
+            os.getpid(),
+            self._state,
+            rss,
+            tuple(_state(host) for host in self._hosts.values()),
+            self._meter.counters(),
+            self._meter.gauges(),
+            self._meter.histograms(),
+        )
+
+    def _host(self, load: Load) -> None:
+        host: AnyHost
+        if is_stream(load.runtime):
+            host = StreamHost(load, self._loader.stream, self._clock, self._meter, self._changed)
+        else:
+            host = BatchHost(
+                load,
+                self._loader.batch,
+                self._settings.engine,
+                self._clock,
+                self._meter,
+                self._changed,
+            )
+        self._hosts[load.variant] = host
+        if not load.lazy:
+            host.begin_load()
+
+    def _accept(self, connection: Connection) -> GatewayLink:
+        link = GatewayLink(connection, self._hosts.get, self._links.discard)
+        self._links.add(link)
+        connection.send(self._announcement())
+        return link
+
+    def _announcement(self) -> Snapshot:
+        """Say which versions can answer; gateways route by it."""
+        states = tuple(_state(host) for host in self._hosts.values())
+        return Snapshot(0, 0, os.getpid(), self._state, 0, states)
+
+    def _changed(self) -> None:
+        announcement = self._announcement()
+        for link in self._links:
+            link.connection.send(announcement)
+        if self._follower is not None:
+            self._follower.poke()
+
+    async def _keep_house(self) -> None:
+        idle_ns = round(self._settings.engine.quarantine_idle_s * 1e9)
+        while True:
+            await asyncio.sleep(_IDLE_CHECK_S)
+            for host in [host for host in self._retiring if host.idle]:
+                self._retiring.remove(host)
+                host.close()
+                self._meter.forget(
+                    "salver_model_resident_bytes", (self._identity.id, host.load.variant)
+                )
+                if self._hosts.get(host.load.variant) is None:
+                    remove(self._loader.folder(host.load))
+            now_ns = self._clock.monotonic_ns()
+            for host in self._hosts.values():
+                if host.load.lazy and host.idle and now_ns - host.last_used_ns > idle_ns:
+                    host.unload()
+
+
+def _state(host: AnyHost) -> VariantState:
+    error = host.error
+    return VariantState(
+        host.load.variant,
+        host.state,
+        error.code if error is not None else "",
+        error.message if error is not None else "",
+        host.resident_bytes,
+    )

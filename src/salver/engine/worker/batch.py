@@ -1,0 +1,179 @@
+"""Many jobs as one batch and one batch's answer as many."""
+
+from collections import deque
+
+import numpy as np
+
+from salver.core.datatypes import BYTES, DTYPES, ITEM_SIZES, datatype_of
+from salver.core.errors import InvalidTensor, ModelFailed
+from salver.core.tensor import AnyArray, Tensor, decode_bytes, encode_bytes
+from salver.engine.worker.job import ALONE, Job
+from salver.runtimes.base import Batch
+from salver.wire.framing import Buffer, size_of
+from salver.wire.messages import TensorHeader
+
+_SCAN_LIMIT = 256
+
+Answer = tuple[tuple[TensorHeader, ...], list[Buffer]]
+
+
+def take_batch(queue: deque[Job], max_rows: int) -> list[Job]:
+    """Remove the oldest job and those that fit with it, at most ``max_rows`` rows together.
+
+    Jobs passed over keep their order.
+    """
+    first = queue.popleft()
+    if first.key is ALONE or not queue:
+        return [first]
+    batch, rows, passed = [first], first.rows, list[Job]()
+    key = first.key
+    while queue and rows < max_rows and len(passed) < _SCAN_LIMIT:
+        job = queue.popleft()
+        if job.key == key and rows + job.rows <= max_rows:
+            batch.append(job)
+            rows += job.rows
+        else:
+            passed.append(job)
+    if passed:
+        queue.extendleft(reversed(passed))
+    return batch
+
+
+def assemble(jobs: list[Job]) -> Batch:
+    """Return the inputs of all jobs, stacked along the first axis.
+
+    Raises ``InvalidTensor`` when bytes and headers of a job do not fit together.
+    """
+    headers = jobs[0].infer.inputs
+    if len(headers) == 1:
+        header = headers[0]
+        parts = [job.payload for job in jobs]
+        return {header.name: _stack(header, jobs, parts, 0)}
+    slices = [_slice(job) for job in jobs]
+    return {
+        header.name: _stack(header, jobs, [parts[index] for parts in slices], index)
+        for index, header in enumerate(headers)
+    }
+
+
+def disassemble(outputs: Batch, jobs: list[Job]) -> list[Answer]:
+    """Return each job's share of a batch's outputs, as headers and bytes.
+
+    Raises ``ModelFailed`` when an output does not have one row for each row that went in.
+    """
+    if len(jobs) == 1:
+        return [whole(outputs)]
+    total = sum(job.rows for job in jobs)
+    columns = [_Column(name, array, total) for name, array in outputs.items()]
+    answers: list[Answer] = []
+    start = 0
+    for job in jobs:
+        stop = start + job.rows
+        parts: list[Buffer] = [column.part(start, stop) for column in columns]
+        headers = tuple(
+            [column.header(job.rows, part) for column, part in zip(columns, parts, strict=True)]
+        )
+        answers.append((headers, parts))
+        start = stop
+    return answers
+
+
+def whole(outputs: Batch) -> Answer:
+    """Return all outputs as one answer."""
+    headers: list[TensorHeader] = []
+    buffers: list[Buffer] = []
+    for name, array in outputs.items():
+        tensor = Tensor.from_array(name, np.asarray(array))
+        headers.append(TensorHeader(name, tensor.datatype, tensor.shape, tensor.size_bytes))
+        buffers.append(tensor.buffer)
+    return tuple(headers), buffers
+
+
+class _Column:
+    """One output of a batch, ready to be cut into rows."""
+
+    __slots__ = ("_array", "_datatype", "_headers", "_name", "_raw", "_row_bytes", "_row_shape")
+
+    def __init__(self, name: str, array: AnyArray, total: int) -> None:
+        if array.ndim == 0 or array.shape[0] != total:
+            raise ModelFailed(
+                f"output {name!r} has shape {list(array.shape)} for a batch of {total} rows; "
+                "deploy with --max-batch-size 1"
+            )
+        self._name = name
+        self._datatype = datatype_of(array.dtype)
+        self._row_shape = array.shape[1:]
+        self._headers: dict[int, TensorHeader] = {}
+        self._array = array
+        if self._datatype == BYTES:
+            self._raw = b""
+            self._row_bytes = 0
+        else:
+            self._raw = np.ascontiguousarray(array, DTYPES[self._datatype]).tobytes()
+            self._row_bytes = len(self._raw) // total if total else 0
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Return the bytes of some rows."""
+        if self._datatype == BYTES:
+            return encode_bytes(self._array[start:stop].ravel().tolist())
+        return self._raw[start * self._row_bytes : stop * self._row_bytes]
+
+    def header(self, rows: int, part: Buffer) -> TensorHeader:
+        """Return the header of so many rows; equal ones are made once."""
+        header = self._headers.get(rows)
+        if header is None or self._datatype == BYTES:
+            header = TensorHeader(
+                self._name, self._datatype, (rows, *self._row_shape), size_of((part,))
+            )
+            self._headers[rows] = header
+        return header
+
+
+def _slice(job: Job) -> list[Buffer]:
+    view, position, parts = memoryview(job.payload), 0, list[Buffer]()
+    for header in job.infer.inputs:
+        parts.append(view[position : position + header.size_bytes])
+        position += header.size_bytes
+    if position != view.nbytes:
+        raise InvalidTensor(f"{view.nbytes} bytes came for inputs of {position} bytes")
+    return parts
+
+
+def _stack(header: TensorHeader, jobs: list[Job], parts: list[Buffer], index: int) -> AnyArray:
+    if header.datatype == BYTES:
+        arrays = []
+        for job, part in zip(jobs, parts, strict=True):
+            shape = job.infer.inputs[index].shape
+            count = int(np.prod(shape, dtype=object)) if shape else 1
+            arrays.append(decode_bytes(part, count).reshape(shape))
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    dtype = DTYPES.get(header.datatype)
+    if dtype is None:
+        raise InvalidTensor(f"input {header.name!r} has unknown datatype {header.datatype!r}")
+    try:
+        if len(jobs) == 1:
+            array: AnyArray = np.frombuffer(parts[0], dtype)
+            return array.reshape(header.shape)
+        joined: AnyArray = np.frombuffer(b"".join(parts), dtype)
+        rows = sum([job.rows for job in jobs])
+        _check_parts(header, jobs, parts, index)
+        return joined.reshape((rows, *header.shape[1:]))
+    except ValueError as error:
+        raise InvalidTensor(
+            f"input {header.name!r}: the bytes do not hold {header.datatype} of shape "
+            f"{list(header.shape)}"
+        ) from error
+
+
+def _check_parts(header: TensorHeader, jobs: list[Job], parts: list[Buffer], index: int) -> None:
+    """Make sure that no caller's surplus bytes shift into the next caller's rows."""
+    row_bytes = ITEM_SIZES[header.datatype]
+    for dimension in header.shape[1:]:
+        row_bytes *= dimension
+    for job, part in zip(jobs, parts, strict=True):
+        expected = job.rows * row_bytes
+        actual = part.nbytes if isinstance(part, memoryview) else len(part)
+        if actual != expected or job.infer.inputs[index].size_bytes != actual:
+            raise InvalidTensor(
+                f"input {header.name!r}: {actual} bytes came for a shape of {expected} bytes"
+            )

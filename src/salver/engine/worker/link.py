@@ -1,0 +1,96 @@
+"""One gateway's link into a worker."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from salver.core.errors import NotReady, SalverError, WireError
+from salver.engine.worker.job import Job, Reply
+from salver.engine.worker.stream import StreamHost
+from salver.wire.connection import Connection
+from salver.wire.framing import Buffer
+from salver.wire.messages import Cancel, Credit, Fail, Infer, Message
+
+_RETRY_AFTER_S = 1.0
+
+
+class Host(Protocol):
+    """What a link needs of a loaded version."""
+
+    def accept(self, reply: Reply, infer: Infer, payload: Buffer) -> Job:
+        """Take a request over."""
+        ...
+
+
+Hosts = Callable[[str], Host | None]
+
+
+class GatewayLink:
+    """Receiver of one gateway's messages and reply of its jobs."""
+
+    def __init__(
+        self, connection: Connection, hosts: Hosts, closed: Callable[["GatewayLink"], None]
+    ) -> None:
+        self.connection = connection
+        self._hosts = hosts
+        self._closed = closed
+        self._jobs: dict[int, Job] = {}
+
+    @property
+    def open_jobs(self) -> int:
+        """Requests without a final answer yet."""
+        return len(self._jobs)
+
+    def on_message(self, message: Message, payload: Buffer) -> None:
+        """Take a request, a cancellation, or credit for a stream."""
+        if type(message) is Infer:
+            host = self._hosts(message.variant)
+            if host is None:
+                cause = f"{message.variant} is not hosted here"
+                self.send(Fail(message.id, NotReady.code, cause, _RETRY_AFTER_S))
+                return
+            host.accept(self, message, payload)
+        elif isinstance(message, Cancel):
+            self._cancel(self._jobs.pop(message.id, None))
+        elif isinstance(message, Credit):
+            job_or_none = self._jobs.get(message.id)
+            if job_or_none is not None:
+                host = self._hosts(job_or_none.infer.variant)
+                if isinstance(host, StreamHost):
+                    host.grant(job_or_none, message.chunks)
+
+    def on_lost(self, error: WireError | None) -> None:
+        """Nobody waits for this link's requests any more."""
+        del error
+        jobs, self._jobs = self._jobs, {}
+        for job in jobs.values():
+            self._cancel(job)
+        self._closed(self)
+
+    def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
+        """Send one message of an answer."""
+        self.connection.send(message, buffers)
+
+    def flush(self) -> None:
+        """Write now what was sent."""
+        self.connection.flush()
+
+    def begin(self, job: Job) -> None:
+        """Remember an accepted job, so that it can be cancelled."""
+        self._jobs[job.id] = job
+
+    def fail(self, job: Job, error: SalverError) -> None:
+        """End a job with an error."""
+        self._jobs.pop(job.id, None)
+        self.connection.send(Fail(job.id, error.code, error.message, error.retry_after_s))
+
+    def forget(self, job: Job) -> None:
+        """Drop a job that has had its final answer."""
+        self._jobs.pop(job.id, None)
+
+    def _cancel(self, job: Job | None) -> None:
+        if job is None:
+            return
+        job.cancelled = True
+        host = self._hosts(job.infer.variant)
+        if isinstance(host, StreamHost):
+            host.cancel(job)

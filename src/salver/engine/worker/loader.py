@@ -1,0 +1,58 @@
+"""Turns a Load into a runtime that holds the model: verify, copy, load."""
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+from salver.core.errors import LoadFailed
+from salver.engine.materialize import materialize
+from salver.runtimes.base import BatchRuntime, RuntimeOptions, StreamRuntime
+from salver.wire.messages import Load
+
+LOCAL_SOURCE = "local"
+
+
+class Loader:
+    """Loads versions for one worker; called in threads, one version at a time per host."""
+
+    def __init__(
+        self,
+        blobs: Path,
+        scratch: Path,
+        threads: int,
+        create_batch: Callable[[str], BatchRuntime],
+        create_stream: Callable[[str], StreamRuntime],
+    ) -> None:
+        self._blobs = blobs
+        self._scratch = scratch
+        self._threads = threads
+        self._create_batch = create_batch
+        self._create_stream = create_stream
+
+    def batch(self, load: Load) -> BatchRuntime:
+        """Return a loaded batch runtime; raises ``LoadFailed`` or ``DigestMismatch``."""
+        runtime = self._create_batch(load.runtime)
+        runtime.load(self._fetch(load), load.signature, self._options(load))
+        return runtime
+
+    def stream(self, load: Load) -> StreamRuntime:
+        """Return a loaded stream runtime; raises ``LoadFailed`` or ``DigestMismatch``."""
+        runtime = self._create_stream(load.runtime)
+        runtime.load(self._fetch(load), load.signature, self._options(load))
+        return runtime
+
+    def folder(self, load: Load) -> Path:
+        """Return the private folder of a version; its name comes from digests only."""
+        return self._scratch / sha256(f"{load.variant}\0{load.digest}".encode()).hexdigest()[:32]
+
+    def _fetch(self, load: Load) -> Path:
+        if load.source != LOCAL_SOURCE:
+            raise LoadFailed(
+                f"blob source {load.source!r} is not configured here; known: {LOCAL_SOURCE}"
+            )
+        folder = self.folder(load)
+        materialize(load.files, self._blobs, folder)
+        return folder
+
+    def _options(self, load: Load) -> RuntimeOptions:
+        return RuntimeOptions(self._threads, load.trust_pickle)

@@ -1,0 +1,74 @@
+"""`python -m salver.gateway`: one gateway process."""
+
+import argparse
+import asyncio
+import os
+import random
+import secrets
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import uvloop
+
+from salver.core.clock import SystemClock
+from salver.core.errors import SalverError
+from salver.core.settings import Settings
+from salver.core.settings_file import read_settings
+from salver.gateway.app import Gateway, GatewayIdentity
+from salver.gateway.idkey import load_id_key
+from salver.observe.logs import configure_logs
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a gateway until it is told to stop."""
+    options = _parse(arguments)
+    home = Path(options.home)
+    try:
+        settings = read_settings(home)
+        configure_logs(settings.observe.log_level, process=options.id, pid=os.getpid())
+        uvloop.run(_serve(options, home, settings))
+    except SalverError as error:
+        sys.exit(f"error: {error.message} [{error.code}]")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="salver gateway", description=__doc__)
+    parser.add_argument("--id", default="gateway-0", help="identity of this gateway")
+    parser.add_argument("--home", required=True, help="folder of the server's state")
+    parser.add_argument("--fd", type=int, help="inherited listening socket")
+    parser.add_argument("--host", default="127.0.0.1", help="address, when there is no --fd")
+    parser.add_argument("--port", type=int, default=8080, help="port, when there is no --fd")
+    parser.add_argument("--api-keys", help="YAML file of hashed keys")
+    return parser.parse_args(arguments)
+
+
+async def _serve(options: argparse.Namespace, home: Path, settings: Settings) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    identity = GatewayIdentity(
+        options.id,
+        secrets.token_hex(8),
+        home,
+        load_id_key(home),
+        Path(options.api_keys) if options.api_keys else None,
+    )
+    gateway = Gateway(identity, settings, SystemClock(), random.SystemRandom())
+    await gateway.provision()
+    await gateway.start(_listening_socket(options))
+    await stopping.wait()
+    await gateway.drain(settings.http.drain_timeout_s)
+    await gateway.stop()
+
+
+def _listening_socket(options: argparse.Namespace) -> socket.socket:
+    if options.fd is not None:
+        return socket.socket(fileno=options.fd)
+    return socket.create_server((options.host, options.port), reuse_port=False)
+
+
+if __name__ == "__main__":
+    main()

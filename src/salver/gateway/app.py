@@ -1,0 +1,174 @@
+"""Puts a gateway together: server, routes, router, checks, engine client, follower."""
+
+import asyncio
+import os
+import random
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from salver.core.clock import Clock
+from salver.core.durable import durable_write
+from salver.core.exchange import ExchangeRing
+from salver.core.ids import RequestIds
+from salver.core.settings import Settings
+from salver.engine.client.handler import EngineClient
+from salver.gateway.admin import AdminServer
+from salver.gateway.auth import Keys
+from salver.gateway.http.server import HttpServer
+from salver.gateway.oip.infer import Inference
+from salver.gateway.oip.routes import Directory, Routes
+from salver.gateway.validation import SignatureCheck
+from salver.observe.exchanges import ExchangeMetrics
+from salver.observe.logs import get_logger
+from salver.observe.memory import resident_bytes
+from salver.observe.meter import Meter
+from salver.observe.prometheus import render
+from salver.traffic.router import Router
+from salver.wire.follower import PlanFollower
+from salver.wire.messages import PROTOCOL_VERSION, Hello, Plan, Snapshot
+from salver.wire.transport import LinkOptions
+
+log = get_logger(__name__)
+
+_KEYS_CHECK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayIdentity:
+    """Who this gateway is and where it finds things."""
+
+    id: str
+    incarnation: str
+    home: Path
+    id_key: bytes
+    api_keys: Path | None = None
+    token: str = ""
+
+
+class Gateway:
+    """Component of one gateway process."""
+
+    def __init__(
+        self, identity: GatewayIdentity, settings: Settings, clock: Clock, rng: random.Random
+    ) -> None:
+        self._identity = identity
+        self._settings = settings
+        self._meter = meter = Meter()
+        self._keys = Keys(identity.api_keys)
+        hello = Hello(
+            PROTOCOL_VERSION, "gateway", identity.id, identity.incarnation, identity.token
+        )
+        links = LinkOptions(
+            max_frame_bytes=settings.engine.max_frame_bytes, coalesce=settings.engine.coalesce
+        )
+        self._engine = EngineClient(hello, settings.engine, clock, meter, links)
+        self._check = SignatureCheck(self._engine, meter)
+        self._router = Router(self._check, rng)
+        self._ring = ExchangeRing(settings.observe.exchange_ring_bytes)
+        self._ring.subscribe(ExchangeMetrics(meter))
+        inference = Inference(self._router, self._router.endpoint, self._ring, settings.http, clock)
+        directory = Directory(self._router.endpoint, self._engine.is_ready, self._is_ready)
+        ids = RequestIds(identity.id_key, rng.getrandbits(16), clock)
+        routes = Routes(inference, directory, self._keys, ids, self._refused)
+        self._server = HttpServer(settings.http, clock, routes)
+        self._admin = AdminServer(settings.http, clock, self._metrics)
+        self._follower = PlanFollower(
+            identity.home / "run" / "plan.msgpack",
+            f"unix:{identity.home / 'run' / 'control.sock'}",
+            hello,
+            self.apply,
+            self.snapshot,
+            settings.control.snapshot_interval_s,
+        )
+        self._snapshots = 0
+        self._state = "starting"
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def provision(self) -> None:
+        """Read the API keys; raises ``InvalidSettings``."""
+        self._keys.provision()
+
+    async def start(self, listening: socket.socket) -> None:
+        """Answer on a socket that is already bound."""
+        await self._engine.start()
+        await self._follower.start()
+        await self._server.start(listening)
+        port = await self._admin.start()
+        facts = {"pid": os.getpid(), "admin_url": f"http://127.0.0.1:{port}"}
+        path = self._identity.home / "run" / f"{self._identity.id}.json"
+        durable_write(path, orjson.dumps(facts))
+        self._state = "ready"
+        self._tasks = [
+            asyncio.create_task(self._drain_ring()),
+            asyncio.create_task(self._watch_keys()),
+        ]
+        self._follower.poke()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Close the listener first, then finish what was accepted."""
+        self._state = "draining"
+        await self._server.drain(timeout_s)
+
+    async def stop(self) -> None:
+        """Report the last counts and close everything."""
+        for task in self._tasks:
+            task.cancel()
+        await self._server.stop()
+        self._ring.drain()
+        await self._follower.stop()
+        await self._engine.stop()
+        await self._admin.stop()
+
+    def apply(self, plan: Plan) -> None:
+        """Act on this plan from now on."""
+        self._engine.apply(plan)
+        self._check.apply(plan)
+        self._router.apply(plan)
+
+    def snapshot(self) -> Snapshot:
+        """Return what this gateway knows of itself."""
+        self._ring.drain()
+        self._snapshots += 1
+        identity, rss, meter = self._identity, resident_bytes(), self._meter
+        meter.set("salver_process_resident_bytes", ("gateway", identity.id), rss)
+        meter.set("salver_plan_number", (identity.id,), self._follower.plan_number)
+        meter.set("salver_connections", (), self._server.connections)
+        for endpoint in self._router.endpoints():
+            count = sum(self._engine.open_requests(v.id) for v in endpoint.variants)
+            meter.set("salver_requests_in_flight", (endpoint.name,), count)
+        return Snapshot(
+            self._snapshots,
+            self._follower.plan_number,
+            os.getpid(),
+            self._state,
+            rss,
+            (),
+            meter.counters(),
+            meter.gauges(),
+            meter.histograms(),
+        )
+
+    def _is_ready(self) -> bool:
+        return self._state == "ready" and self._follower.plan is not None
+
+    def _refused(self, code: str) -> None:
+        self._meter.add("salver_http_refused_total", (code,))
+
+    def _metrics(self) -> bytes:
+        snapshot = self.snapshot()
+        return render(snapshot.counters, snapshot.gauges, snapshot.histograms)
+
+    async def _drain_ring(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.observe.drain_interval_s)
+            self._ring.drain()
+
+    async def _watch_keys(self) -> None:
+        while True:
+            await asyncio.sleep(_KEYS_CHECK_S)
+            error = self._keys.reload()
+            if error is not None:
+                log.error("api_keys_not_reloaded", cause=error.message)

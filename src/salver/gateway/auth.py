@@ -1,0 +1,128 @@
+"""Who calls: API keys from a file of hashes.
+
+Keys are 256 random bits, so a plain SHA-256 cannot be guessed and costs the request little.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from salver.core.context import ANONYMOUS, DEFAULT_TENANT, Principal
+from salver.core.errors import (
+    Forbidden,
+    InvalidSettings,
+    QuotaExceeded,
+    SalverError,
+    Unauthenticated,
+)
+from salver.core.names import check_name
+
+_CACHED_KEYS = 1024
+_BEARER = b"bearer "
+_RETRY_AFTER_S = 1.0
+_DIGEST_LENGTH = 64
+
+
+class KeyEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """One line of the file."""
+
+    sha256: str
+    principal: str
+    tenant: str = DEFAULT_TENANT
+    endpoints: list[str] | None = None
+    max_in_flight: int | None = None
+
+
+class KeyFile(msgspec.Struct, forbid_unknown_fields=True):
+    """The file: ``keys:`` and a list."""
+
+    keys: list[KeyEntry]
+
+
+class Keys:
+    """Finds the principal of a request; everybody is anonymous when there is no file.
+
+    ``reload`` takes over a changed file; one that is broken leaves the old keys in force.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._principals: dict[str, Principal] = {}
+        self._cache: dict[bytes, Principal] = {}
+        self._modified_ns = 0
+
+    def provision(self) -> None:
+        """Read the file; raises ``InvalidSettings`` with the place of the fault."""
+        if self._path is None:
+            return
+        try:
+            modified_ns = self._path.stat().st_mtime_ns
+            document = yaml.safe_load(self._path.read_text())
+            entries = msgspec.convert(document, KeyFile).keys
+        except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
+            raise InvalidSettings(f"API key file {self._path}: {error}") from error
+        self._principals = {entry.sha256.lower(): _principal(entry) for entry in entries}
+        self._cache = {}
+        self._modified_ns = modified_ns
+
+    def reload(self) -> SalverError | None:
+        """Read the file again if it changed; returns what is wrong with it, if anything."""
+        if self._path is None:
+            return None
+        try:
+            if self._path.stat().st_mtime_ns == self._modified_ns:
+                return None
+            self.provision()
+        except OSError as error:
+            return InvalidSettings(f"API key file {self._path}: {error}")
+        except SalverError as error:
+            return error
+        return None
+
+    def identify(self, headers: Mapping[bytes, bytes]) -> Principal:
+        """Return who sent these headers; raises ``Unauthenticated``."""
+        if self._path is None:
+            return ANONYMOUS
+        sent = headers.get(b"authorization") or headers.get(b"x-api-key")
+        if sent is None:
+            raise Unauthenticated(
+                "send an API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
+            )
+        principal = self._cache.get(sent)
+        return principal if principal is not None else self._look_up(sent)
+
+    def _look_up(self, sent: bytes) -> Principal:
+        key = sent[len(_BEARER) :].strip() if sent[: len(_BEARER)].lower() == _BEARER else sent
+        digest = hashlib.sha256(key).hexdigest()
+        principal = self._principals.get(digest)
+        if principal is None:
+            raise Unauthenticated("the API key is not known; ask the operator for one")
+        if len(self._cache) >= _CACHED_KEYS:
+            self._cache.clear()
+        self._cache[sent] = principal
+        return principal
+
+
+def check_access(principal: Principal, endpoint: str) -> None:
+    """Raise ``Forbidden`` or ``QuotaExceeded`` unless the caller may ask this endpoint now."""
+    if principal.endpoints is not None and endpoint not in principal.endpoints:
+        raise Forbidden(f"the API key of {principal.name!r} may not call endpoint {endpoint!r}")
+    if principal.max_in_flight is not None and principal.in_flight >= principal.max_in_flight:
+        raise QuotaExceeded(
+            f"{principal.name!r} has {principal.in_flight} requests open, which is its quota",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+
+
+def _principal(entry: KeyEntry) -> Principal:
+    if len(entry.sha256) != _DIGEST_LENGTH:
+        raise InvalidSettings(f"sha256 of {entry.principal!r} must be 64 hexadecimal digits")
+    return Principal(
+        check_name(entry.principal, "principal"),
+        check_name(entry.tenant, "tenant"),
+        None if entry.endpoints is None else frozenset(entry.endpoints),
+        entry.max_in_flight,
+    )

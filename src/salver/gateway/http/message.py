@@ -1,0 +1,115 @@
+"""One HTTP request and its answer."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import orjson
+
+from salver.core.errors import SalverError
+from salver.gateway.statuses import STATUSES
+
+Buffer = bytes | bytearray | memoryview
+
+_REASONS = {
+    200: b"OK",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    409: b"Conflict",
+    413: b"Content Too Large",
+    415: b"Unsupported Media Type",
+    422: b"Unprocessable Content",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    499: b"Client Closed Request",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+    507: b"Insufficient Storage",
+}
+JSON_TYPE = b"application/json"
+BINARY_TYPE = b"application/octet-stream"
+_CLOSE = b"Connection: close\r\n"
+
+
+class Outlet(Protocol):
+    """The connection an answer goes to."""
+
+    def answered(self, message: "HttpMessage") -> None:
+        """Write the answer when it is its turn."""
+        ...
+
+
+class HttpMessage:
+    """A request whose body is complete, and the place for its answer.
+
+    Header names are lower case. ``on_gone`` is called when the client leaves before the answer.
+    """
+
+    __slots__ = (
+        "arrival_ns",
+        "body",
+        "close",
+        "head_only",
+        "headers",
+        "method",
+        "on_gone",
+        "outlet",
+        "reply",
+        "request_id",
+        "target",
+    )
+
+    def __init__(self, outlet: Outlet, arrival_ns: int) -> None:
+        self.outlet = outlet
+        self.arrival_ns = arrival_ns
+        self.method = b""
+        self.target = b""
+        self.headers: dict[bytes, bytes] = {}
+        self.body: Buffer = b""
+        self.close = False
+        self.head_only = False
+        self.request_id = ""
+        self.on_gone: object | None = None
+        self.reply: list[Buffer] | None = None
+
+    def respond(
+        self,
+        status: int,
+        parts: Sequence[Buffer],
+        content_type: bytes = JSON_TYPE,
+        headers: bytes = b"",
+    ) -> int:
+        """Answer; ``headers`` are complete lines. Returns the size of the body in bytes."""
+        size = 0
+        for part in parts:
+            size += part.nbytes if isinstance(part, memoryview) else len(part)
+        head = b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b%b\r\n" % (
+            status,
+            _REASONS.get(status, b"Status"),
+            content_type,
+            size,
+            headers,
+            _CLOSE if self.close else b"",
+        )
+        self.reply = [head] if self.head_only else [head, *parts]
+        self.on_gone = None
+        self.outlet.answered(self)
+        return size
+
+    def fail(self, error: SalverError, headers: bytes = b"") -> int:
+        """Answer with a coded error."""
+        if error.retry_after_s is not None:
+            headers += b"Retry-After: %d\r\n" % max(1, round(error.retry_after_s))
+        if error.code == "unauthenticated":
+            headers += b'WWW-Authenticate: Bearer realm="salver"\r\n'
+        if self.request_id:
+            headers += b"x-salver-request-id: %b\r\n" % self.request_id.encode()
+        body = orjson.dumps(
+            {"error": error.message, "code": error.code, "request_id": self.request_id}
+        )
+        return self.respond(STATUSES[error.code].http, (body,), headers=headers)

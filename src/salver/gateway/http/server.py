@@ -1,0 +1,80 @@
+"""The listening side: admits connections, sweeps for those that are late, drains."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from salver.core.clock import Clock
+from salver.core.settings import HttpSettings
+from salver.gateway.http.connection import HttpConnection
+from salver.gateway.http.message import HttpMessage
+
+_SWEEP_S = 0.5
+_DRAIN_POLL_S = 0.02
+_BACKLOG = 4096
+
+
+class HttpServer:
+    """Component that owns the connections of one listening socket."""
+
+    def __init__(
+        self, settings: HttpSettings, clock: Clock, handle: Callable[[HttpMessage], None]
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.draining = False
+        self.handle = handle
+        self._connections: set[HttpConnection] = set()
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return len(self._connections)
+
+    async def start(self, listening: socket.socket) -> None:
+        """Answer on a socket that is already bound."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: HttpConnection(self), sock=listening, backlog=_BACKLOG
+        )
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def drain(self, timeout_s: float) -> None:
+        """Close the listener first, then wait until the open requests are answered."""
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+        deadline_ns = self.clock.monotonic_ns() + round(timeout_s * 1e9)
+        while self._connections and self.clock.monotonic_ns() < deadline_ns:
+            for connection in list(self._connections):
+                connection.close_idle()
+            await asyncio.sleep(_DRAIN_POLL_S)
+
+    async def stop(self) -> None:
+        """Close everything."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.abort()
+
+    def opened(self, connection: HttpConnection) -> bool:
+        """Admit a connection unless there are too many."""
+        if len(self._connections) >= self.settings.max_connections:
+            return False
+        self._connections.add(connection)
+        return True
+
+    def closed(self, connection: HttpConnection) -> None:
+        """Forget a connection."""
+        self._connections.discard(connection)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now_ns = self.clock.monotonic_ns()
+            for connection in list(self._connections):
+                connection.expire(now_ns)

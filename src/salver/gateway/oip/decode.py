@@ -1,0 +1,337 @@
+"""From a request's body to tensors: JSON, and JSON with raw bytes behind it.
+
+Three ways read JSON: a plain one, a fast one for short numeric lists, and pysimdjson for large
+flat lists. All give the same tensors or the same refusal.
+"""
+
+import math
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import simdjson
+
+from salver.core.datatypes import BYTES, DATATYPES, DTYPES, ITEM_SIZES
+from salver.core.errors import BodyTooLarge, InvalidJson, InvalidRequest, InvalidTensor
+from salver.core.request import InferenceRequest
+from salver.core.settings import HttpSettings
+from salver.core.tensor import Buffer, Tensor, encode_bytes
+
+_FORMATS = {
+    "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q",
+    "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",
+    "FP16": "e", "FP32": "f", "FP64": "d", "BOOL": "?",
+}  # fmt: skip
+_FLOATS = frozenset(("FP16", "FP32", "FP64"))
+_NUMBER_TYPES = frozenset((int, float))
+_INT_TYPES = frozenset((int,))
+_BOOL_TYPES = frozenset((bool,))
+_MAX_PACKERS = 4096
+_SIMD_BYTES = 16 * 1024
+
+_packers: dict[tuple[str, int], struct.Struct] = {}
+
+
+class Decoded(NamedTuple):
+    """A request and how its answer shall look: binary by default, or output by output."""
+
+    request: InferenceRequest
+    caller_id: str | None
+    binary_default: bool
+    outputs: dict[str, bool] | None
+
+
+class Target(NamedTuple):
+    """Which endpoint, and which version if one was named."""
+
+    endpoint: str
+    version: str | None
+
+
+def decode_json(
+    body: Buffer, target: Target, settings: HttpSettings, mode: str = "auto"
+) -> Decoded:
+    """Read a JSON body; ``mode`` is auto, or plain for the obvious way.
+
+    Raises ``InvalidJson``, ``InvalidRequest``, ``InvalidTensor`` or ``BodyTooLarge``.
+    """
+    if len(body) > settings.max_json_bytes:
+        raise BodyTooLarge(
+            f"{len(body)} bytes of JSON are over the limit of {settings.max_json_bytes}; send "
+            "tensors as binary data"
+        )
+    if mode == "auto" and len(body) >= _SIMD_BYTES:
+        document = _parse_large(body)
+    else:
+        document = _parse(body)
+    return _request(document, b"", target, settings, mode)
+
+
+def decode_binary(
+    body: Buffer, json_length: int, target: Target, settings: HttpSettings
+) -> Decoded:
+    """Read a body of ``json_length`` bytes of JSON and raw tensor bytes after it."""
+    view = memoryview(body)
+    if not 0 < json_length <= view.nbytes:
+        raise InvalidRequest(
+            f"Inference-Header-Content-Length is {json_length}, the body has {view.nbytes} bytes"
+        )
+    if json_length > settings.max_json_bytes:
+        raise BodyTooLarge(f"{json_length} bytes of JSON are over the limit")
+    document = _parse(bytes(view[:json_length]))
+    return _request(document, view[json_length:], target, settings, "auto")
+
+
+def _parse(body: Buffer) -> dict[str, Any]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJson(f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidRequest("the body must be a JSON object with 'inputs'")
+    return document
+
+
+def _parse_large(body: Buffer) -> dict[str, Any]:
+    """Parse with simdjson; large flat lists stay unconverted until their datatype is known."""
+    try:
+        root = simdjson.Parser().parse(bytes(body))
+    except (ValueError, RuntimeError) as error:
+        raise InvalidJson(f"the body is not JSON: {error}") from error
+    if not isinstance(root, simdjson.Object):
+        raise InvalidRequest("the body must be a JSON object with 'inputs'")
+    # simdjson finds the first of two equal keys; a dictionary built in order keeps the last.
+    return {key: _shallow(value, depth=2) for key, value in root.items()}
+
+
+def _shallow(value: Any, depth: int) -> Any:
+    if isinstance(value, simdjson.Array):
+        if depth and len(value) and isinstance(value[0], simdjson.Object):
+            return [_shallow(item, depth - 1) for item in value]
+        return value if depth == 1 and _is_flat(value) else value.as_list()
+    if isinstance(value, simdjson.Object):
+        if not depth:
+            return value.as_dict()
+        return {key: _entry(item) for key, item in value.items()}
+    return value
+
+
+def _entry(value: Any) -> Any:
+    if isinstance(value, simdjson.Array):
+        return value if _is_flat(value) else value.as_list()
+    return value.as_dict() if isinstance(value, simdjson.Object) else value
+
+
+def _is_flat(array: Any) -> bool:
+    return len(array) > 0 and isinstance(array[0], int | float) and not isinstance(array[0], bool)
+
+
+def _request(
+    document: dict[str, Any], rest: Buffer, target: Target, settings: HttpSettings, mode: str
+) -> Decoded:
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list) or not inputs:
+        raise InvalidRequest("'inputs' must be a list with at least one tensor")
+    if len(inputs) > settings.max_tensors:
+        raise InvalidRequest(f"{len(inputs)} inputs are over the limit of {settings.max_tensors}")
+    parameters = document.get("parameters")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise InvalidRequest("'parameters' must be an object")
+    caller_id = document.get("id")
+    if caller_id is not None and not isinstance(caller_id, str):
+        raise InvalidRequest("'id' must be text")
+    tensors = _tensors(inputs, rest, settings, mode)
+    binary_default = bool(parameters and parameters.get("binary_data_output"))
+    outputs = _outputs(document.get("outputs"), binary_default=binary_default)
+    request = InferenceRequest(
+        target.endpoint,
+        tensors,
+        target.version,
+        None if outputs is None else tuple(outputs),
+        _plain(parameters) if parameters else None,
+    )
+    return Decoded(request, caller_id, binary_default, outputs)
+
+
+def _plain(parameters: dict[str, Any]) -> dict[str, Any] | None:
+    """Keep what is the model's: scalars that the protocol itself gives no meaning."""
+    kept = {
+        key: value
+        for key, value in parameters.items()
+        if key not in _PROTOCOL_PARAMETERS and isinstance(value, str | int | float | bool)
+    }
+    return kept or None
+
+
+_PROTOCOL_PARAMETERS = frozenset(("binary_data_output", "binary_data_size", "binary_data"))
+
+
+def _tensors(inputs: list[Any], rest: Buffer, settings: HttpSettings, mode: str) -> list[Tensor]:
+    tensors: list[Tensor] = []
+    position = 0
+    for item in inputs:
+        if not isinstance(item, dict):
+            raise InvalidRequest("every input must be an object with name, shape and datatype")
+        name, datatype, shape = _head(item, settings)
+        parameters = item.get("parameters")
+        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+        if size is None:
+            tensors.append(_from_list(name, datatype, shape, item.get("data"), mode))
+            continue
+        if type(size) is not int or not 0 <= size <= len(rest) - position:
+            raise InvalidTensor(
+                f"input {name!r}: binary_data_size is {size!r}, {len(rest) - position} bytes follow"
+            )
+        tensor = Tensor(name, datatype, shape, rest[position : position + size])
+        tensor.check()
+        tensors.append(tensor)
+        position += size
+    if position != len(rest):
+        raise InvalidTensor(f"{len(rest) - position} bytes after the last tensor")
+    return tensors
+
+
+def _head(item: dict[str, Any], settings: HttpSettings) -> tuple[str, str, tuple[int, ...]]:
+    name, datatype, shape = item.get("name"), item.get("datatype"), item.get("shape")
+    if not isinstance(name, str):
+        raise InvalidRequest("every input needs a 'name'")
+    if datatype not in ITEM_SIZES and datatype != BYTES:
+        raise InvalidTensor(
+            f"input {name!r}: datatype {datatype!r} is not one of {', '.join(DATATYPES)}"
+        )
+    if isinstance(shape, simdjson.Array):
+        shape = shape.as_list()
+    if not isinstance(shape, list) or len(shape) > settings.max_dimensions:
+        raise InvalidTensor(
+            f"input {name!r}: 'shape' must be a list of at most {settings.max_dimensions} sizes"
+        )
+    for size in shape:
+        if type(size) is not int or size < 0:
+            raise InvalidTensor(f"input {name!r}: dimension {size!r} is not a size")
+    return name, datatype, tuple(shape)
+
+
+def _from_list(name: str, datatype: str, shape: tuple[int, ...], data: Any, mode: str) -> Tensor:
+    count = math.prod(shape)
+    if isinstance(data, simdjson.Array):
+        return _from_simd(name, datatype, shape, data)
+    if not isinstance(data, list):
+        raise InvalidTensor(f"input {name!r}: 'data' must be a list")
+    if data and type(data[0]) is list:
+        data = _flatten(name, data, shape)
+    if len(data) != count:
+        raise InvalidTensor(
+            f"input {name!r}: {len(data)} values for shape {list(shape)}, which takes {count}"
+        )
+    if datatype == BYTES:
+        return Tensor(name, datatype, shape, _text(name, data))
+    _check_types(name, datatype, data)
+    try:
+        if mode == "plain":
+            return Tensor(name, datatype, shape, _checked_array(datatype, data).tobytes())
+        return Tensor(name, datatype, shape, _packer(datatype, count).pack(*data))
+    except (struct.error, OverflowError, ValueError) as error:
+        raise _out_of_range(name, datatype) from error
+
+
+def _out_of_range(name: str, datatype: str) -> InvalidTensor:
+    return InvalidTensor(f"input {name!r}: a value does not fit into {datatype}")
+
+
+def _packer(datatype: str, count: int) -> struct.Struct:
+    key = (datatype, count)
+    packer = _packers.get(key)
+    if packer is None:
+        if len(_packers) >= _MAX_PACKERS:
+            _packers.clear()
+        packer = _packers[key] = struct.Struct(f"<{count}{_FORMATS[datatype]}")
+    return packer
+
+
+def _checked_array(datatype: str, data: list[Any]) -> "np.ndarray[Any, Any]":
+    """The obvious way: let numpy convert, and refuse what did not survive it."""
+    dtype = DTYPES[datatype]
+    if datatype in _FLOATS:
+        with np.errstate(over="ignore"):
+            array = np.array([float(value) for value in data], np.float64).astype(dtype)
+        if not np.isfinite(array).all():
+            raise OverflowError
+        return array
+    return np.array(data, dtype)
+
+
+def _check_types(name: str, datatype: str, data: list[Any]) -> None:
+    types = set(map(type, data))
+    if datatype in _FLOATS:
+        allowed = _NUMBER_TYPES
+    else:
+        allowed = _BOOL_TYPES if datatype == "BOOL" else _INT_TYPES
+    if not types <= allowed:
+        found = ", ".join(sorted(kind.__name__ for kind in types - allowed))
+        raise InvalidTensor(f"input {name!r}: {found} among the values of a {datatype} tensor")
+
+
+def _from_simd(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Tensor:
+    if datatype not in ("FP32", "FP64"):
+        return _from_list(name, datatype, shape, data.as_list(), "auto")
+    try:
+        values = np.frombuffer(data.as_buffer(of_type="d"), np.float64)
+    except TypeError as error:
+        raise InvalidTensor(
+            f"input {name!r}: something else than numbers among the values of a {datatype} tensor"
+        ) from error
+    # A list that begins flat but nests later would be flattened silently.
+    if values.size != math.prod(shape) or values.size != len(data):
+        raise InvalidTensor(
+            f"input {name!r}: {len(data)} values for shape {list(shape)}, which takes "
+            f"{math.prod(shape)}"
+        )
+    if datatype == "FP64":
+        return Tensor(name, datatype, shape, values.tobytes())
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise _out_of_range(name, datatype)
+    return Tensor(name, datatype, shape, single.tobytes())
+
+
+def _flatten(name: str, data: list[Any], shape: tuple[int, ...]) -> list[Any]:
+    """Unnest lists whose nesting is exactly the shape's."""
+    level = data
+    for depth in range(len(shape) - 1):
+        expected = math.prod(shape[: depth + 1])
+        if len(level) != expected:
+            raise InvalidTensor(
+                f"input {name!r}: {len(level)} lists at depth {depth} for shape {list(shape)}"
+            )
+        following: list[Any] = []
+        for item in level:
+            if type(item) is not list or len(item) != shape[depth + 1]:
+                raise InvalidTensor(f"input {name!r}: the nesting is not that of {list(shape)}")
+            following.extend(item)
+        level = following
+    return level
+
+
+def _text(name: str, data: list[Any]) -> bytes:
+    for item in data:
+        if type(item) is not str:
+            raise InvalidTensor(f"input {name!r}: elements of a BYTES tensor must be text")
+    return encode_bytes(data)
+
+
+def _outputs(outputs: Any, *, binary_default: bool) -> dict[str, bool] | None:
+    if outputs is None or outputs == []:
+        return None
+    if not isinstance(outputs, list):
+        raise InvalidRequest("'outputs' must be a list of objects with a name")
+    wanted: dict[str, bool] = {}
+    for item in outputs:
+        name = item.get("name") if isinstance(item, dict) else None
+        if not isinstance(name, str):
+            raise InvalidRequest("every entry of 'outputs' needs a 'name'")
+        parameters = item.get("parameters")
+        binary = parameters.get("binary_data") if isinstance(parameters, dict) else None
+        wanted[name] = binary_default if binary is None else bool(binary)
+    return wanted

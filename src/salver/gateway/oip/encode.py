@@ -1,0 +1,87 @@
+"""From tensors to an answer's body: JSON, or JSON with raw bytes behind it."""
+
+import numpy as np
+import orjson
+
+from salver.core.datatypes import BYTES, DTYPES
+from salver.core.errors import NonFiniteOutput
+from salver.core.tensor import Buffer, Tensor
+
+_MAX_HEADS = 4096
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+_heads: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
+
+
+def opening(model: str, version: str, caller_id: str | None) -> bytes:
+    """Return the JSON up to the outputs; ``id`` is echoed, or left out when there was none."""
+    head = b'{"model_name":%b,"model_version":%b,' % (orjson.dumps(model), orjson.dumps(version))
+    if caller_id is not None:
+        head += b'"id":%b,' % orjson.dumps(caller_id)
+    return head + b'"outputs":['
+
+
+def encode_json(head: bytes, tensors: list[Tensor]) -> bytes:
+    """Return a JSON answer with flat data; raises ``NonFiniteOutput`` for NaN and infinity."""
+    parts = [head]
+    for tensor in tensors:
+        parts.append(_head(tensor))
+        parts.append(b'"data":')
+        parts.append(_data(tensor))
+        parts.append(b"},")
+    return _closed(parts)
+
+
+def encode_mixed(
+    head: bytes, tensors: list[Tensor], binary: dict[str, bool], *, default: bool
+) -> tuple[bytes, list[Buffer]]:
+    """Return the JSON part and the raw bytes of the outputs that shall be binary."""
+    parts = [head]
+    raw: list[Buffer] = []
+    for tensor in tensors:
+        parts.append(_head(tensor))
+        if binary.get(tensor.name, default):
+            parts.append(b'"parameters":{"binary_data_size":%d}},' % tensor.size_bytes)
+            raw.append(tensor.buffer)
+        else:
+            parts.append(b'"data":%b},' % _data(tensor))
+    return _closed(parts), raw
+
+
+def _closed(parts: list[bytes]) -> bytes:
+    if len(parts) > 1:
+        parts[-1] = parts[-1][:-1]
+    parts.append(b"]}")
+    return b"".join(parts)
+
+
+def _head(tensor: Tensor) -> bytes:
+    key = (tensor.name, tensor.datatype, tensor.shape)
+    head = _heads.get(key)
+    if head is None:
+        if len(_heads) >= _MAX_HEADS:
+            _heads.clear()
+        document = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        head = _heads[key] = orjson.dumps(document)[:-1] + b","
+    return head
+
+
+def _data(tensor: Tensor) -> bytes:
+    if tensor.datatype == BYTES:
+        items = [item.decode(errors="surrogateescape") for item in tensor.array().ravel()]
+        try:
+            return orjson.dumps(items)
+        except TypeError as error:
+            raise NonFiniteOutput(
+                f"output {tensor.name!r} has bytes that are not UTF-8, which JSON cannot carry; "
+                "ask for binary data"
+            ) from error
+    data = orjson.dumps(np.frombuffer(tensor.buffer, DTYPES[tensor.datatype]), option=_NUMPY)
+    # orjson writes NaN and infinity as null, and no number contains an n; true and false do not
+    # occur in floats.
+    if tensor.datatype.startswith("FP") and b"n" in data:
+        raise NonFiniteOutput(
+            f"output {tensor.name!r} has NaN or infinite values, which JSON cannot carry; ask for "
+            "binary data, or look at the inputs"
+        )
+    return data

@@ -1,0 +1,52 @@
+"""What the server and its endpoints say of themselves."""
+
+from typing import Any
+
+import salver
+from salver.core.signature import Column, TensorSpec
+from salver.wire.messages import EndpointPlan, VariantPlan
+
+EXTENSIONS = ("binary_tensor_data", "parameters")
+
+
+def server_metadata() -> dict[str, Any]:
+    """Return the document of ``GET /v2``."""
+    return {"name": "salver", "version": salver.__version__, "extensions": list(EXTENSIONS)}
+
+
+def model_metadata(endpoint: EndpointPlan, variant: VariantPlan) -> dict[str, Any]:
+    """Return the document of ``GET /v2/models/M``."""
+    versions = sorted({item.version for item in endpoint.variants}, key=lambda text: int(text))
+    return {
+        "name": endpoint.name,
+        "versions": versions,
+        "platform": variant.runtime,
+        "inputs": [_tensor(spec) for spec in variant.signature.inputs],
+        "outputs": [_tensor(spec) for spec in variant.signature.outputs],
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": spec.name,
+        "datatype": spec.datatype,
+        "shape": list(spec.shape),
+    }
+    parameters: dict[str, Any] = {}
+    if spec.columns:
+        parameters["columns"] = [_column(column) for column in spec.columns]
+    if spec.optional:
+        parameters["optional"] = True
+    if parameters:
+        document["parameters"] = parameters
+    return document
+
+
+def _column(column: Column) -> dict[str, Any]:
+    document: dict[str, Any] = {"name": column.name}
+    if column.categories is not None:
+        document["categories"] = list(column.categories)
+    for key, value in (("minimum", column.minimum), ("maximum", column.maximum)):
+        if value is not None:
+            document[key] = value
+    return document

@@ -1,0 +1,170 @@
+"""The paths of the protocol, and who may ask them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import orjson
+
+from salver.core.context import Principal
+from salver.core.errors import (
+    EndpointNotFound,
+    MethodNotAllowed,
+    NotReady,
+    RouteNotFound,
+    SalverError,
+    VersionNotFound,
+)
+from salver.core.ids import RequestIds
+from salver.core.names import check_name
+from salver.gateway.auth import Keys, check_access
+from salver.gateway.http.message import HttpMessage
+from salver.gateway.oip.decode import Target
+from salver.gateway.oip.infer import Inference
+from salver.gateway.oip.metadata import model_metadata, server_metadata
+from salver.wire.messages import EndpointPlan, VariantPlan
+
+_MAX_ROUTES = 4096
+_RETRY_AFTER_S = 1.0
+_NO_TARGET = Target("", None)
+
+
+class Route(NamedTuple):
+    """What a path stands for; ``action`` is one of the methods of ``Routes``."""
+
+    action: str
+    target: Target = _NO_TARGET
+
+
+class Directory(NamedTuple):
+    """What the routes ask of the data plane's state."""
+
+    find: Callable[[str], EndpointPlan | None]
+    variant_ready: Callable[[str], bool]
+    server_ready: Callable[[], bool]
+
+
+class Routes:
+    """Answers every message: finds its route, its caller, and what they may."""
+
+    def __init__(
+        self,
+        inference: Inference,
+        directory: Directory,
+        keys: Keys,
+        ids: RequestIds,
+        refused: Callable[[str], None],
+    ) -> None:
+        self._inference = inference
+        self._directory = directory
+        self._keys = keys
+        self._ids = ids
+        self._refused = refused
+        self._cache: dict[bytes, Route] = {}
+
+    def __call__(self, message: HttpMessage) -> None:
+        """Answer one message, now or later."""
+        message.request_id = self._ids.make()
+        try:
+            route = self._cache.get(message.target)
+            if route is None:
+                route = self._resolve(message.target)
+            if route.action == "infer":
+                if message.method != b"POST":
+                    raise MethodNotAllowed("inference is asked with POST")
+                self._inference(message, route.target, self._keys.identify(message.headers))
+                return
+            self._get(message, route)
+        except SalverError as error:
+            self._refused(error.code)
+            headers = b""
+            if isinstance(error, MethodNotAllowed):
+                headers = b"Allow: %b\r\n" % error.message.rsplit(" ", 1)[-1].encode()
+            message.fail(error, headers)
+
+    def _resolve(self, raw: bytes) -> Route:
+        route = parse_target(raw)
+        if len(self._cache) >= _MAX_ROUTES:
+            self._cache.clear()
+        self._cache[raw] = route
+        return route
+
+    def _get(self, message: HttpMessage, route: Route) -> None:
+        if message.method == b"HEAD":
+            message.head_only = True
+        elif message.method != b"GET":
+            raise MethodNotAllowed("this path is asked with GET")
+        if route.action == "live":
+            _reply(message, {"live": True})
+        elif route.action == "ready":
+            ready = self._directory.server_ready()
+            _reply(message, {"ready": ready}, 200 if ready else 503)
+        elif route.action == "server":
+            self._keys.identify(message.headers)
+            _reply(message, server_metadata())
+        else:
+            self._model(message, route, self._keys.identify(message.headers))
+
+    def _model(self, message: HttpMessage, route: Route, principal: Principal) -> None:
+        name, version = route.target
+        endpoint = self._directory.find(name)
+        if endpoint is None or endpoint.tenant != principal.tenant:
+            raise EndpointNotFound(
+                f"no endpoint {name!r}; 'salver get endpoints' lists what is deployed"
+            )
+        check_access(principal, name)
+        variant = _variant(endpoint, version)
+        if route.action == "metadata":
+            _reply(message, model_metadata(endpoint, variant))
+            return
+        ready = self._directory.variant_ready(variant.id)
+        _reply(message, {"name": name, "ready": ready}, 200 if ready else 503)
+
+
+def parse_target(raw: bytes) -> Route:
+    """Return the route of a request target; raises ``RouteNotFound`` or ``InvalidName``."""
+    path = raw.split(b"?", 1)[0].decode("latin-1")
+    parts = [unquote(part) for part in path.strip("/").split("/")]
+    match parts:
+        case ["v2"]:
+            return Route("server")
+        case ["v2", "health", "live"]:
+            return Route("live")
+        case ["v2", "health", "ready"]:
+            return Route("ready")
+        case ["v2", "models", name, *rest]:
+            return _model_route(name, rest, path)
+        case _:
+            raise RouteNotFound(f"no such path: {path[:200]}")
+
+
+def _model_route(name: str, rest: list[str], path: str) -> Route:
+    version: str | None = None
+    if rest[:1] == ["versions"] and len(rest) > 1:
+        version, rest = rest[1], rest[2:]
+    target = Target(check_name(name, "endpoint"), version)
+    match rest:
+        case []:
+            return Route("metadata", target)
+        case ["ready"]:
+            return Route("model_ready", target)
+        case ["infer"]:
+            return Route("infer", target)
+        case _:
+            raise RouteNotFound(f"no such path: {path[:200]}")
+
+
+def _variant(endpoint: EndpointPlan, version: str | None) -> VariantPlan:
+    for variant in endpoint.variants:
+        if version is None or variant.version == version:
+            return variant
+    if version is None:
+        raise NotReady(
+            f"endpoint {endpoint.name!r} is not ready: {endpoint.reason or 'it is loading'}",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+    raise VersionNotFound(f"endpoint {endpoint.name!r} does not serve version {version[:40]!r}")
+
+
+def _reply(message: HttpMessage, document: dict[str, object], status: int = 200) -> None:
+    message.respond(status, (orjson.dumps(document),))

@@ -1,0 +1,123 @@
+"""Checks a routed request against its variant's signature and declared values."""
+
+import numpy as np
+
+from salver.core.context import RequestContext
+from salver.core.datatypes import BYTES
+from salver.core.errors import SalverError, ValueRejected
+from salver.core.handler import Handler, Responder
+from salver.core.request import InferenceRequest
+from salver.core.signature import Column, Signature
+from salver.core.tensor import AnyArray, Tensor
+from salver.observe.meter import Meter
+from salver.wire.messages import Plan
+
+OFF, WARN, REJECT = "off", "warn", "reject"
+
+
+class _Rule:
+    """What holds for one variant; ``shapes`` remembers requests of a form that passed."""
+
+    __slots__ = ("declared", "policy", "shapes", "signature")
+
+    def __init__(self, signature: Signature, policy: str) -> None:
+        self.signature = signature
+        self.policy = policy
+        self.shapes: set[tuple[object, ...]] = set()
+        self.declared = {
+            spec.name: spec.columns
+            for spec in signature.inputs
+            if any(_declares(column) for column in spec.columns)
+        }
+
+
+_MAX_SHAPES = 256
+
+
+class SignatureCheck:
+    """Handler that lets through what the model can take, and what the policy allows."""
+
+    def __init__(self, inner: Handler, meter: Meter) -> None:
+        self._inner = inner
+        self._meter = meter
+        self._rules: dict[tuple[str, str], _Rule] = {}
+
+    def apply(self, plan: Plan) -> None:
+        """Check by this plan from now on."""
+        self._rules = {
+            (endpoint.name, variant.id): _Rule(variant.signature, endpoint.validation)
+            for endpoint in plan.endpoints
+            for variant in endpoint.variants
+        }
+
+    def __call__(
+        self, request: InferenceRequest, context: RequestContext, responder: Responder
+    ) -> None:
+        """Check, then pass on or fail."""
+        try:
+            self._check(request, context)
+        except SalverError as error:
+            responder.fail(error)
+            return
+        self._inner(request, context, responder)
+
+    def _check(self, request: InferenceRequest, context: RequestContext) -> None:
+        rule = self._rules[(request.endpoint, context.variant)]
+        inputs = request.inputs
+        if len(inputs) == 1:
+            only = inputs[0]
+            form: tuple[object, ...] = (only.name, only.datatype, only.shape, request.outputs)
+        else:
+            form = (*[(t.name, t.datatype, t.shape) for t in inputs], request.outputs)
+        if form not in rule.shapes:
+            rule.signature.check_inputs(inputs)
+            if request.outputs is not None:
+                rule.signature.check_outputs(request.outputs)
+            if len(rule.shapes) >= _MAX_SHAPES:
+                rule.shapes.clear()
+            rule.shapes.add(form)
+        if rule.policy != OFF and rule.declared:
+            self._check_values(rule, request)
+
+    def _check_values(self, rule: _Rule, request: InferenceRequest) -> None:
+        for tensor in request.inputs:
+            columns = rule.declared.get(tensor.name)
+            if columns is None:
+                continue
+            problem = _first_violation(tensor, columns)
+            if problem:
+                self._meter.add("salver_out_of_range_total", (request.endpoint, tensor.name))
+                if rule.policy == REJECT:
+                    raise ValueRejected(problem)
+
+
+def _declares(column: Column) -> bool:
+    return column.categories is not None or column.minimum is not None or column.maximum is not None
+
+
+def _first_violation(tensor: Tensor, columns: tuple[Column, ...]) -> str:
+    array = tensor.array()
+    if array.ndim == 0:
+        return ""
+    rows = array.reshape(-1, len(columns)) if array.size else array.reshape(0, len(columns))
+    for index, column in enumerate(columns):
+        problem = _violation(rows[:, index], column, tensor.datatype)
+        if problem:
+            return f"input {tensor.name!r}, column {column.name!r}: {problem}"
+    return ""
+
+
+def _violation(values: AnyArray, column: Column, datatype: str) -> str:
+    if column.categories is not None:
+        found = {v.decode(errors="replace") if datatype == BYTES else str(v) for v in values}
+        unknown = found.difference(column.categories)
+        if unknown:
+            return "a value is not one of the declared categories"
+    if datatype == BYTES:
+        return ""
+    with np.errstate(invalid="ignore"):
+        if column.minimum is not None and bool((values < column.minimum).any()):
+            return f"a value is below the declared minimum of {column.minimum:g}"
+        if column.maximum is not None and bool((values > column.maximum).any()):
+            return f"a value is above the declared maximum of {column.maximum:g}"
+    return ""

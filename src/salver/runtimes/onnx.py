@@ -1,0 +1,126 @@
+"""ONNX models on ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from salver.core.datatypes import BYTES
+from salver.core.errors import InvalidArtifact, LoadFailed, ModelFailed
+from salver.core.signature import VARIABLE, Signature, TensorSpec
+from salver.core.tensor import AnyArray
+from salver.runtimes.base import Batch, RuntimeOptions
+from salver.runtimes.checks import check_batch, only_file, pick
+from salver.runtimes.memory import give_back
+
+_TYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": BYTES,
+}
+_MAX_CAUSE = 500
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntime:
+    """Batch runtime for one graph, external data beside it included."""
+
+    def __init__(self) -> None:
+        self._session: onnxruntime.InferenceSession | None = None
+        self._signature: Signature | None = None
+        self._outputs: list[str] = []
+        self._text_inputs: frozenset[str] = frozenset()
+
+    def load(self, folder: Path, signature: Signature | None, options: RuntimeOptions) -> None:
+        """Load the one ``.onnx`` file of the folder."""
+        path = only_file(folder, (".onnx",))
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = _ERRORS_ONLY
+        # Spinning threads would take the cores of the other processes.
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), settings, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's own exception classes have no common base
+            raise LoadFailed(f"ONNX Runtime refused {path.name}: {error}"[:_MAX_CAUSE]) from error
+        self._signature = signature or _signature_of(self._session)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._text_inputs = frozenset(
+            spec.name for spec in self._signature.inputs if spec.datatype == BYTES
+        )
+
+    def signature(self) -> Signature | None:
+        """Return the graph's inputs and outputs."""
+        return self._signature
+
+    def run(self, batch: Batch, outputs: tuple[str, ...] | None) -> Batch:
+        """Answer a batch; only the wanted outputs are computed."""
+        session, signature = self._session, self._signature
+        if session is None or signature is None:
+            raise ModelFailed("the model is not loaded")
+        check_batch(batch, signature.inputs)
+        names = self._outputs
+        if outputs is not None:
+            pick(dict.fromkeys(names, _NOTHING), outputs)
+            names = list(outputs)
+        if self._text_inputs:
+            batch = {
+                name: _decoded(array) if name in self._text_inputs else array
+                for name, array in batch.items()
+            }
+        try:
+            values = session.run(names, batch)
+        except Exception as error:  # ONNX Runtime's own exception classes have no common base
+            raise ModelFailed(f"ONNX Runtime: {error}"[:_MAX_CAUSE]) from error
+        return dict(zip(names, values, strict=True))
+
+    def unload(self) -> None:
+        """Release the session."""
+        self._session = None
+        give_back()
+
+
+_NOTHING: AnyArray = np.empty(0)
+
+
+def _decoded(array: AnyArray) -> AnyArray:
+    """ONNX strings are text; bytes that are not UTF-8 cannot be passed."""
+    try:
+        items = [item.decode() if isinstance(item, bytes) else item for item in array.ravel()]
+    except UnicodeDecodeError as error:
+        raise ModelFailed("a text input is not UTF-8, which ONNX strings must be") from error
+    text = np.empty(array.size, dtype=object)
+    text[:] = items
+    return text.reshape(array.shape)
+
+
+def _signature_of(session: onnxruntime.InferenceSession) -> Signature:
+    return Signature(
+        tuple(_spec(item) for item in session.get_inputs()),
+        tuple(_spec(item) for item in session.get_outputs()),
+    )
+
+
+def _spec(item: Any) -> TensorSpec:
+    datatype = _TYPES.get(item.type)
+    if datatype is None:
+        raise InvalidArtifact(
+            f"{item.name!r} is {item.type}, which the protocol cannot carry; export it as a plain "
+            "tensor (for classifiers of skl2onnx: options={'zipmap': False})"
+        )
+    shape = tuple(size if isinstance(size, int) else VARIABLE for size in item.shape or ())
+    return TensorSpec(item.name, datatype, shape)

@@ -1,0 +1,190 @@
+"""One link between two processes, after both have greeted.
+
+What is sent during one turn of the event loop leaves as one write.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+from salver.core.errors import WireError
+from salver.wire.framing import LARGE_BYTES, Buffer, FrameReceiver, encode, size_of
+from salver.wire.messages import (
+    OLDEST_PROTOCOL_VERSION,
+    PROTOCOL_VERSION,
+    Hello,
+    Message,
+)
+
+_GREETING_TIMEOUT_S = 10.0
+
+
+class Receiver(Protocol):
+    """Who gets what arrives on a link; neither method may raise."""
+
+    def on_message(self, message: Message, payload: Buffer) -> None:
+        """Take one message; the payload belongs to the receiver from now on."""
+        ...
+
+    def on_lost(self, error: WireError | None) -> None:
+        """Take note that the link is gone; called once, also after ``close()``."""
+        ...
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A link. ``accept`` is called once the peer's Hello is in order and gives the receiver.
+
+    ``initiator`` greets first; the other side answers. ``token`` must match on both sides.
+    """
+
+    def __init__(
+        self,
+        hello: Hello,
+        accept: Callable[["Connection"], Receiver],
+        *,
+        initiator: bool,
+        max_frame_bytes: int,
+        coalesce: bool = True,
+    ) -> None:
+        self._hello = hello
+        self._accept = accept
+        self._initiator = initiator
+        self._coalesce = coalesce
+        self._frames = FrameReceiver(max_frame_bytes)
+        self._out: list[Buffer] = []
+        self._large_out = False
+        self._flush_due = False
+        self._receiver: Receiver | None = None
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._greeting_timer: asyncio.TimerHandle | None = None
+        self._error: WireError | None = None
+        self.peer: Hello | None = None
+        self.greeted: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes accepted for sending that the socket has not taken yet."""
+        waiting = size_of(self._out)
+        return waiting + (self._transport.get_write_buffer_size() if self._transport else 0)
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether messages may still get through."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
+        """Queue a message and its payload; silently lost when the link is closing.
+
+        Buffers over 64 KiB are not copied and must not change until they are sent.
+        """
+        size = size_of(buffers) if buffers else 0
+        self._out.append(encode(message, size))
+        if buffers:
+            self._out.extend(buffers)
+            if size >= LARGE_BYTES:
+                self._large_out = True
+        if not self._coalesce:
+            self.flush()
+        elif not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write everything queued now instead of at the end of the loop's turn."""
+        self._flush_due = False
+        out, transport = self._out, self._transport
+        if not out:
+            return
+        self._out = []
+        if transport is None or transport.is_closing():
+            return
+        if self._large_out:
+            self._large_out = False
+            transport.writelines(out)
+        else:
+            transport.write(b"".join(out))
+
+    def close(self) -> None:
+        """Send what is queued and close; the receiver's ``on_lost`` follows."""
+        self.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self, error: WireError) -> None:
+        """Close at once; the receiver learns why."""
+        self._error = error
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet, or wait for the greeting."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._greeting_timer = self._loop.call_later(
+            _GREETING_TIMEOUT_S, self.abort, WireError("the peer did not greet in time")
+        )
+        if self._initiator:
+            self.send(self._hello)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next bytes go."""
+        del sizehint
+        return self._frames.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand on the messages that are complete."""
+        try:
+            messages = self._frames.received(nbytes)
+        except WireError as error:
+            self.abort(error)
+            return
+        receiver = self._receiver
+        for message, payload in messages:
+            if receiver is None:
+                receiver = self._greet(message)
+                if receiver is None:
+                    return
+            else:
+                receiver.on_message(message, payload)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the receiver, or whoever waits for the greeting."""
+        if self._greeting_timer is not None:
+            self._greeting_timer.cancel()
+        error = self._error
+        if error is None and exc is not None:
+            error = WireError(f"the link broke: {exc}")
+        if not self.greeted.done():
+            self.greeted.set_exception(error or WireError("the peer closed before it greeted"))
+            # Nobody may be waiting for a greeting on the accepting side.
+            self.greeted.exception()
+        if self._receiver is not None:
+            self._receiver.on_lost(error)
+
+    def _greet(self, message: Message) -> Receiver | None:
+        problem = _problem(message, self._hello.token)
+        if problem:
+            self.abort(WireError(problem))
+            return None
+        self.peer = cast(Hello, message)
+        if self._greeting_timer is not None:
+            self._greeting_timer.cancel()
+        if not self._initiator:
+            self.send(self._hello)
+        self._receiver = self._accept(self)
+        self.greeted.set_result(None)
+        return self._receiver
+
+
+def _problem(message: Message, token: str) -> str:
+    if not isinstance(message, Hello):
+        return f"the first message was {type(message).__name__}, not Hello"
+    if not OLDEST_PROTOCOL_VERSION <= message.version <= PROTOCOL_VERSION + 1:
+        return (
+            f"{message.role} {message.identity} speaks version {message.version} of the protocol, "
+            f"this process {OLDEST_PROTOCOL_VERSION} to {PROTOCOL_VERSION + 1}; update the older"
+        )
+    if not hmac.compare_digest(message.token.encode(), token.encode()):
+        return f"{message.role} {message.identity} sent a wrong token"
+    return ""

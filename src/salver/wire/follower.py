@@ -1,0 +1,131 @@
+"""Keeps a process in line with the plan: from disk at start, then from control.
+
+Control may come and go: the follower reconnects with growing pauses and the process acts on the
+last plan meanwhile.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from salver.core.errors import WireError
+from salver.wire.connection import Connection
+from salver.wire.framing import Buffer
+from salver.wire.messages import Hello, Message, Plan, PlanAck, PlanPush, Snapshot
+from salver.wire.planfile import read_plan
+from salver.wire.transport import connect
+
+_CONNECT_TIMEOUT_S = 5.0
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 1.0
+
+
+class PlanFollower:
+    """Component that applies plans and reports snapshots.
+
+    ``apply`` is called with each newer plan, ``snapshot`` whenever a report is due; both on the
+    event loop's thread.
+    """
+
+    def __init__(
+        self,
+        plan_path: Path,
+        control_address: str,
+        hello: Hello,
+        apply: Callable[[Plan], None],
+        snapshot: Callable[[], Snapshot],
+        interval_s: float,
+    ) -> None:
+        self.plan: Plan | None = None
+        self._plan_path = plan_path
+        self._control_address = control_address
+        self._hello = hello
+        self._apply = apply
+        self._snapshot = snapshot
+        self._interval_s = interval_s
+        self._connection: Connection | None = None
+        self._lost = asyncio.Event()
+        self._poked = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def plan_number(self) -> int:
+        """Number of the plan in force; 0 before there is one."""
+        return 0 if self.plan is None else self.plan.number
+
+    async def start(self) -> None:
+        """Apply the plan on disk, then follow control."""
+        plan = read_plan(self._plan_path)
+        if plan is not None:
+            self._take(plan)
+        self._tasks = [
+            asyncio.create_task(self._stay_connected()),
+            asyncio.create_task(self._report()),
+        ]
+
+    async def stop(self) -> None:
+        """Send a last snapshot and close the link."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        if self._connection is not None:
+            self._connection.send(self._snapshot())
+            self._connection.close()
+
+    def poke(self) -> None:
+        """Report soon instead of at the next interval."""
+        self._poked.set()
+
+    def on_message(self, message: Message, payload: Buffer) -> None:
+        """Take a pushed plan; other messages are not for followers."""
+        del payload
+        if isinstance(message, PlanPush):
+            if message.plan.number >= self.plan_number:
+                self._take(message.plan)
+            if self._connection is not None:
+                self._connection.send(PlanAck(self.plan_number))
+            self.poke()
+
+    def on_lost(self, error: WireError | None) -> None:
+        """Take note that control is gone."""
+        del error
+        self._connection = None
+        self._lost.set()
+
+    def _take(self, plan: Plan) -> None:
+        if self.plan is not None and plan == self.plan:
+            return
+        self.plan = plan
+        self._apply(plan)
+
+    async def _stay_connected(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            self._lost.clear()
+            try:
+                await connect(
+                    self._control_address, self._hello, self._accepted, _CONNECT_TIMEOUT_S
+                )
+            except WireError:
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                continue
+            pause_s = _FIRST_PAUSE_S
+            self.poke()
+            await self._lost.wait()
+
+    def _accepted(self, connection: Connection) -> "PlanFollower":
+        self._connection = connection
+        return self
+
+    async def _report(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._interval_s):
+                    await self._poked.wait()
+            except TimeoutError:
+                pass
+            self._poked.clear()
+            if self._connection is not None:
+                self._connection.send(self._snapshot())

@@ -1,0 +1,166 @@
+"""Opens links over Unix sockets, and over TCP with TLS."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from salver.core.errors import InvalidSettings, WireError
+from salver.wire.address import TcpAddress, UnixAddress, parse_address
+from salver.wire.connection import Connection, Receiver
+from salver.wire.messages import Hello
+
+DEFAULT_MAX_FRAME_BYTES = 1024 * 1024 * 1024
+_BACKLOG = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files: our certificate and key, and the authority that signed the peers'."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """How links are opened; ``coalesce`` off writes every message on its own."""
+
+    tls: TlsFiles | None = None
+    max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES
+    coalesce: bool = True
+
+
+_DEFAULT_OPTIONS = LinkOptions()
+
+
+class Listener:
+    """An open door; ``address`` has the real port."""
+
+    def __init__(self, address: str, server: asyncio.Server, path: str | None) -> None:
+        self.address = address
+        self._server = server
+        self._path = path
+
+    async def close(self) -> None:
+        """Accept nothing more; open links go on."""
+        self._server.close()
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+
+
+async def connect(
+    address: str,
+    hello: Hello,
+    accept: Callable[[Connection], Receiver],
+    timeout_s: float,
+    options: LinkOptions = _DEFAULT_OPTIONS,
+) -> Connection:
+    """Open a link and exchange greetings.
+
+    Raises ``WireError`` when nobody answers in time, or the greeting is refused.
+    """
+    place = parse_address(address)
+    loop = asyncio.get_running_loop()
+
+    def factory() -> Connection:
+        return Connection(
+            hello,
+            accept,
+            initiator=True,
+            max_frame_bytes=options.max_frame_bytes,
+            coalesce=options.coalesce,
+        )
+
+    try:
+        async with asyncio.timeout(timeout_s):
+            if isinstance(place, UnixAddress):
+                _, connection = await loop.create_unix_connection(factory, place.path)
+            else:
+                context = _client_context(place, options.tls)
+                _, connection = await loop.create_connection(
+                    factory, place.host, place.port, ssl=context
+                )
+                _no_delay(connection)
+            try:
+                await connection.greeted
+            except BaseException:
+                connection.close()
+                raise
+    except (OSError, TimeoutError) as error:
+        raise WireError(f"{address} does not answer: {error or 'timed out'}") from error
+    return connection
+
+
+async def listen(
+    address: str,
+    hello: Hello,
+    accept: Callable[[Connection], Receiver],
+    options: LinkOptions = _DEFAULT_OPTIONS,
+) -> Listener:
+    """Open a door. Raises ``InvalidSettings`` for TCP beyond this machine without TLS."""
+    place = parse_address(address)
+    loop = asyncio.get_running_loop()
+
+    def factory() -> Connection:
+        return Connection(
+            hello,
+            accept,
+            initiator=False,
+            max_frame_bytes=options.max_frame_bytes,
+            coalesce=options.coalesce,
+        )
+
+    if isinstance(place, UnixAddress):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(place.path)
+        server = await loop.create_unix_server(factory, place.path, backlog=_BACKLOG)
+        os.chmod(place.path, 0o600)
+        return Listener(address, server, place.path)
+    context = _server_context(place, options.tls, hello.token)
+    server = await loop.create_server(
+        factory, place.host, place.port, ssl=context, backlog=_BACKLOG
+    )
+    port = server.sockets[0].getsockname()[1]
+    return Listener(f"tcp://{place.host}:{port}", server, None)
+
+
+def _client_context(place: TcpAddress, tls: TlsFiles | None) -> ssl.SSLContext | None:
+    if tls is None:
+        if place.is_loopback:
+            return None
+        raise InvalidSettings(f"tcp://{place.host} is another machine: TLS files are needed")
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=tls.authority)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.certificate, tls.key)
+    return context
+
+
+def _server_context(place: TcpAddress, tls: TlsFiles | None, token: str) -> ssl.SSLContext | None:
+    if not token:
+        raise InvalidSettings(f"listening on tcp://{place.host} takes a token")
+    if tls is None:
+        if place.is_loopback:
+            return None
+        raise InvalidSettings(
+            f"listening on tcp://{place.host} takes TLS files: other machines can reach it"
+        )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.authority)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(tls.certificate, tls.key)
+    return context
+
+
+def _no_delay(connection: Connection) -> None:
+    transport = connection._transport  # noqa: SLF001 - the same room
+    assert transport is not None
+    raw = transport.get_extra_info("socket")
+    if raw is not None:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
