@@ -4,12 +4,16 @@ What is sent during one turn of the event loop leaves as one write.
 """
 
 import asyncio
+import contextlib
 import hmac
+import os
+import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 from salver.core.errors import WireError
-from salver.wire.framing import LARGE_BYTES, Buffer, FrameReceiver, encode, size_of
+from salver.wire.framing import LARGE_BYTES, Allocate, Buffer, FrameReceiver, encode, size_of
 from salver.wire.messages import (
     OLDEST_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
@@ -18,6 +22,16 @@ from salver.wire.messages import (
 )
 
 _GREETING_TIMEOUT_S = 10.0
+_LAST_WORDS_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLimits:
+    """What a link may cost: largest payload, one write a turn or one a message, payload memory."""
+
+    max_frame_bytes: int
+    coalesce: bool = True
+    allocate: Allocate = bytearray
 
 
 class Receiver(Protocol):
@@ -44,14 +58,13 @@ class Connection(asyncio.BufferedProtocol):
         accept: Callable[["Connection"], Receiver],
         *,
         initiator: bool,
-        max_frame_bytes: int,
-        coalesce: bool = True,
+        limits: LinkLimits,
     ) -> None:
         self._hello = hello
         self._accept = accept
         self._initiator = initiator
-        self._coalesce = coalesce
-        self._frames = FrameReceiver(max_frame_bytes)
+        self._coalesce = limits.coalesce
+        self._frames = FrameReceiver(limits.max_frame_bytes, limits.allocate)
         self._out: list[Buffer] = []
         self._large_out = False
         self._flush_due = False
@@ -60,6 +73,9 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._greeting_timer: asyncio.TimerHandle | None = None
         self._error: WireError | None = None
+        self._spare = -1
+        self._blocked = False
+        self._unblocked: list[Callable[[], None]] = []
         self.peer: Hello | None = None
         self.greeted: asyncio.Future[None] = self._loop.create_future()
 
@@ -74,10 +90,20 @@ class Connection(asyncio.BufferedProtocol):
         """Tell whether messages may still get through."""
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def is_blocked(self) -> bool:
+        """Tell whether the socket refused a part of what was flushed: the peer does not read."""
+        return self._blocked
+
+    def when_unblocked(self, callback: Callable[[], None]) -> None:
+        """Call back once, when the socket has taken everything or the link is lost."""
+        self._unblocked.append(callback)
+
     def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
         """Queue a message and its payload; silently lost when the link is closing.
 
-        Buffers over 64 KiB are not copied and must not change until they are sent.
+        Buffers over 64 KiB are not copied and must not change until they are sent. Raises
+        ``OverflowError`` for a number that MessagePack cannot carry; nothing is queued then.
         """
         size = size_of(buffers) if buffers else 0
         self._out.append(encode(message, size))
@@ -92,7 +118,10 @@ class Connection(asyncio.BufferedProtocol):
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write everything queued now instead of at the end of the loop's turn."""
+        """Write everything queued now instead of at the end of the loop's turn.
+
+        When it returns the bytes are with the kernel, unless ``is_blocked``.
+        """
         self._flush_due = False
         out, transport = self._out, self._transport
         if not out:
@@ -121,6 +150,11 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, or wait for the greeting."""
         self._transport = cast(asyncio.Transport, transport)
+        # Any byte left over blocks, so that nobody mistakes a queued message for a sent one.
+        self._transport.set_write_buffer_limits(high=0)
+        raw = transport.get_extra_info("socket")
+        if raw is not None and raw.family == socket.AF_UNIX:
+            self._spare = os.dup(raw.fileno())
         self._greeting_timer = self._loop.call_later(
             _GREETING_TIMEOUT_S, self.abort, WireError("the peer did not greet in time")
         )
@@ -136,22 +170,38 @@ class Connection(asyncio.BufferedProtocol):
         """Hand on the messages that are complete."""
         try:
             messages = self._frames.received(nbytes)
+            receiver = self._receiver
+            if receiver is None and messages:
+                receiver = self._greet(messages[0][0])
+                messages = self._frames.trust()
         except WireError as error:
             self.abort(error)
             return
-        receiver = self._receiver
-        for message, payload in messages:
-            if receiver is None:
-                receiver = self._greet(message)
-                if receiver is None:
-                    return
-            else:
-                receiver.on_message(message, payload)
+        if receiver is not None:
+            on_message = receiver.on_message
+            for message, payload in messages:
+                on_message(message, payload)
+
+    def pause_writing(self) -> None:
+        """Note that the socket is full."""
+        self._blocked = True
+
+    def resume_writing(self) -> None:
+        """Note that the socket has taken everything."""
+        self._blocked = False
+        callbacks, self._unblocked = self._unblocked, []
+        for callback in callbacks:
+            callback()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the receiver, or whoever waits for the greeting."""
         if self._greeting_timer is not None:
             self._greeting_timer.cancel()
+        if exc is not None and self._error is None:
+            self._hear_last_words()
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
         error = self._error
         if error is None and exc is not None:
             error = WireError(f"the link broke: {exc}")
@@ -161,12 +211,27 @@ class Connection(asyncio.BufferedProtocol):
             self.greeted.exception()
         if self._receiver is not None:
             self._receiver.on_lost(error)
+        self.resume_writing()
 
-    def _greet(self, message: Message) -> Receiver | None:
+    def _hear_last_words(self) -> None:
+        """Read what a dead peer had sent, which the transport drops when a write to it fails.
+
+        Whether a request was running when a worker died is known from its last message only.
+        """
+        if self._spare < 0 or self._receiver is None:
+            return
+        with contextlib.suppress(OSError):
+            while self._error is None:
+                room = self._frames.buffer()[:_LAST_WORDS_BYTES]
+                count = os.readv(self._spare, [room])
+                if not count:
+                    break
+                self.buffer_updated(count)
+
+    def _greet(self, message: Message) -> Receiver:
         problem = _problem(message, self._hello.token)
         if problem:
-            self.abort(WireError(problem))
-            return None
+            raise WireError(problem)
         self.peer = cast(Hello, message)
         if self._greeting_timer is not None:
             self._greeting_timer.cancel()

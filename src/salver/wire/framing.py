@@ -2,11 +2,12 @@
 
 The prefix is a 32-bit header length and a 64-bit payload length, little-endian. Sizes are checked
 before anything is allocated. A large payload is received straight into a buffer of its own, which
-then belongs to the receiver; small ones are copied out of the shared receive buffer.
+then belongs to the receiver; small ones are copied out of the shared receive buffer. Until a peer
+has proved who it is, only one small frame without payload is read.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -17,8 +18,11 @@ Buffer = bytes | bytearray | memoryview
 
 PREFIX = struct.Struct("<IQ")
 MAX_HEADER_BYTES = 8 * 1024 * 1024
+MAX_GREETING_BYTES = 16 * 1024
 LARGE_BYTES = 64 * 1024
 _RECEIVE_BYTES = 256 * 1024
+
+Allocate = Callable[[int], Buffer]
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
@@ -42,21 +46,27 @@ class FrameReceiver:
     """Cuts a byte stream into messages.
 
     ``buffer()`` is where the next bytes go; ``received(n)`` says that n came and returns the
-    messages they completed. Raises ``WireError`` for frames that are too large or malformed.
+    messages they completed. It returns at most the first one until ``trust()`` was called, which
+    returns those that came with it. Raises ``WireError`` for frames that are too large or
+    malformed. ``allocate`` makes the writable memory of a large payload.
     """
 
     __slots__ = (
+        "_allocate",
         "_data",
         "_end",
         "_large",
         "_large_filled",
         "_large_message",
         "_max_bytes",
+        "_trusted",
         "_view",
     )
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, allocate: Allocate = bytearray) -> None:
         self._max_bytes = max_bytes
+        self._allocate = allocate
+        self._trusted = False
         self._data = bytearray(_RECEIVE_BYTES)
         self._view = memoryview(self._data)
         self._end = 0
@@ -69,6 +79,11 @@ class FrameReceiver:
         if self._large is not None:
             return self._large[self._large_filled :]
         return self._view[self._end :]
+
+    def trust(self) -> list[tuple[Message, Buffer]]:
+        """Read whatever the peer sends from now on; returns what came with its first message."""
+        self._trusted = True
+        return self._cut()
 
     def received(self, count: int) -> list[tuple[Message, Buffer]]:
         """Take note of ``count`` new bytes and return the complete messages."""
@@ -94,28 +109,29 @@ class FrameReceiver:
         while end - start >= prefix_size:
             header_size, payload_size = PREFIX.unpack_from(data, start)
             if header_size > MAX_HEADER_BYTES or payload_size > self._max_bytes:
-                raise WireError(
-                    f"a frame of {header_size} + {payload_size} bytes is over the limit of "
-                    f"{MAX_HEADER_BYTES} + {self._max_bytes}"
-                )
+                raise _too_large(header_size, payload_size)
+            if not self._trusted and (payload_size or header_size > MAX_GREETING_BYTES):
+                raise _too_large(header_size, payload_size)
             body = start + prefix_size
             payload = body + header_size
             stop = payload + payload_size
             if stop <= end:
                 messages.append((_decode(view[body:payload]), bytes(view[payload:stop])))
                 start = stop
+                if not self._trusted:
+                    break
                 continue
             if payload_size >= LARGE_BYTES and payload <= end:
                 self._begin_large(_decode(view[body:payload]), payload, payload_size)
                 return messages
             self._make_room(start, stop if payload_size < LARGE_BYTES else payload)
             return messages
-        self._make_room(start, self._end + prefix_size)
+        self._make_room(start, end + prefix_size)
         return messages
 
     def _begin_large(self, message: Message, payload: int, payload_size: int) -> None:
         arrived = self._end - payload
-        self._large = memoryview(bytearray(payload_size))
+        self._large = memoryview(self._allocate(payload_size))
         self._large[:arrived] = self._view[payload : self._end]
         self._large_filled = arrived
         self._large_message = message
@@ -132,6 +148,13 @@ class FrameReceiver:
         elif start:
             self._data[:rest] = self._data[start : self._end]
         self._end = rest
+
+
+def _too_large(header_size: int, payload_size: int) -> WireError:
+    return WireError(
+        f"a frame of {header_size} + {payload_size} bytes is over the limit; raise "
+        "engine.max_frame_bytes if tensors of that size are meant"
+    )
 
 
 def _decode(header: memoryview) -> Message:

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +9,8 @@ from pathlib import Path
 
 from salver.core.errors import InvalidSettings, WireError
 from salver.wire.address import TcpAddress, UnixAddress, parse_address
-from salver.wire.connection import Connection, Receiver
+from salver.wire.connection import Connection, LinkLimits, Receiver
+from salver.wire.framing import Allocate
 from salver.wire.messages import Hello
 
 DEFAULT_MAX_FRAME_BYTES = 1024 * 1024 * 1024
@@ -29,11 +28,16 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class LinkOptions:
-    """How links are opened; ``coalesce`` off writes every message on its own."""
+    """How links are opened.
+
+    ``coalesce`` off writes every message on its own; ``allocate`` makes the memory that large
+    payloads are received into.
+    """
 
     tls: TlsFiles | None = None
     max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES
     coalesce: bool = True
+    allocate: Allocate = bytearray
 
 
 _DEFAULT_OPTIONS = LinkOptions()
@@ -42,17 +46,21 @@ _DEFAULT_OPTIONS = LinkOptions()
 class Listener:
     """An open door; ``address`` has the real port."""
 
-    def __init__(self, address: str, server: asyncio.Server, path: str | None) -> None:
+    def __init__(self, address: str, server: asyncio.Server, path: Path | None) -> None:
         self.address = address
         self._server = server
         self._path = path
+        self._inode = path.stat().st_ino if path is not None else 0
 
     async def close(self) -> None:
-        """Accept nothing more; open links go on."""
+        """Accept nothing more; open links go on. Harmless when repeated."""
         self._server.close()
-        if self._path is not None:
+        path, self._path = self._path, None
+        if path is not None:
             with contextlib.suppress(OSError):
-                os.unlink(self._path)
+                # A successor may already listen at the same path.
+                if path.stat().st_ino == self._inode:
+                    path.unlink()
 
 
 async def connect(
@@ -67,16 +75,11 @@ async def connect(
     Raises ``WireError`` when nobody answers in time, or the greeting is refused.
     """
     place = parse_address(address)
+    limits = LinkLimits(options.max_frame_bytes, options.coalesce, options.allocate)
     loop = asyncio.get_running_loop()
 
     def factory() -> Connection:
-        return Connection(
-            hello,
-            accept,
-            initiator=True,
-            max_frame_bytes=options.max_frame_bytes,
-            coalesce=options.coalesce,
-        )
+        return Connection(hello, accept, initiator=True, limits=limits)
 
     try:
         async with asyncio.timeout(timeout_s):
@@ -87,7 +90,6 @@ async def connect(
                 _, connection = await loop.create_connection(
                     factory, place.host, place.port, ssl=context
                 )
-                _no_delay(connection)
             try:
                 await connection.greeted
             except BaseException:
@@ -106,23 +108,18 @@ async def listen(
 ) -> Listener:
     """Open a door. Raises ``InvalidSettings`` for TCP beyond this machine without TLS."""
     place = parse_address(address)
+    limits = LinkLimits(options.max_frame_bytes, options.coalesce, options.allocate)
     loop = asyncio.get_running_loop()
 
     def factory() -> Connection:
-        return Connection(
-            hello,
-            accept,
-            initiator=False,
-            max_frame_bytes=options.max_frame_bytes,
-            coalesce=options.coalesce,
-        )
+        return Connection(hello, accept, initiator=False, limits=limits)
 
     if isinstance(place, UnixAddress):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(place.path)
-        server = await loop.create_unix_server(factory, place.path, backlog=_BACKLOG)
-        os.chmod(place.path, 0o600)
-        return Listener(address, server, place.path)
+        path = Path(place.path)
+        path.unlink(missing_ok=True)  # noqa: ASYNC240 - a door opens before anything is served
+        server = await loop.create_unix_server(factory, path, backlog=_BACKLOG)
+        path.chmod(0o600)  # noqa: ASYNC240 - see above
+        return Listener(address, server, path)
     context = _server_context(place, options.tls, hello.token)
     server = await loop.create_server(
         factory, place.host, place.port, ssl=context, backlog=_BACKLOG
@@ -156,11 +153,3 @@ def _server_context(place: TcpAddress, tls: TlsFiles | None, token: str) -> ssl.
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(tls.certificate, tls.key)
     return context
-
-
-def _no_delay(connection: Connection) -> None:
-    transport = connection._transport  # noqa: SLF001 - the same room
-    assert transport is not None
-    raw = transport.get_extra_info("socket")
-    if raw is not None:
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
