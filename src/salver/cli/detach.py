@@ -42,14 +42,12 @@ def start_detached(arguments: list[str], home: Path) -> None:
 
 
 def _state(home: Path, pid: int) -> dict[str, str] | None:
+    """Return the addresses once the supervisor has its ports; both then accept connections."""
     try:
-        supervisor = orjson.loads((home / "run" / "supervisor.json").read_bytes())
-        control = orjson.loads((home / "run" / "control.json").read_bytes())
+        state: dict[str, str] = orjson.loads((home / "run" / "supervisor.json").read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
-    if supervisor.get("pid") != pid or control.get("supervisor_pid", pid) != pid:
-        return None
-    return {"http_url": supervisor["http_url"], "control_url": control["url"]}
+    return state if state.get("pid") == pid else None
 
 
 def _tail(log: Path) -> str:

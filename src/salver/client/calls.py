@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 import orjson
 
-from salver.core.errors import Internal, SalverError, from_code
+from salver.core.errors import Internal, SalverError, Unauthenticated, from_code
 
 DATA = "data"
 CONTROL = "control"
 API = "/api/v1"
 _SUCCESS = range(200, 300)
+_UNAUTHORIZED = 401
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ def _error_of(reply: Reply) -> SalverError:
         document = orjson.loads(reply.body)
         return from_code(str(document["code"]), str(document["error"]), retry_after_s)
     except (orjson.JSONDecodeError, KeyError, TypeError):
+        if reply.status == _UNAUTHORIZED:
+            return Unauthenticated("the server does not know the key or token that was sent")
         return Internal(
             f"HTTP status {reply.status} without a coded error; is the address that of Salver?"
         )

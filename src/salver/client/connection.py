@@ -42,10 +42,9 @@ def find_addresses(
     """
     folder = default_home() if home is None else home
     running = _read_json(folder / "run" / "supervisor.json")
-    control = _read_json(folder / "run" / "control.json")
     return Addresses(
         (data_url or running.get("http_url") or DEFAULT_DATA_URL).rstrip("/"),
-        (control_url or control.get("url") or DEFAULT_CONTROL_URL).rstrip("/"),
+        (control_url or running.get("control_url") or DEFAULT_CONTROL_URL).rstrip("/"),
         api_key,
         token or _read_token(folder / "control.token"),
     )

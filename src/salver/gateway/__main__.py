@@ -14,11 +14,13 @@ import uvloop
 
 from salver.core.clock import SystemClock
 from salver.core.errors import SalverError
+from salver.core.secret_file import load_secret
 from salver.core.settings import Settings
 from salver.core.settings_file import read_settings
 from salver.gateway.app import Gateway, GatewayIdentity
-from salver.gateway.idkey import load_id_key
 from salver.observe.logs import configure_logs
+
+_KEY_BYTES = 32
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -53,7 +55,7 @@ async def _serve(options: argparse.Namespace, home: Path, settings: Settings) ->
         options.id,
         secrets.token_hex(8),
         home,
-        load_id_key(home),
+        load_secret(home / "ids.key", _KEY_BYTES),
         Path(options.api_keys) if options.api_keys else None,
     )
     gateway = Gateway(identity, settings, SystemClock(), random.SystemRandom())

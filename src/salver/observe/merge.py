@@ -83,17 +83,26 @@ class Merger:
             self._gone.popitem(last=False)
         return snapshot
 
+    def totals_retired(self) -> Totals:
+        """Return a copy of the retired totals."""
+        return Totals(dict(self.retired.counters), dict(self.retired.histograms))
+
     def totals(self) -> Totals:
         """Return the totals of all processes, gone and live."""
-        totals = Totals(dict(self.retired.counters), dict(self.retired.histograms))
+        totals = self.totals_retired()
         for snapshot in self.live.values():
             totals.add(snapshot)
         return totals
 
-    def gauges(self) -> tuple[Sample, ...]:
-        """Return the live processes' gauges; equal series of several processes are added up."""
+    def gauges(self, connected: set[str] | None = None) -> tuple[Sample, ...]:
+        """Return the live processes' gauges; equal series of several processes are added up.
+
+        ``connected`` limits them to these incarnations.
+        """
         sums: dict[Key, float] = {}
-        for snapshot in self.live.values():
+        for incarnation, snapshot in self.live.items():
+            if connected is not None and incarnation not in connected:
+                continue
             for sample in snapshot.gauges:
                 key = (sample.name, sample.labels)
                 sums[key] = sums.get(key, 0.0) + sample.value

@@ -20,6 +20,8 @@ PROBABILITIES = "probabilities"
 PREDICTION = "prediction"
 OUTPUT = "output"
 PICKLES = (".pkl", ".pickle", ".joblib")
+# Types of these libraries only compute; anything else could run code when it is rebuilt.
+_TRUSTED_MODULES = ("sklearn.", "numpy.", "scipy.")
 _MAX_CAUSE = 500
 
 
@@ -79,13 +81,14 @@ _NOTHING: AnyArray = np.empty(0)
 
 def _load_skops(path: Path) -> Any:
     try:
-        untrusted = skops.io.get_untrusted_types(file=path)
-        if untrusted:
+        unknown = skops.io.get_untrusted_types(file=path)
+        foreign = [name for name in unknown if not name.startswith(_TRUSTED_MODULES)]
+        if foreign:
             raise LoadFailed(
-                f"{path.name} holds types that skops does not know as safe: "
-                f"{', '.join(untrusted[:5])}; convert the model to ONNX instead"
+                f"{path.name} holds types of modules that are not trusted: "
+                f"{', '.join(foreign[:5])}; convert the model to ONNX instead"
             )
-        return skops.io.load(path)
+        return skops.io.load(path, trusted=unknown)
     except LoadFailed:
         raise
     except Exception as error:  # skops raises whatever numpy, zipfile and json raise

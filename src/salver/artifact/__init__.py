@@ -1,0 +1,1 @@
+"""The files of one trained model: manifest, formats, examples, checks before loading."""

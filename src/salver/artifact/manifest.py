@@ -1,0 +1,67 @@
+"""What a version is: its files, its signature, and how it was examined."""
+
+import hashlib
+
+import msgspec
+
+from salver.core.errors import InvalidArtifact
+from salver.core.signature import Signature
+
+SCHEMA = 1
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file: path inside the artifact, digest and size."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The manifest of one version.
+
+    ``max_batch_size`` of 1 switches batching off, ``batching_note`` says why. ``golden`` is the
+    digest of the blob with the golden examples. ``provenance`` holds who, when, from where and
+    with which libraries.
+    """
+
+    runtime: str
+    files: tuple[FileEntry, ...]
+    signature: Signature
+    schema: int = SCHEMA
+    max_batch_size: int = 64
+    batching_note: str = ""
+    golden: str = ""
+    trust_pickle: bool = False
+    resident_bytes: int = 0
+    provenance: dict[str, str] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files together."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def digest(self) -> str:
+        """Digest of what is executed: runtime and files, whatever was said about them."""
+        return artifact_digest(self.runtime, self.files)
+
+
+def artifact_digest(runtime: str, files: tuple[FileEntry, ...]) -> str:
+    """Return the SHA-256 over the runtime and the sorted list of files."""
+    rows = sorted((file.path, file.sha256, file.size_bytes) for file in files)
+    return hashlib.sha256(msgspec.json.encode([runtime, rows])).hexdigest()
+
+
+def to_json(manifest: Manifest) -> bytes:
+    """Return the manifest with sorted keys, so that equal manifests have equal bytes."""
+    return msgspec.json.encode(manifest, order="deterministic")
+
+
+def from_json(data: bytes) -> Manifest:
+    """Read a manifest; raises ``InvalidArtifact``."""
+    try:
+        return msgspec.json.decode(data, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise InvalidArtifact(f"the manifest cannot be read: {error}") from error

@@ -1,0 +1,1 @@
+"""Structural checks of model files, made before any library loads them."""

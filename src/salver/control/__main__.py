@@ -1,0 +1,121 @@
+"""`python -m salver.control`: the control process."""
+
+import argparse
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import orjson
+import uvicorn
+import uvloop
+
+from salver.control.api.app import build_app
+from salver.control.api.routes import Services
+from salver.control.api.security import load_token
+from salver.control.deploy import Deployer
+from salver.control.hub import Hub
+from salver.control.overview import Overview
+from salver.control.push import Pusher
+from salver.control.reconcile import DatabaseThread, Reconciler
+from salver.core.clock import SystemClock
+from salver.core.durable import durable_write
+from salver.core.errors import SalverError
+from salver.core.settings import Settings
+from salver.core.settings_file import read_settings
+from salver.observe.logs import configure_logs
+from salver.observe.merge import Merger
+from salver.registry.blobs import BlobStore
+from salver.registry.catalog import Catalog
+from salver.registry.database import Database
+from salver.registry.state import StateStore
+
+_LOOPBACK = "127.0.0.1"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run control until it is told to stop."""
+    options = _parse(arguments)
+    home = Path(options.home)
+    try:
+        settings = read_settings(home)
+        configure_logs(settings.observe.log_level, process="control", pid=os.getpid())
+        uvloop.run(_serve(home, settings, _listening_socket(options), options.http_url))
+    except SalverError as error:
+        sys.exit(f"error: {error.message} [{error.code}]")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="salver control", description=__doc__)
+    parser.add_argument("--home", required=True, help="folder of the server's state")
+    parser.add_argument("--fd", type=int, help="inherited listening socket")
+    parser.add_argument("--port", type=int, default=8090, help="port, when there is no --fd")
+    parser.add_argument("--http-url", default="http://127.0.0.1:8080", help="the data port's URL")
+    return parser.parse_args(arguments)
+
+
+def _listening_socket(options: argparse.Namespace) -> socket.socket:
+    if options.fd is not None:
+        return socket.socket(fileno=options.fd)
+    return socket.create_server((_LOOPBACK, options.port))
+
+
+async def _serve(home: Path, settings: Settings, listening: socket.socket, http_url: str) -> None:
+    clock = SystemClock()
+    thread = DatabaseThread()
+    database = Database(settings.control.database_url or f"sqlite:///{home / 'salver.db'}")
+    blobs = BlobStore(home / "blobs" / "sha256")
+    await thread(database.provision)
+    blobs.provision()
+    catalog, state = Catalog(database, clock), StateStore(database, clock)
+    retired, live = await thread(state.load_telemetry)
+    merger = Merger(retired)
+    for incarnation, snapshot in live.items():
+        merger.update(incarnation, snapshot)
+    reconciler = Reconciler(home, catalog, state, thread, settings.control, clock)
+    incarnation = secrets.token_hex(8)
+    hub = Hub(f"unix:{home / 'run' / 'control.sock'}", incarnation, clock, merger, reconciler.wake)
+    await reconciler.start(hub)
+    services = Services(
+        blobs,
+        catalog,
+        state,
+        thread,
+        Pusher(blobs, catalog, thread, settings, reconciler.wake),
+        Deployer(reconciler, hub, catalog, state, thread, http_url),
+        reconciler,
+        Overview(home, hub, reconciler, catalog, thread),
+        settings.control,
+    )
+    try:
+        await _answer(build_app(services, load_token(home)), home, listening)
+    finally:
+        await reconciler.stop()
+        thread.stop()
+        database.close()
+
+
+async def _answer(app: object, home: Path, listening: socket.socket) -> None:
+    """Serve the API until SIGTERM."""
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = uvicorn.Server(config)
+    port = listening.getsockname()[1]
+    facts = {"url": f"http://{_LOOPBACK}:{port}", "pid": os.getpid()}
+    durable_write(home / "run" / "control.json", orjson.dumps(facts))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    await server.serve(sockets=[listening])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What the API takes; unknown fields are refused."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_DIGEST = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Body(BaseModel):
+    """Base of every body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class FileBody(Body):
+    """One uploaded file of an artifact."""
+
+    path: str = Field(max_length=4096)
+    sha256: str = _DIGEST
+    size_bytes: int = Field(ge=0)
+
+
+class DocumentBody(Body):
+    """An uploaded example or golden file."""
+
+    name: str = Field(max_length=255)
+    sha256: str = _DIGEST
+
+
+class PushBody(Body):
+    """A new version of a model."""
+
+    files: list[FileBody] = Field(max_length=1000)
+    runtime: str | None = Field(default=None, max_length=64)
+    example: DocumentBody | None = None
+    golden: DocumentBody | None = None
+    alias: str | None = Field(default=None, max_length=128)
+    labels: dict[str, str] = Field(default_factory=dict, max_length=64)
+    trust_pickle: bool = False
+    provenance: dict[str, str] = Field(default_factory=dict, max_length=64)
+
+
+class AliasBody(Body):
+    """Where an alias shall point."""
+
+    version: int = Field(ge=1)
+
+
+class EndpointBody(Body):
+    """What an endpoint shall serve, and how."""
+
+    model: str = Field(max_length=300)
+    replicas: int = Field(default=1, ge=1, le=64)
+    validation: str = "off"
+    timeout_s: float = Field(default=30.0, gt=0, le=3600)
+    max_batch_size: int | None = Field(default=None, ge=1, le=65536)
+    max_queue: int | None = Field(default=None, ge=1, le=1_000_000)

@@ -1,0 +1,255 @@
+"""The paths of the control API."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from salver.artifact.manifest import FileEntry, to_json
+from salver.control.api.bodies import AliasBody, DocumentBody, EndpointBody, PushBody
+from salver.control.deploy import Deployer
+from salver.control.overview import Overview
+from salver.control.push import Document, Push, Pushed, Pusher
+from salver.control.reconcile import DatabaseThread, Reconciler
+from salver.core.errors import NotFound
+from salver.core.names import ModelReference, check_name
+from salver.core.settings import ControlSettings
+from salver.core.signature import TensorSpec
+from salver.observe.prometheus import CONTENT_TYPE
+from salver.registry.blobs import BlobStore, check_digest
+from salver.registry.catalog import Catalog
+from salver.registry.records import EndpointSpec, ModelRecord, VersionRecord
+from salver.registry.state import StateStore
+
+_CREATED, _NO_CONTENT, _OK = 201, 204, 200
+_ACTOR = "local"
+
+Name = Annotated[str, Path(max_length=128)]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes call."""
+
+    blobs: BlobStore
+    catalog: Catalog
+    state: StateStore
+    database: DatabaseThread
+    pusher: Pusher
+    deployer: Deployer
+    reconciler: Reconciler
+    overview: Overview
+    settings: ControlSettings
+
+    async def record(self, action: str, subject: str, **details: str) -> None:
+        """Append to the audit log."""
+        await self.database(lambda: self.state.record(_ACTOR, action, subject, details))
+
+
+def build_router(services: Services) -> APIRouter:
+    """Return everything below ``/api/v1``."""
+    router = APIRouter()
+    _blob_routes(router, services)
+    _model_routes(router, services)
+    _endpoint_routes(router, services)
+
+    @router.get("/status")
+    async def status() -> dict[str, Any]:
+        return await services.overview.status()
+
+    @router.get("/workers")
+    async def workers() -> list[dict[str, Any]]:
+        return services.overview.workers()
+
+    @router.get("/events")
+    async def events(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[dict[str, Any]]:
+        records = await services.database(lambda: services.state.events(limit))
+        return [
+            {
+                "unix_ms": record.unix_ms,
+                "actor": record.actor,
+                "action": record.action,
+                "subject": record.subject,
+                "details": record.details,
+            }
+            for record in records
+        ]
+
+    return router
+
+
+def root_router(services: Services) -> APIRouter:
+    """Return what monitoring asks, without a token."""
+    router = APIRouter()
+
+    @router.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(services.overview.metrics(), media_type=CONTENT_TYPE)
+
+    @router.get("/healthz", include_in_schema=False)
+    async def healthz() -> dict[str, bool]:
+        return {"ok": True}
+
+    return router
+
+
+def _blob_routes(router: APIRouter, services: Services) -> None:
+    blobs = services.blobs
+
+    @router.head("/blobs/{sha256}")
+    async def has_blob(sha256: str) -> Response:
+        size = blobs.size(check_digest(sha256))
+        if size is None:
+            raise NotFound(f"blob {sha256} is not stored")
+        return Response(headers={"x-salver-size": str(size)})
+
+    @router.put("/blobs/{sha256}")
+    async def put_blob(sha256: str, request: Request) -> dict[str, Any]:
+        with blobs.begin(sha256, services.settings.max_upload_bytes) as writer:
+            async for chunk in request.stream():
+                writer.write(chunk)
+            # Syncing a large file takes long; other calls go on meanwhile.
+            size = await asyncio.to_thread(writer.commit)
+        return {"sha256": sha256, "size_bytes": size}
+
+
+def _model_routes(router: APIRouter, services: Services) -> None:
+    catalog, database = services.catalog, services.database
+
+    @router.post("/models/{name}/versions")
+    async def push(name: Name, body: PushBody, response: Response) -> dict[str, Any]:
+        pushed = await services.pusher(_push(name, body))
+        response.status_code = _OK if pushed.existing else _CREATED
+        await services.record("push", pushed.record.id, digest=pushed.record.digest)
+        return _pushed(pushed)
+
+    @router.get("/models")
+    async def models() -> list[dict[str, Any]]:
+        return [_model(record) for record in await database(catalog.models)]
+
+    @router.get("/models/{name}")
+    async def model(name: Name) -> dict[str, Any]:
+        return _model(await database(lambda: catalog.model(check_name(name, "model"))))
+
+    @router.get("/models/{name}/versions/{version}")
+    async def version(name: Name, version: Annotated[int, Path(ge=1)]) -> Response:
+        reference = ModelReference(check_name(name, "model"), version)
+        record = await database(lambda: catalog.resolve(reference))
+        return Response(to_json(record.manifest), media_type="application/json")
+
+    @router.put("/models/{name}/aliases/{alias}")
+    async def set_alias(name: Name, alias: Name, body: AliasBody) -> dict[str, Any]:
+        check_name(name, "model")
+        await database(lambda: catalog.set_alias(name, alias, body.version))
+        services.reconciler.wake()
+        await services.record("alias", f"{name}@{alias}", version=str(body.version))
+        return {"name": name, "alias": alias, "version": body.version}
+
+    @router.delete("/models/{name}/aliases/{alias}", status_code=_NO_CONTENT)
+    async def delete_alias(name: Name, alias: Name) -> None:
+        await database(lambda: catalog.delete_alias(name, alias))
+        services.reconciler.wake()
+        await services.record("delete_alias", f"{name}@{alias}")
+
+
+def _endpoint_routes(router: APIRouter, services: Services) -> None:
+    deployer = services.deployer
+
+    @router.get("/endpoints")
+    async def endpoints() -> list[dict[str, Any]]:
+        return deployer.describe()
+
+    @router.get("/endpoints/{name}")
+    async def endpoint(name: Name) -> dict[str, Any]:
+        return deployer.one(name)
+
+    @router.put("/endpoints/{name}")
+    async def put_endpoint(
+        name: Name,
+        body: EndpointBody,
+        wait: bool = False,
+        timeout_s: Annotated[float | None, Query(gt=0, le=3600)] = None,
+    ) -> dict[str, Any]:
+        wanted = EndpointSpec(
+            name,
+            "",
+            None,
+            None,
+            body.replicas,
+            body.validation,
+            body.timeout_s,
+            body.max_batch_size,
+            body.max_queue,
+        )
+        spec = await deployer.put(wanted, body.model)
+        await services.record("deploy", name, model=body.model)
+        if wait:
+            await deployer.wait(spec, timeout_s or services.settings.deploy_timeout_s)
+            return deployer.one(name)
+        return {"name": name, "generation": spec.generation}
+
+    @router.delete("/endpoints/{name}", status_code=_NO_CONTENT)
+    async def delete_endpoint(name: Name) -> None:
+        await deployer.delete(name)
+        await services.record("undeploy", name)
+
+
+def _push(name: str, body: PushBody) -> Push:
+    return Push(
+        name,
+        tuple(FileEntry(file.path, file.sha256, file.size_bytes) for file in body.files),
+        body.runtime or "",
+        _document(body.example),
+        _document(body.golden),
+        body.alias or "",
+        body.labels,
+        body.trust_pickle,
+        body.provenance,
+    )
+
+
+def _document(body: DocumentBody | None) -> Document | None:
+    return None if body is None else Document(body.name, body.sha256)
+
+
+def _pushed(pushed: Pushed) -> dict[str, Any]:
+    record = pushed.record
+    manifest = record.manifest
+    return {
+        **_version(record),
+        "name": record.model,
+        "existing": pushed.existing,
+        "max_batch_size": manifest.max_batch_size,
+        "signature": {
+            "inputs": _tensors(manifest.signature.inputs),
+            "outputs": _tensors(manifest.signature.outputs),
+        },
+        "warnings": list(pushed.warnings),
+    }
+
+
+def _tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
+    return [
+        {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)} for spec in specs
+    ]
+
+
+def _version(record: VersionRecord) -> dict[str, Any]:
+    return {
+        "version": record.version,
+        "digest": record.digest,
+        "runtime": record.manifest.runtime,
+        "created_unix_ms": record.created_unix_ms,
+        "created_by": record.created_by,
+        "labels": record.labels,
+        "size_bytes": record.manifest.size_bytes,
+    }
+
+
+def _model(record: ModelRecord) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "versions": [_version(version) for version in record.versions],
+        "aliases": record.aliases,
+    }

@@ -1,0 +1,164 @@
+"""Endpoints: what is wanted of them, how they are, and waiting until they answer."""
+
+from typing import Any
+
+from salver.control.hub import GATEWAY, Hub
+from salver.control.planner import Desired, failure, ready_workers
+from salver.control.reconcile import DatabaseThread, Reconciler
+from salver.core.errors import (
+    DeadlineExceeded,
+    EndpointNotFound,
+    InvalidRequest,
+    LoadFailed,
+    SalverError,
+    from_code,
+)
+from salver.core.names import ModelReference, check_name, parse_reference
+from salver.registry.catalog import Catalog
+from salver.registry.records import EndpointSpec
+from salver.registry.state import StateStore
+
+_VALIDATIONS = ("off", "warn", "reject")
+
+
+class Deployer:
+    """Changes and describes endpoints."""
+
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        hub: Hub,
+        catalog: Catalog,
+        state: StateStore,
+        database: DatabaseThread,
+        http_url: str,
+    ) -> None:
+        self._reconciler = reconciler
+        self._hub = hub
+        self._catalog = catalog
+        self._state = state
+        self._database = database
+        self._http_url = http_url
+
+    async def put(self, spec: EndpointSpec, model: str) -> EndpointSpec:
+        """Want an endpoint; a bare model name pins its newest version.
+
+        Raises ``ModelNotFound``, ``VersionNotFound``, ``AliasNotFound`` or ``InvalidRequest``.
+        """
+        check_name(spec.name, "endpoint")
+        if spec.validation not in _VALIDATIONS:
+            raise InvalidRequest(f"validation is one of {', '.join(_VALIDATIONS)}")
+        reference = parse_reference(model)
+        spec = await self._database(lambda: self._pin(spec, reference))
+        self._reconciler.wake()
+        return spec
+
+    async def delete(self, name: str) -> None:
+        """Want an endpoint no more; raises ``EndpointNotFound``."""
+        await self._database(lambda: self._state.delete_endpoint(name))
+        self._reconciler.wake()
+
+    async def wait(self, spec: EndpointSpec, timeout_s: float) -> None:
+        """Return when every live gateway routes the endpoint to what is wanted.
+
+        Raises the error that loading failed with, or ``DeadlineExceeded``.
+        """
+        outcome: list[SalverError | None] = []
+
+        def settled() -> bool:
+            result = self._settled(spec)
+            if result is not _PENDING:
+                outcome.append(result if isinstance(result, SalverError) else None)
+            return bool(outcome)
+
+        if not await self._reconciler.wait_for(settled, timeout_s):
+            described = self._describe_one(spec.name)
+            raise DeadlineExceeded(
+                f"endpoint {spec.name!r} does not answer after {timeout_s:g} s: "
+                f"{described.get('reason') or described['state']}; see 'salver logs'"
+            )
+        if outcome[0] is not None:
+            raise outcome[0]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return every endpoint as the API shows it."""
+        return [self._describe(item) for item in self._reconciler.desired]
+
+    def _describe_one(self, name: str) -> dict[str, Any]:
+        for item in self._reconciler.desired:
+            if item.spec.name == name:
+                return self._describe(item)
+        raise EndpointNotFound(f"no endpoint {name!r}; see 'salver get endpoints'")
+
+    def one(self, name: str) -> dict[str, Any]:
+        """Return one endpoint as the API shows it; raises ``EndpointNotFound``."""
+        return self._describe_one(name)
+
+    def _pin(self, spec: EndpointSpec, reference: ModelReference) -> EndpointSpec:
+        record = self._catalog.resolve(reference)
+        pinned = EndpointSpec(
+            spec.name,
+            record.model,
+            None if reference.alias is not None else record.version,
+            reference.alias,
+            spec.replicas,
+            spec.validation,
+            spec.timeout_s,
+            spec.max_batch_size,
+            spec.max_queue,
+        )
+        return self._state.put_endpoint(pinned)
+
+    def _settled(self, spec: EndpointSpec) -> object:
+        """Return None when the endpoint answers, an error when it cannot, or ``_PENDING``."""
+        item = next((d for d in self._reconciler.desired if d.spec.name == spec.name), None)
+        if item is None or item.spec.generation < spec.generation:
+            return _PENDING
+        if item.version is None:
+            return LoadFailed(item.problem)
+        observed = self._hub.observed()
+        failed = failure(item, observed)
+        if failed is not None:
+            return from_code(failed.code, f"{item.version.id} could not be loaded: {failed.error}")
+        gateways = self._hub.peers(GATEWAY)
+        known = gateways and all(
+            gateway.acknowledged >= self._reconciler.plan.number for gateway in gateways
+        )
+        routed = self._routed(spec.name)
+        ready = ready_workers(item, observed)
+        if known and routed == item.version.id and len(ready) >= item.spec.replicas:
+            return None
+        return _PENDING
+
+    def _routed(self, name: str) -> str:
+        for endpoint in self._reconciler.plan.endpoints:
+            if endpoint.name == name and endpoint.variants:
+                return endpoint.variants[0].id
+        return ""
+
+    def _describe(self, item: Desired) -> dict[str, Any]:
+        spec, version = item.spec, item.version
+        observed = self._hub.observed()
+        ready = ready_workers(item, observed)
+        routed = self._routed(spec.name)
+        serving = version is not None and routed == version.id and bool(ready)
+        failed = failure(item, observed)
+        reason = item.problem or (failed.error if failed is not None else "")
+        state = "ready" if serving else ("failed" if reason else "loading")
+        return {
+            "name": spec.name,
+            "model": spec.model,
+            "version": version.version if version is not None else spec.version,
+            "alias": spec.alias,
+            "state": state,
+            "serving": routed,
+            "replicas": spec.replicas,
+            "ready_replicas": len(ready),
+            "workers": ready,
+            "validation": spec.validation,
+            "url": f"{self._http_url}/v2/models/{spec.name}/infer",
+            "reason": reason,
+        }
+
+
+_PENDING = object()

@@ -1,0 +1,149 @@
+"""Control's links to the other processes: plans out, acknowledgements and snapshots in."""
+
+from collections.abc import Callable
+
+from salver.core.clock import Clock
+from salver.core.errors import WireError
+from salver.control.planner import Observed
+from salver.observe.logs import get_logger
+from salver.observe.merge import Merger
+from salver.wire.connection import Connection
+from salver.wire.framing import Buffer
+from salver.wire.messages import (
+    PROTOCOL_VERSION,
+    Hello,
+    Message,
+    Plan,
+    PlanAck,
+    PlanPush,
+    Snapshot,
+)
+from salver.wire.transport import Listener, listen
+
+log = get_logger(__name__)
+
+GATEWAY, WORKER, SUPERVISOR = "gateway", "worker", "supervisor"
+_RETIRE_AFTER_S = 60.0
+
+
+class Peer:
+    """One connected process."""
+
+    def __init__(self, hub: "Hub", connection: Connection) -> None:
+        hello = connection.peer
+        assert hello is not None
+        self.hello: Hello = hello
+        self.connection = connection
+        self.snapshot: Snapshot | None = None
+        self.acknowledged = 0
+        self._hub = hub
+
+    def on_message(self, message: Message, payload: Buffer) -> None:
+        """Take a report."""
+        del payload
+        if isinstance(message, PlanAck):
+            self.acknowledged = message.number
+            self._hub.changed()
+        elif isinstance(message, Snapshot):
+            before = self.snapshot
+            self.snapshot = message
+            self.acknowledged = max(self.acknowledged, message.plan)
+            self._hub.merger.update(self.hello.incarnation, message)
+            if before is None or (before.variants, before.state) != (
+                message.variants,
+                message.state,
+            ):
+                self._hub.changed()
+
+    def on_lost(self, error: WireError | None) -> None:
+        """Take note that the process is gone."""
+        del error
+        self._hub.lost(self)
+
+
+class Hub:
+    """Component that keeps every link; ``changed`` is called when reconciling may be due."""
+
+    def __init__(
+        self,
+        address: str,
+        incarnation: str,
+        clock: Clock,
+        merger: Merger,
+        changed: Callable[[], None],
+    ) -> None:
+        self._address = address
+        self._hello = Hello(PROTOCOL_VERSION, "control", "control", incarnation)
+        self._clock = clock
+        self.merger = merger
+        self.changed = changed
+        self.plan: Plan | None = None
+        self._peers: dict[str, Peer] = {}
+        self._absent_since_ns: dict[str, int] = {}
+        self._listener: Listener | None = None
+
+    async def start(self, plan: Plan | None) -> None:
+        """Listen, and give everybody who comes this plan."""
+        self.plan = plan
+        now_ns = self._clock.monotonic_ns()
+        self._absent_since_ns = dict.fromkeys(self.merger.live, now_ns)
+        self._listener = await listen(self._address, self._hello, self._accept)
+
+    async def stop(self) -> None:
+        """Close every link."""
+        if self._listener is not None:
+            await self._listener.close()
+        for peer in list(self._peers.values()):
+            peer.connection.close()
+
+    def push(self, plan: Plan) -> None:
+        """Send a plan to everybody."""
+        self.plan = plan
+        for peer in self._peers.values():
+            peer.connection.send(PlanPush(plan))
+
+    def peers(self, role: str) -> list[Peer]:
+        """Return the connected processes of a role."""
+        return [peer for peer in self._peers.values() if peer.hello.role == role]
+
+    def connected(self) -> set[str]:
+        """Return the incarnations of the connected processes."""
+        return {peer.hello.incarnation for peer in self._peers.values()}
+
+    def observed(self) -> Observed:
+        """Return what the planner needs to know."""
+        workers = {
+            peer.hello.identity: {item.variant: item for item in peer.snapshot.variants}
+            for peer in self.peers(WORKER)
+            if peer.snapshot is not None and peer.snapshot.state == "ready"
+        }
+        numbers = [peer.acknowledged for peer in self.peers(GATEWAY)]
+        return Observed(workers, min(numbers) if numbers else None)
+
+    def retire_absent(self) -> None:
+        """Fold the counts of processes that have been gone for long."""
+        oldest_ns = self._clock.monotonic_ns() - round(_RETIRE_AFTER_S * 1e9)
+        for incarnation, since_ns in list(self._absent_since_ns.items()):
+            if since_ns < oldest_ns:
+                del self._absent_since_ns[incarnation]
+                self.merger.retire(incarnation)
+
+    def lost(self, peer: Peer) -> None:
+        """Forget a link; the counts stay until the process has certainly been replaced."""
+        if self._peers.get(peer.hello.identity) is peer:
+            del self._peers[peer.hello.identity]
+            self._absent_since_ns[peer.hello.incarnation] = self._clock.monotonic_ns()
+        self.changed()
+
+    def _accept(self, connection: Connection) -> Peer:
+        peer = Peer(self, connection)
+        before = self._peers.get(peer.hello.identity)
+        self._peers[peer.hello.identity] = peer
+        self._absent_since_ns.pop(peer.hello.incarnation, None)
+        if before is not None and before.hello.incarnation != peer.hello.incarnation:
+            self.merger.retire(before.hello.incarnation)
+            before.connection.close()
+        if self.plan is not None:
+            connection.send(PlanPush(self.plan))
+        self.changed()
+        return peer

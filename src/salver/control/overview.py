@@ -1,0 +1,106 @@
+"""What runs, as the API and Prometheus see it."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+import salver
+from salver.control.hub import WORKER, Hub
+from salver.control.reconcile import DatabaseThread, Reconciler
+from salver.observe.memory import resident_bytes
+from salver.observe.prometheus import render
+from salver.registry.catalog import Catalog
+
+_NOT_RUNNING: dict[str, Any] = {"pid": None, "restarts": 0}
+
+
+class Overview:
+    """Answers questions about processes and totals."""
+
+    def __init__(
+        self,
+        home: Path,
+        hub: Hub,
+        reconciler: Reconciler,
+        catalog: Catalog,
+        database: DatabaseThread,
+    ) -> None:
+        self._home = home
+        self._hub = hub
+        self._reconciler = reconciler
+        self._catalog = catalog
+        self._database = database
+
+    async def status(self) -> dict[str, Any]:
+        """Return addresses, processes and how much is deployed."""
+        models = await self._database(self._catalog.models)
+        return {
+            "version": salver.__version__,
+            "home": str(self._home),
+            "http_url": _read(self._home / "run" / "supervisor.json").get("http_url"),
+            "control_url": _read(self._home / "run" / "control.json").get("url"),
+            "plan": self._reconciler.plan.number,
+            "endpoints": len(self._reconciler.desired),
+            "models": len(models),
+            "processes": self.processes(),
+        }
+
+    def processes(self) -> list[dict[str, Any]]:
+        """Return every process that the supervisor runs."""
+        table = _read(self._home / "run" / "processes.json").get("processes", [])
+        peers = {peer.hello.identity: peer for role in _ROLES for peer in self._hub.peers(role)}
+        rows = []
+        for entry in table:
+            peer = peers.get(entry["identity"])
+            snapshot = peer.snapshot if peer is not None else None
+            if entry["identity"] == "control":
+                size: int | None = resident_bytes()
+            else:
+                size = snapshot.resident_bytes if snapshot is not None else None
+            state = snapshot.state if snapshot is not None else entry["state"]
+            rows.append({**entry, "state": state, "resident_bytes": size})
+        return rows
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Return every worker of the plan and what it hosts."""
+        entries = {entry["identity"]: entry for entry in self.processes()}
+        peers = {peer.hello.identity: peer for peer in self._hub.peers(WORKER)}
+        rows = []
+        for worker in self._reconciler.plan.workers:
+            peer = peers.get(worker.id)
+            snapshot = peer.snapshot if peer is not None else None
+            entry = entries.get(worker.id, _NOT_RUNNING)
+            rows.append(
+                {
+                    "id": worker.id,
+                    "kind": worker.kind,
+                    "pid": snapshot.pid if snapshot is not None else entry["pid"],
+                    "state": snapshot.state if snapshot is not None else "starting",
+                    "models": [load.variant for load in worker.loads],
+                    "resident_bytes": snapshot.resident_bytes if snapshot is not None else 0,
+                    "restarts": entry["restarts"],
+                }
+            )
+        return rows
+
+    def metrics(self) -> bytes:
+        """Return all processes' metrics, merged."""
+        merger = self._hub.merger
+        totals = merger.totals()
+        return render(
+            totals.counter_samples(),
+            merger.gauges(self._hub.connected()),
+            totals.histogram_samples(),
+        )
+
+
+_ROLES = ("gateway", "worker", "supervisor")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return document if isinstance(document, dict) else {}

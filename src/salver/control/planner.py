@@ -1,0 +1,233 @@
+"""From what is wanted and what is seen to the next plan. A pure function.
+
+A version is loaded first, routed when its workers report it ready, and let go only after every
+live gateway has acknowledged a plan that does not route it. What was routed stays routed until
+something better is ready, so that a failed load or a restart of control disturbs nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from salver.core.context import DEFAULT_TENANT
+from salver.registry.records import EndpointSpec, VersionRecord
+from salver.runtimes.table import is_stream
+from salver.wire.messages import (
+    BatchPolicy,
+    EndpointPlan,
+    FileRef,
+    Load,
+    Plan,
+    VariantPlan,
+    VariantState,
+    WorkerPlan,
+)
+
+SHARED, DEDICATED, QUARANTINE = "shared", "dedicated", "quarantine"
+QUARANTINE_ID = "quarantine-0"
+LOCAL_SOURCE = "local"
+_ALL_TRAFFIC = 10_000
+_PRIMARY = "primary"
+
+
+class Desired(msgspec.Struct, frozen=True):
+    """An endpoint that is wanted, with the version it means now.
+
+    ``version`` is None when that cannot be resolved, and ``problem`` says why.
+    """
+
+    spec: EndpointSpec
+    version: VersionRecord | None
+    problem: str = ""
+
+
+class Observed(msgspec.Struct, frozen=True):
+    """What the processes have reported.
+
+    ``workers``: each connected worker's variants. ``acknowledged``: the oldest plan number that a
+    live gateway acts on, None when none is connected.
+    """
+
+    workers: Mapping[str, Mapping[str, VariantState]]
+    acknowledged: int | None
+
+
+def next_plan(
+    desired: Sequence[Desired], observed: Observed, previous: Plan, address_of: "AddressOf"
+) -> Plan:
+    """Return the plan that follows ``previous``; its number is left for the caller to set."""
+    wanted = [item for item in desired if item.version is not None]
+    before = {endpoint.name: endpoint for endpoint in previous.endpoints}
+    endpoints = tuple(_endpoint(item, before.get(item.spec.name), observed) for item in desired)
+    loads = _wanted_loads(wanted)
+    _retain(loads, endpoints, observed, previous)
+    workers = _workers(loads, address_of)
+    return Plan(previous.number, previous.created_unix_ms, endpoints, workers)
+
+
+class AddressOf:
+    """Where workers listen: sockets in one folder."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def __call__(self, worker: str) -> str:
+        """Return a worker's address."""
+        return f"unix:{self._folder}/worker-{worker}.sock"
+
+
+def same(left: Plan, right: Plan) -> bool:
+    """Tell whether two plans ask for the same, whatever their numbers."""
+    return left.endpoints == right.endpoints and left.workers == right.workers
+
+
+def placement(item: Desired) -> tuple[str, ...]:
+    """Return the ids of the workers that shall host a version."""
+    version = item.version
+    assert version is not None
+    manifest = version.manifest
+    if manifest.trust_pickle or is_stream(manifest.runtime):
+        return tuple(
+            f"{DEDICATED}-{version.model}-{version.version}-{index}"
+            for index in range(item.spec.replicas)
+        )
+    return tuple(f"{SHARED}-{index}" for index in range(item.spec.replicas))
+
+
+def failure(item: Desired, observed: Observed) -> VariantState | None:
+    """Return the report of a worker that could not load the wanted version, if there is one."""
+    version = item.version
+    if version is None:
+        return None
+    for worker in placement(item):
+        state = observed.workers.get(worker, {}).get(version.id)
+        if state is not None and state.state == "failed":
+            return state
+    return None
+
+
+def ready_workers(item: Desired, observed: Observed) -> list[str]:
+    """Return the workers that report the wanted version ready."""
+    version = item.version
+    if version is None:
+        return []
+    states = ((worker, observed.workers.get(worker, {})) for worker in placement(item))
+    return [
+        worker
+        for worker, variants in states
+        if (state := variants.get(version.id)) is not None and state.state == "ready"
+    ]
+
+
+def _endpoint(item: Desired, before: EndpointPlan | None, observed: Observed) -> EndpointPlan:
+    spec = item.spec
+    routed = before.variants if before is not None else ()
+    reason = item.problem
+    variants: tuple[VariantPlan, ...] = routed
+    if item.version is not None:
+        fresh = _variant(item, routed)
+        if _may_route(item, routed, observed):
+            variants, reason = (fresh,), ""
+        else:
+            failed = failure(item, observed)
+            reason = failed.error if failed is not None else f"{item.version.id} is loading"
+    return EndpointPlan(
+        spec.name, variants, DEFAULT_TENANT, spec.validation, spec.timeout_s, reason
+    )
+
+
+def _may_route(item: Desired, routed: tuple[VariantPlan, ...], observed: Observed) -> bool:
+    version = item.version
+    assert version is not None
+    if any(variant.id == version.id for variant in routed):
+        return True
+    ready = ready_workers(item, observed)
+    if not routed:
+        return bool(ready)
+    connected = [worker for worker in placement(item) if worker in observed.workers]
+    return bool(ready) and len(ready) == len(connected)
+
+
+def _variant(item: Desired, routed: tuple[VariantPlan, ...]) -> VariantPlan:
+    version = item.version
+    assert version is not None
+    known = next((variant for variant in routed if variant.id == version.id), None)
+    newest_epoch = max((variant.weight_epoch for variant in routed), default=0)
+    return VariantPlan(
+        version.id,
+        _PRIMARY,
+        version.model,
+        str(version.version),
+        version.digest,
+        version.manifest.runtime,
+        _ALL_TRAFFIC,
+        newest_epoch + 1 if known is None else known.weight_epoch,
+        version.manifest.signature,
+        placement(item),
+        _policy(item),
+        QUARANTINE_ID,
+    )
+
+
+def _policy(item: Desired) -> BatchPolicy:
+    version, spec = item.version, item.spec
+    assert version is not None
+    allowed = version.manifest.max_batch_size
+    # A version that must not be batched stays so, whatever the endpoint asks for.
+    rows = 1 if allowed == 1 else spec.max_batch_size or allowed
+    return BatchPolicy(rows, max_queue=spec.max_queue or BatchPolicy().max_queue)
+
+
+def _load(item: Desired) -> Load:
+    version = item.version
+    assert version is not None
+    manifest = version.manifest
+    return Load(
+        version.id,
+        version.digest,
+        manifest.runtime,
+        tuple(FileRef(file.path, file.sha256, file.size_bytes) for file in manifest.files),
+        LOCAL_SOURCE,
+        manifest.signature,
+        _policy(item),
+        trust_pickle=manifest.trust_pickle,
+    )
+
+
+def _wanted_loads(wanted: list[Desired]) -> dict[str, dict[str, Load]]:
+    """Return the loads of each worker; one shared worker is always there, for a quick start."""
+    loads: dict[str, dict[str, Load]] = {f"{SHARED}-0": {}}
+    for item in wanted:
+        load = _load(item)
+        for worker in placement(item):
+            loads.setdefault(worker, {}).setdefault(load.variant, load)
+        quarantined = msgspec.structs.replace(load, lazy=True)
+        loads.setdefault(QUARANTINE_ID, {}).setdefault(load.variant, quarantined)
+    return loads
+
+
+def _retain(
+    loads: dict[str, dict[str, Load]],
+    endpoints: tuple[EndpointPlan, ...],
+    observed: Observed,
+    previous: Plan,
+) -> None:
+    """Keep what gateways may still route to."""
+    routed = {variant.id for endpoint in endpoints for variant in endpoint.variants}
+    was_routed = {v.id for endpoint in previous.endpoints for v in endpoint.variants}
+    acknowledged = observed.acknowledged
+    all_know = acknowledged is not None and acknowledged >= previous.number
+    for worker in previous.workers:
+        for load in worker.loads:
+            needed = load.variant in routed or load.variant in was_routed or not all_know
+            if needed and load.variant not in loads.get(worker.id, {}):
+                loads.setdefault(worker.id, {})[load.variant] = load
+
+
+def _workers(loads: dict[str, dict[str, Load]], address_of: AddressOf) -> tuple[WorkerPlan, ...]:
+    return tuple(
+        WorkerPlan(
+            worker, worker.split("-", 1)[0], address_of(worker), tuple(loads[worker].values())
+        )
+        for worker in sorted(loads)
+    )

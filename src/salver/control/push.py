@@ -1,0 +1,143 @@
+"""A push: from uploaded blobs to an examined, stored version."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from salver.artifact.manifest import FileEntry, Manifest
+from salver.control.reconcile import DatabaseThread
+from salver.core.errors import DigestMismatch, InvalidArtifact
+from salver.core.names import check_name
+from salver.core.settings import Settings
+from salver.client.packing import MAX_FILES, check_path
+from salver.engine.materialize import materialize
+from salver.engine.probe import ProbeReport, ProbeRequest, probe
+from salver.registry.blobs import BlobStore
+from salver.registry.catalog import Catalog
+from salver.registry.records import VersionRecord
+from salver.wire.messages import FileRef
+
+_MAX_EXAMPLE_BYTES = 64 * 1024 * 1024
+_PROBES_AT_ONCE = 1
+
+
+class Document(msgspec.Struct, frozen=True):
+    """An example or golden file, uploaded as a blob."""
+
+    name: str
+    sha256: str
+
+
+class Push(msgspec.Struct, frozen=True):
+    """What somebody wants to be a version."""
+
+    model: str
+    files: tuple[FileEntry, ...]
+    runtime: str = ""
+    example: Document | None = None
+    golden: Document | None = None
+    alias: str = ""
+    labels: dict[str, str] = {}
+    trust_pickle: bool = False
+    provenance: dict[str, str] = {}
+
+
+class Pushed(msgspec.Struct, frozen=True):
+    """The version, whether it was there before, and what its owner should know."""
+
+    record: VersionRecord
+    existing: bool
+    warnings: tuple[str, ...]
+
+
+class Pusher:
+    """Examines and stores versions, one examination at a time."""
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        catalog: Catalog,
+        database: DatabaseThread,
+        settings: Settings,
+        alias_moved: Callable[[], None],
+    ) -> None:
+        self._blobs = blobs
+        self._catalog = catalog
+        self._database = database
+        self._settings = settings
+        self._alias_moved = alias_moved
+        self._slots = asyncio.Semaphore(_PROBES_AT_ONCE)
+
+    async def __call__(self, push: Push) -> Pushed:
+        """Make a version of uploaded files; raises the domain error that says what is wrong."""
+        check_name(push.model, "model")
+        if push.alias:
+            check_name(push.alias, "alias")
+        self._check_files(push.files)
+        async with self._slots:
+            report = await self._examine(push)
+        manifest = self._manifest(push, report)
+        record, fresh = await self._database(
+            lambda: self._catalog.create_version(
+                push.model, manifest, push.provenance.get("user", ""), push.labels
+            )
+        )
+        if push.alias:
+            await self._database(
+                lambda: self._catalog.set_alias(push.model, push.alias, record.version)
+            )
+            self._alias_moved()
+        return Pushed(record, not fresh, report.warnings)
+
+    def _check_files(self, files: tuple[FileEntry, ...]) -> None:
+        if not 0 < len(files) <= MAX_FILES:
+            raise InvalidArtifact(f"an artifact has 1 to {MAX_FILES} files, not {len(files)}")
+        if len({file.path for file in files}) != len(files):
+            raise InvalidArtifact("two files have the same path")
+        for file in files:
+            check_path(file.path)
+            size = self._blobs.size(file.sha256)
+            if size is None:
+                raise DigestMismatch(f"the bytes of {file.path!r} were not uploaded")
+            if size != file.size_bytes:
+                raise InvalidArtifact(f"{file.path!r} has {size} bytes, not {file.size_bytes}")
+
+    async def _examine(self, push: Push) -> ProbeReport:
+        example, golden = self._document(push.example), self._document(push.golden)
+        with tempfile.TemporaryDirectory(prefix="salver-push-") as scratch:
+            folder = Path(scratch, "artifact")
+            refs = tuple(FileRef(f.path, f.sha256, f.size_bytes) for f in push.files)
+            await asyncio.to_thread(materialize, refs, self._blobs.root, folder)
+            request = ProbeRequest(
+                str(folder),
+                push.runtime,
+                example,
+                push.example.name if push.example is not None else "",
+                golden,
+                push.trust_pickle,
+                self._settings.engine.threads,
+                self._settings.engine.probe_memory_bytes,
+            )
+            return await probe(request, self._settings.engine)
+
+    def _document(self, document: Document | None) -> bytes:
+        if document is None:
+            return b""
+        return self._blobs.read(document.sha256, _MAX_EXAMPLE_BYTES)
+
+    def _manifest(self, push: Push, report: ProbeReport) -> Manifest:
+        golden = self._blobs.put(report.golden) if report.golden else ""
+        return Manifest(
+            report.runtime,
+            tuple(sorted(push.files, key=lambda file: file.path)),
+            report.signature,
+            max_batch_size=report.max_batch_size,
+            batching_note=report.batching_note,
+            golden=golden,
+            trust_pickle=push.trust_pickle,
+            resident_bytes=report.resident_bytes,
+            provenance={**push.provenance, **report.frameworks},
+        )

@@ -1,0 +1,169 @@
+"""The loop that turns what is wanted into plans, woken by every change."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from salver.control.hub import Hub
+from salver.control.planner import AddressOf, Desired, next_plan, same
+from salver.core.clock import Clock
+from salver.core.errors import SalverError
+from salver.core.names import ModelReference
+from salver.core.settings import ControlSettings
+from salver.observe.logs import get_logger
+from salver.registry.catalog import Catalog
+from salver.registry.records import EndpointSpec
+from salver.registry.state import StateStore
+from salver.wire.messages import Plan
+from salver.wire.planfile import read_plan, write_plan
+
+log = get_logger(__name__)
+
+_MILLISECOND_NS = 1_000_000
+_PERSIST_S = 5.0
+_FAILED_PAUSE_S = 1.0
+
+Result = TypeVar("Result")
+
+
+class DatabaseThread:
+    """The one thread that talks to the database."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="database")
+
+    async def __call__(self, work: Callable[[], Result]) -> Result:
+        """Run ``work`` there and return its result."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    def stop(self) -> None:
+        """Finish what was begun."""
+        self._executor.shutdown(wait=True)
+
+
+class Reconciler:
+    """Component that owns the plan."""
+
+    def __init__(
+        self,
+        home: Path,
+        catalog: Catalog,
+        state: StateStore,
+        database: DatabaseThread,
+        settings: ControlSettings,
+        clock: Clock,
+    ) -> None:
+        self._plan_path = home / "run" / "plan.msgpack"
+        self._address_of = AddressOf(str(home / "run"))
+        self._catalog = catalog
+        self._state = state
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._round = asyncio.Condition()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._hub: Hub | None = None
+        self.plan = Plan(0, 0)
+        self.desired: list[Desired] = []
+
+    def wake(self) -> None:
+        """Something changed: reconcile soon."""
+        self._wake.set()
+
+    async def start(self, hub: Hub) -> None:
+        """Take the plan on disk up and begin to follow what is wanted."""
+        self._hub = hub
+        self.plan = read_plan(self._plan_path) or self.plan
+        await hub.start(self.plan if self.plan.number else None)
+        self._tasks = [
+            asyncio.create_task(self._reconcile_for_ever()),
+            asyncio.create_task(self._persist_for_ever()),
+        ]
+
+    async def stop(self) -> None:
+        """Stop the loops and write the counts down."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.persist()
+        if self._hub is not None:
+            await self._hub.stop()
+
+    async def wait_for(self, done: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until ``done`` holds after a round of reconciling; False when time runs out."""
+        try:
+            async with asyncio.timeout(timeout_s), self._round:
+                await self._round.wait_for(done)
+        except TimeoutError:
+            return False
+        return True
+
+    async def persist(self) -> None:
+        """Write the counts down."""
+        hub = self._hub
+        if hub is None:
+            return
+        hub.retire_absent()
+        merger = hub.merger
+        retired, live = merger.totals_retired(), dict(merger.live)
+        await self._database(lambda: self._state.save_telemetry(retired, live))
+
+    async def _reconcile_for_ever(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                await self._reconcile()
+            except SalverError as error:
+                log.error("reconcile_failed", code=error.code, cause=error.message)
+                await asyncio.sleep(_FAILED_PAUSE_S)
+            except Exception:  # a fault of ours must not end the loop
+                log.exception("reconcile_failed")
+                await asyncio.sleep(_FAILED_PAUSE_S)
+            async with self._round:
+                self._round.notify_all()
+            try:
+                async with asyncio.timeout(self._settings.reconcile_interval_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _reconcile(self) -> None:
+        hub = self._hub
+        assert hub is not None
+        self.desired = await self._database(self._read_desired)
+        plan = next_plan(self.desired, hub.observed(), self.plan, self._address_of)
+        if same(plan, self.plan) and self.plan.number:
+            return
+        number = await self._database(self._state.next_plan_number)
+        # The plan on disk may be newer than a database that was restored from a backup.
+        number = max(number, self.plan.number + 1)
+        plan = msgspec.structs.replace(
+            plan, number=number, created_unix_ms=self._clock.unix_ns() // _MILLISECOND_NS
+        )
+        write_plan(self._plan_path, plan)
+        self.plan = plan
+        hub.push(plan)
+        log.info("plan_pushed", number=number, endpoints=len(plan.endpoints))
+
+    def _read_desired(self) -> list[Desired]:
+        return [self._resolve(spec) for spec in self._state.endpoints()]
+
+    def _resolve(self, spec: EndpointSpec) -> Desired:
+        try:
+            reference = ModelReference(spec.model, spec.version, spec.alias)
+            return Desired(spec, self._catalog.resolve(reference))
+        except SalverError as error:
+            return Desired(spec, None, error.message)
+
+    async def _persist_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_PERSIST_S)
+            try:
+                await self.persist()
+            except SalverError as error:
+                log.error("counts_not_written", code=error.code, cause=error.message)

@@ -1,0 +1,128 @@
+"""Examines a pushed model in a throw-away process, so that a bad file can hurt nothing else."""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from salver.core.errors import InvalidArtifact, from_code
+from salver.core.settings import EngineSettings
+from salver.core.signature import Signature
+
+CHILD = "salver.engine.probe_child"
+_TAIL_BYTES = 600
+_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
+
+
+class ProbeRequest(msgspec.Struct, frozen=True):
+    """What shall be examined; ``runtime`` empty means "see from the files".
+
+    ``example`` and ``golden`` are the contents of those files, ``example_name`` tells CSV.
+    """
+
+    folder: str
+    runtime: str = ""
+    example: bytes = b""
+    example_name: str = ""
+    golden: bytes = b""
+    trust_pickle: bool = False
+    threads: int = 1
+    memory_bytes: int = 0
+
+
+class ProbeReport(msgspec.Struct, frozen=True):
+    """What was found. ``golden`` are JSON lines, recorded from the example if none were given."""
+
+    runtime: str
+    signature: Signature
+    golden: bytes
+    max_batch_size: int
+    batching_note: str
+    resident_bytes: int
+    frameworks: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+class ProbeFailure(msgspec.Struct, frozen=True):
+    """Why the model is refused."""
+
+    code: str
+    message: str
+
+
+Result = ProbeReport | ProbeFailure
+
+
+async def probe(request: ProbeRequest, settings: EngineSettings) -> ProbeReport:
+    """Examine a model; raises the domain error that says why it is refused.
+
+    A child that dies or hangs means ``InvalidArtifact``: the file crashed it.
+    """
+    with tempfile.TemporaryDirectory(prefix="salver-probe-") as scratch:
+        spec, result = Path(scratch, "request"), Path(scratch, "result")
+        spec.write_bytes(msgspec.msgpack.encode(request))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            CHILD,
+            str(spec),
+            str(result),
+            cwd=scratch,
+            env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(settings.probe_timeout_s):
+                _, errors = await process.communicate()
+        except TimeoutError as error:
+            raise InvalidArtifact(
+                f"examining the model took longer than {settings.probe_timeout_s:g} s"
+            ) from error
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return _outcome(process.returncode or 0, result, errors)
+
+
+def _outcome(status: int, result: Path, errors: bytes) -> ProbeReport:
+    if status < 0:
+        name = signal.Signals(-status).name
+        raise InvalidArtifact(
+            f"loading or running the model crashed the examining process ({name}); the file is "
+            "damaged, or made to crash"
+        )
+    try:
+        outcome = msgspec.msgpack.decode(result.read_bytes(), type=_Envelope).result
+    except (OSError, msgspec.MsgspecError) as error:
+        tail = errors[-_TAIL_BYTES:].decode(errors="replace").strip()
+        raise InvalidArtifact(f"examining the model failed: {tail or status}") from error
+    if isinstance(outcome, ProbeFailure):
+        raise from_code(outcome.code, outcome.message)
+    return outcome
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    report: ProbeReport | None = None
+    failure: ProbeFailure | None = None
+
+    @property
+    def result(self) -> Result:
+        if self.failure is not None:
+            return self.failure
+        assert self.report is not None
+        return self.report
+
+
+def encode_result(result: Result) -> bytes:
+    """Return what the child writes."""
+    if isinstance(result, ProbeFailure):
+        return msgspec.msgpack.encode(_Envelope(failure=result))
+    return msgspec.msgpack.encode(_Envelope(report=result))

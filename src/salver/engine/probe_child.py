@@ -1,0 +1,225 @@
+"""The throw-away process: checks the files, loads the model, runs the examples."""
+
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from salver.artifact.detect import detect_runtime, refuse_pickles
+from salver.artifact.golden import Golden, compare, first_difference, parse_golden, write_golden
+from salver.artifact.validate.base import validate
+from salver.core.datatypes import BYTES, DTYPES, datatype_of
+from salver.core.errors import Internal, InvalidArtifact, InvalidExample, LoadFailed, SalverError
+from salver.core.rows import infer_inputs, parse_document, rows_to_tensors
+from salver.core.signature import VARIABLE, Signature, TensorSpec
+from salver.core.tensor import AnyArray, Tensor
+from salver.engine.probe import ProbeFailure, ProbeReport, ProbeRequest, Result, encode_result
+from salver.observe.memory import resident_bytes
+from salver.runtimes.base import Batch, BatchRuntime, RuntimeOptions
+from salver.runtimes.table import create_batch, create_stream, is_stream
+
+_BATCH_ROWS = 8
+_DEFAULT_BATCH_SIZE = 64
+_RTOL, _ATOL = 1e-4, 1e-5
+_MAX_CAUSE = 500
+_SYNTHETIC_SIZE = 1
+_FRAMEWORKS = {
+    "onnx": ("onnxruntime",),
+    "sklearn": ("scikit-learn", "skops"),
+    "xgboost": ("xgboost-cpu", "xgboost"),
+    "lightgbm": ("lightgbm",),
+}
+
+
+def main() -> None:
+    """Read the request, examine, write the result."""
+    request = msgspec.msgpack.decode(Path(sys.argv[1]).read_bytes(), type=ProbeRequest)
+    if request.memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (request.memory_bytes, request.memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    result: Result
+    try:
+        result = examine(request)
+    except SalverError as error:
+        result = ProbeFailure(error.code, error.message)
+    except MemoryError:
+        cause = f"the model needs more than {request.memory_bytes} bytes of memory to load"
+        result = ProbeFailure(InvalidArtifact.code, cause)
+    except Exception as error:  # whatever a library raises on a damaged file
+        cause = f"{type(error).__name__}: {error}"[:_MAX_CAUSE]
+        result = ProbeFailure(InvalidArtifact.code, f"the model could not be examined: {cause}")
+    Path(sys.argv[2]).write_bytes(encode_result(result))
+
+
+def examine(request: ProbeRequest) -> ProbeReport:
+    """Check, load and try a model; raises the domain error that says what is wrong."""
+    folder = Path(request.folder)
+    if not request.trust_pickle:
+        refuse_pickles(folder)
+    runtime_name = request.runtime or detect_runtime(folder, trust_pickle=request.trust_pickle)
+    if is_stream(runtime_name):
+        return _stream_report(runtime_name, folder, request)
+    validate(runtime_name, folder)
+    runtime = create_batch(runtime_name)
+    before = resident_bytes()
+    try:
+        runtime.load(folder, None, RuntimeOptions(request.threads, request.trust_pickle))
+    except LoadFailed as error:
+        raise InvalidArtifact(error.message) from error
+    grown = max(0, resident_bytes() - before)
+    return _tried(runtime_name, runtime, request, grown)
+
+
+def _tried(
+    name: str, runtime: BatchRuntime, request: ProbeRequest, grown_bytes: int
+) -> ProbeReport:
+    warnings: list[str] = []
+    signature, inputs = _inputs(runtime.signature(), request, warnings)
+    batch = {tensor.name: tensor.array() for tensor in inputs}
+    outputs = runtime.run(batch, None)
+    signature = _completed(signature, batch, outputs)
+    max_batch_size, note = _batching(runtime, signature, batch, outputs)
+    if note:
+        warnings.append(f"batching is off: {note}")
+    if request.golden:
+        golden = request.golden
+        _meets(runtime, parse_golden(golden))
+    else:
+        expected = [Tensor.from_array(key, np.asarray(value)) for key, value in outputs.items()]
+        golden = write_golden([Golden(inputs, expected)]) if _finite([*inputs, *expected]) else b""
+    return ProbeReport(
+        name,
+        signature,
+        golden,
+        max_batch_size,
+        note,
+        grown_bytes,
+        _versions(name),
+        tuple(warnings),
+    )
+
+
+def _inputs(
+    known: Signature | None, request: ProbeRequest, warnings: list[str]
+) -> tuple[Signature, list[Tensor]]:
+    if request.example:
+        rows = parse_document(request.example, request.example_name)
+        if known is None:
+            specs, tensors = infer_inputs(rows)
+            return Signature(specs, ()), tensors
+        try:
+            tensors = rows_to_tensors(rows, known)
+            known.check_inputs(tensors)
+        except SalverError as error:
+            raise InvalidExample(f"the example does not fit the model: {error.message}") from error
+        return known, tensors
+    if request.golden:
+        tensors = parse_golden(request.golden)[0].inputs
+        if known is None:
+            specs = tuple(TensorSpec(t.name, t.datatype, (VARIABLE, *t.shape[1:])) for t in tensors)
+            return Signature(specs, ()), tensors
+        return known, tensors
+    if known is None:
+        raise InvalidExample(
+            "the file does not tell the model's inputs; push it with --example rows.json"
+        )
+    warnings.append("no example was given; the model was tried with zeros")
+    return known, [_zeros(spec) for spec in known.inputs]
+
+
+def _zeros(spec: TensorSpec) -> Tensor:
+    shape = tuple(_SYNTHETIC_SIZE if size < 0 else size for size in spec.shape)
+    if spec.datatype == BYTES:
+        empty = np.empty(shape, dtype=object)
+        empty[...] = b""
+        return Tensor.from_array(spec.name, empty)
+    return Tensor.from_array(spec.name, np.zeros(shape, DTYPES[spec.datatype]))
+
+
+def _completed(signature: Signature, batch: Batch, outputs: Batch) -> Signature:
+    """Add what running the example has shown of the outputs."""
+    declared = {spec.name: spec for spec in signature.outputs}
+    rows = next(iter(batch.values())).shape[:1]
+    specs = []
+    for name, value in outputs.items():
+        array = np.asarray(value)
+        follows = bool(array.ndim) and array.shape[:1] == rows
+        shape = (VARIABLE, *array.shape[1:]) if follows else array.shape
+        spec = declared.get(name)
+        if spec is not None and len(spec.shape) == array.ndim:
+            shape = tuple(
+                seen if wanted == VARIABLE and seen == VARIABLE else wanted
+                for wanted, seen in zip(spec.shape, shape, strict=True)
+            )
+        specs.append(TensorSpec(name, datatype_of(array.dtype), tuple(shape)))
+    return Signature(signature.inputs, tuple(specs))
+
+
+def _batching(
+    runtime: BatchRuntime, signature: Signature, batch: Batch, outputs: Batch
+) -> tuple[int, str]:
+    """Compare a batch with its single rows; returns the batch size allowed, and why it is 1."""
+    if not all(spec.shape and spec.shape[0] == VARIABLE for spec in signature.inputs):
+        return 1, "the first dimension of the inputs is fixed"
+    several = {name: _repeated(array) for name, array in batch.items()}
+    rows = next(iter(several.values())).shape[0]
+    try:
+        together = runtime.run(several, None)
+        for name, value in together.items():
+            if np.asarray(value).ndim == 0 or np.asarray(value).shape[0] != rows:
+                return 1, f"output {name!r} does not have one row for each row given"
+        for index in range(rows):
+            alone = runtime.run({k: v[index : index + 1] for k, v in several.items()}, None)
+            for name, value in alone.items():
+                share = np.asarray(together[name])[index : index + 1]
+                difference = first_difference(np.asarray(value), share, _RTOL, _ATOL)
+                if difference:
+                    return 1, f"a row answered in a batch is not the row alone: {name} {difference}"
+    except SalverError as error:
+        return 1, f"a batch of {rows} rows failed: {error.message}"
+    return _DEFAULT_BATCH_SIZE, ""
+
+
+def _repeated(array: AnyArray) -> AnyArray:
+    rows = max(1, array.shape[0])
+    return np.concatenate([array] * (_BATCH_ROWS // rows + 1))[:_BATCH_ROWS]
+
+
+def _meets(runtime: BatchRuntime, examples: list[Golden]) -> None:
+    for example in examples:
+        outputs = runtime.run({t.name: t.array() for t in example.inputs}, None)
+        compare(example.outputs, outputs, example.rtol, example.atol)
+
+
+def _finite(tensors: list[Tensor]) -> bool:
+    return all(
+        bool(np.isfinite(tensor.array()).all())
+        for tensor in tensors
+        if tensor.datatype.startswith("FP")
+    )
+
+
+def _stream_report(name: str, folder: Path, request: ProbeRequest) -> ProbeReport:
+    runtime = create_stream(name)
+    runtime.load(folder, None, RuntimeOptions(request.threads, request.trust_pickle))
+    signature = runtime.signature()
+    if signature is None:
+        raise Internal(f"runtime {name!r} does not tell its signature")
+    return ProbeReport(name, signature, b"", 1, "it streams", 0, {})
+
+
+def _versions(runtime: str) -> dict[str, str]:
+    found: dict[str, str] = {"python": sys.version.split()[0], "numpy": np.__version__}
+    for package in _FRAMEWORKS.get(runtime, ()):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    main()

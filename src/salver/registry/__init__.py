@@ -1,0 +1,1 @@
+"""Names, versions, aliases and the bytes behind them."""

@@ -1,0 +1,222 @@
+"""Models, versions and aliases in SQL.
+
+Versions are immutable and numbered per model from 1 without gaps; the same bytes give the same
+version. An alias points to a version that is stored; the database itself refuses any other.
+"""
+
+from collections.abc import Mapping
+
+import sqlalchemy as sa
+
+from salver.artifact.manifest import Manifest, from_json, to_json
+from salver.core.clock import Clock
+from salver.core.context import DEFAULT_TENANT
+from salver.core.errors import AliasNotFound, InvalidRequest, ModelNotFound, VersionNotFound
+from salver.core.names import ModelReference, check_name
+from salver.registry.database import Database
+from salver.registry.records import ModelRecord, VersionRecord
+from salver.registry.schema import aliases, labels, models, versions
+
+_MILLISECOND_NS = 1_000_000
+_MAX_LABEL = 1024
+
+
+class Catalog:
+    """The registry's names. Not thread-safe; control calls it from one thread."""
+
+    def __init__(self, database: Database, clock: Clock, tenant: str = DEFAULT_TENANT) -> None:
+        self._database = database
+        self._clock = clock
+        self._tenant = tenant
+
+    def create_version(
+        self, model: str, manifest: Manifest, created_by: str, marks: Mapping[str, str]
+    ) -> tuple[VersionRecord, bool]:
+        """Store a version; returns it and whether it is new.
+
+        ``marks`` are labels and are added to a version that exists already.
+        """
+        check_name(model, "model")
+        _check_labels(marks)
+        digest = manifest.digest
+        with self._database.write() as connection:
+            known = self._find_digest(connection, model, digest)
+            number = known or self._insert(connection, model, manifest, created_by)
+            for key, value in marks.items():
+                self._label(connection, model, number, key, value)
+            record = self._version(connection, model, number)
+        return record, known is None
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        """Point an alias to a version; raises ``VersionNotFound``."""
+        check_name(alias, "alias")
+        with self._database.write() as connection:
+            self._version(connection, model, version)
+            where = (
+                (aliases.c.tenant == self._tenant)
+                & (aliases.c.model == model)
+                & (aliases.c.alias == alias)
+            )
+            values = {"version": version, "moved_unix_ms": self._now_ms()}
+            moved = connection.execute(sa.update(aliases).where(where).values(values))
+            if moved.rowcount == 0:
+                key = {"tenant": self._tenant, "model": model, "alias": alias}
+                connection.execute(sa.insert(aliases).values({**key, **values}))
+
+    def delete_alias(self, model: str, alias: str) -> None:
+        """Remove an alias; raises ``AliasNotFound``."""
+        with self._database.write() as connection:
+            gone = connection.execute(
+                sa.delete(aliases).where(
+                    aliases.c.tenant == self._tenant,
+                    aliases.c.model == model,
+                    aliases.c.alias == alias,
+                )
+            )
+            if gone.rowcount == 0:
+                raise AliasNotFound(f"model {model!r} has no alias {alias!r}")
+
+    def resolve(self, reference: ModelReference) -> VersionRecord:
+        """Return the version a reference means now; a bare name means the newest.
+
+        Raises ``ModelNotFound``, ``VersionNotFound`` or ``AliasNotFound``.
+        """
+        with self._database.read() as connection:
+            newest = self._newest(connection, reference.name)
+            number = reference.version
+            if reference.alias is not None:
+                number = self._alias(connection, reference.name, reference.alias)
+            return self._version(connection, reference.name, number or newest)
+
+    def model(self, name: str) -> ModelRecord:
+        """Return a model with its versions and aliases; raises ``ModelNotFound``."""
+        with self._database.read() as connection:
+            newest = self._newest(connection, name)
+            records = tuple(
+                self._version(connection, name, number) for number in range(1, newest + 1)
+            )
+            rows = connection.execute(
+                sa.select(aliases.c.alias, aliases.c.version)
+                .where(aliases.c.tenant == self._tenant, aliases.c.model == name)
+                .order_by(aliases.c.alias)
+            )
+            return ModelRecord(name, records, {row.alias: row.version for row in rows})
+
+    def models(self) -> list[ModelRecord]:
+        """Return every model, by name."""
+        with self._database.read() as connection:
+            names = connection.scalars(
+                sa.select(models.c.name)
+                .where(models.c.tenant == self._tenant)
+                .order_by(models.c.name)
+            ).all()
+        return [self.model(name) for name in names]
+
+    def _insert(
+        self, connection: sa.Connection, model: str, manifest: Manifest, created_by: str
+    ) -> int:
+        where = (models.c.tenant == self._tenant) & (models.c.name == model)
+        newest = connection.scalar(sa.select(models.c.newest_version).where(where))
+        number = (newest or 0) + 1
+        now_ms = self._now_ms()
+        if newest is None:
+            connection.execute(
+                sa.insert(models).values(
+                    tenant=self._tenant, name=model, created_unix_ms=now_ms, newest_version=number
+                )
+            )
+        else:
+            connection.execute(sa.update(models).where(where).values(newest_version=number))
+        connection.execute(
+            sa.insert(versions).values(
+                tenant=self._tenant,
+                model=model,
+                version=number,
+                digest=manifest.digest,
+                manifest=to_json(manifest).decode(),
+                created_unix_ms=now_ms,
+                created_by=created_by,
+            )
+        )
+        return number
+
+    def _find_digest(self, connection: sa.Connection, model: str, digest: str) -> int | None:
+        return connection.scalar(
+            sa.select(versions.c.version).where(
+                versions.c.tenant == self._tenant,
+                versions.c.model == model,
+                versions.c.digest == digest,
+            )
+        )
+
+    def _label(
+        self, connection: sa.Connection, model: str, version: int, key: str, value: str
+    ) -> None:
+        identity = {"tenant": self._tenant, "model": model, "version": version, "key": key}
+        connection.execute(
+            sa.delete(labels).where(*[labels.c[name] == part for name, part in identity.items()])
+        )
+        connection.execute(sa.insert(labels).values({**identity, "value": value}))
+
+    def _newest(self, connection: sa.Connection, model: str) -> int:
+        newest: int | None = connection.scalar(
+            sa.select(models.c.newest_version).where(
+                models.c.tenant == self._tenant, models.c.name == model
+            )
+        )
+        if newest is None:
+            raise ModelNotFound(f"no model {model!r}; push it first, or see 'salver get models'")
+        return newest
+
+    def _alias(self, connection: sa.Connection, model: str, alias: str) -> int:
+        number: int | None = connection.scalar(
+            sa.select(aliases.c.version).where(
+                aliases.c.tenant == self._tenant,
+                aliases.c.model == model,
+                aliases.c.alias == alias,
+            )
+        )
+        if number is None:
+            raise AliasNotFound(
+                f"model {model!r} has no alias {alias!r}; set it with 'salver alias "
+                f"{model}@{alias} VERSION'"
+            )
+        return number
+
+    def _version(self, connection: sa.Connection, model: str, number: int) -> VersionRecord:
+        row = connection.execute(
+            sa.select(versions).where(
+                versions.c.tenant == self._tenant,
+                versions.c.model == model,
+                versions.c.version == number,
+            )
+        ).one_or_none()
+        if row is None:
+            newest = self._newest(connection, model)
+            raise VersionNotFound(f"model {model!r} has no version {number}; it has 1 to {newest}")
+        marks = connection.execute(
+            sa.select(labels.c.key, labels.c.value).where(
+                labels.c.tenant == self._tenant,
+                labels.c.model == model,
+                labels.c.version == number,
+            )
+        )
+        return VersionRecord(
+            model,
+            number,
+            row.digest,
+            from_json(row.manifest.encode()),
+            row.created_unix_ms,
+            row.created_by,
+            {mark.key: mark.value for mark in marks},
+        )
+
+    def _now_ms(self) -> int:
+        return self._clock.unix_ns() // _MILLISECOND_NS
+
+
+def _check_labels(marks: Mapping[str, str]) -> None:
+    for key, value in marks.items():
+        check_name(key, "label")
+        if len(value) > _MAX_LABEL:
+            raise InvalidRequest(f"label {key!r} is longer than {_MAX_LABEL} characters")

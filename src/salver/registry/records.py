@@ -1,0 +1,58 @@
+"""What the catalog gives out."""
+
+import msgspec
+
+from salver.artifact.manifest import Manifest
+
+
+class VersionRecord(msgspec.Struct, frozen=True):
+    """One immutable version."""
+
+    model: str
+    version: int
+    digest: str
+    manifest: Manifest
+    created_unix_ms: int
+    created_by: str
+    labels: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        """``MODEL:VERSION``."""
+        return f"{self.model}:{self.version}"
+
+
+class ModelRecord(msgspec.Struct, frozen=True):
+    """One model with its versions, oldest first, and its aliases."""
+
+    name: str
+    versions: tuple[VersionRecord, ...]
+    aliases: dict[str, int]
+
+
+class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What somebody wants an endpoint to be.
+
+    ``version`` is set for a pinned endpoint, ``alias`` for one that follows an alias.
+    """
+
+    name: str
+    model: str
+    version: int | None = None
+    alias: str | None = None
+    replicas: int = 1
+    validation: str = "off"
+    timeout_s: float = 30.0
+    max_batch_size: int | None = None
+    max_queue: int | None = None
+    generation: int = 0
+
+
+class EventRecord(msgspec.Struct, frozen=True):
+    """One entry of the audit log."""
+
+    unix_ms: int
+    actor: str
+    action: str
+    subject: str
+    details: dict[str, str]

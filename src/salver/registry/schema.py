@@ -1,0 +1,123 @@
+"""The tables. Every key begins with the tenant, which is ``default`` until tenants exist."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKeyConstraint,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+_NAME = String(128)
+_DIGEST = String(64)
+
+
+def _key(name: str, kind: object = _NAME) -> Column[object]:
+    return Column(name, kind, primary_key=True, nullable=False)  # type: ignore[arg-type]
+
+
+models = Table(
+    "models",
+    metadata,
+    _key("tenant"),
+    _key("name"),
+    Column("created_unix_ms", BigInteger, nullable=False),
+    Column("newest_version", Integer, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    _key("tenant"),
+    _key("model"),
+    Column("version", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("digest", _DIGEST, nullable=False, index=True),
+    Column("manifest", Text, nullable=False),
+    Column("created_unix_ms", BigInteger, nullable=False),
+    Column("created_by", String(256), nullable=False),
+    ForeignKeyConstraint(["tenant", "model"], ["models.tenant", "models.name"]),
+)
+
+labels = Table(
+    "labels",
+    metadata,
+    _key("tenant"),
+    _key("model"),
+    Column("version", Integer, primary_key=True, autoincrement=False, nullable=False),
+    _key("key"),
+    Column("value", String(1024), nullable=False),
+    ForeignKeyConstraint(
+        ["tenant", "model", "version"], ["versions.tenant", "versions.model", "versions.version"]
+    ),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    _key("tenant"),
+    _key("model"),
+    _key("alias"),
+    Column("version", Integer, nullable=False),
+    Column("moved_unix_ms", BigInteger, nullable=False),
+    ForeignKeyConstraint(
+        ["tenant", "model", "version"], ["versions.tenant", "versions.model", "versions.version"]
+    ),
+)
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    _key("tenant"),
+    _key("name"),
+    Column("spec", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    _key("name"),
+    Column("value", BigInteger, nullable=False),
+)
+
+telemetry = Table(
+    "telemetry",
+    metadata,
+    _key("incarnation", String(64)),
+    Column("snapshot", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+)
+
+retired_counts = Table(
+    "retired_counts",
+    metadata,
+    _key("name"),
+    _key("labels", String(1024)),
+    Column("counts", Text, nullable=False),
+    Column("total", Float, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("tenant", _NAME, nullable=False),
+    Column("unix_ms", BigInteger, nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("subject", String(256), nullable=False),
+    Column("details", Text, nullable=False),
+)

@@ -1,0 +1,274 @@
+"""Owns the listening sockets and keeps control, gateways and workers alive.
+
+It knows neither SQL nor models, so that it does not die of them. Which workers exist is in the
+plan, first from disk, then from control.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import ipaddress
+import json
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from salver.core.clock import Clock
+from salver.core.durable import durable_write
+from salver.core.errors import Conflict, InvalidSettings
+from salver.core.secret_file import load_secret
+from salver.core.settings import Settings
+from salver.scale.local.process import Child, Command
+from salver.wire.follower import PlanFollower
+from salver.wire.messages import PROTOCOL_VERSION, Hello, Plan, Sample, Snapshot
+
+_SECRET_BYTES = 32
+_BACKLOG = 4096
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What ``salver up`` was told."""
+
+    home: Path
+    http_host: str
+    http_port: int
+    control_port: int
+    gateways: int
+    api_keys: Path | None
+    allow_anonymous: bool
+
+
+class Supervisor:
+    """Component of the supervisor process."""
+
+    def __init__(
+        self, options: UpOptions, settings: Settings, clock: Clock, incarnation: str
+    ) -> None:
+        self._options = options
+        self._settings = settings
+        self._clock = clock
+        self._incarnation = incarnation
+        self._run = options.home / "run"
+        self._logs = options.home / "logs"
+        self._children: dict[str, Child] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._gone_restarts: dict[str, int] = {}
+        self._snapshots = 0
+        self._stopping = False
+        self._http: socket.socket | None = None
+        self._control: socket.socket | None = None
+        self._lock: int | None = None
+        self._follower: PlanFollower | None = None
+
+    def provision(self) -> None:
+        """Take the home folder and the ports.
+
+        Raises ``InvalidSettings`` or ``Conflict`` with the fix.
+        """
+        options = self._options
+        check_exposure(options)
+        for folder in (options.home, self._run, self._logs):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = _lock(self._run / "supervisor.lock")
+        # Made here so that whoever sees the ports finds the secrets too.
+        for name in ("control.token", "ids.key"):
+            load_secret(options.home / name, _SECRET_BYTES)
+        self._http = _listen(options.http_host, options.http_port, "--http-port")
+        self._control = _listen(_LOOPBACK, options.control_port, "--control-port")
+
+    @property
+    def http_url(self) -> str:
+        """The data port's URL as clients on this machine use it."""
+        assert self._http is not None
+        host, port = self._http.getsockname()[:2]
+        shown = _LOOPBACK if host in ("0.0.0.0", "::") else host  # noqa: S104 - only compared
+        return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+    @property
+    def control_url(self) -> str:
+        """The control API's URL."""
+        assert self._control is not None
+        return f"http://{_LOOPBACK}:{self._control.getsockname()[1]}"
+
+    async def start(self) -> None:
+        """Start everything; workers are those of the plan on disk."""
+        hello = Hello(PROTOCOL_VERSION, "supervisor", "supervisor", self._incarnation)
+        self._follower = PlanFollower(
+            self._run / "plan.msgpack",
+            f"unix:{self._run / 'control.sock'}",
+            hello,
+            self.apply,
+            self.snapshot,
+            self._settings.control.snapshot_interval_s,
+        )
+        for index in range(self._options.gateways):
+            self._start_child(self._gateway(index))
+        await self._follower.start()
+        if not any(child.command.role == "worker" for child in self._children.values()):
+            # Control's first plan has it too; starting now saves the first deploy the wait.
+            self._start_child(self._worker("shared-0"))
+        self._start_child(self._control_command())
+        facts = {"pid": os.getpid(), "http_url": self.http_url, "control_url": self.control_url}
+        durable_write(self._run / "supervisor.json", json.dumps(facts).encode())
+
+    async def stop(self) -> None:
+        """Stop gateways first, then workers, control last."""
+        self._stopping = True
+        timeout_s = self._settings.supervisor.stop_timeout_s
+        for role in ("gateway", "worker", "control"):
+            children = [c for c in self._children.values() if c.command.role == role]
+            await asyncio.gather(*(child.stop(timeout_s) for child in children))
+        if self._follower is not None:
+            await self._follower.stop()
+        for name in ("supervisor.json", "processes.json", "control.json"):
+            with contextlib.suppress(OSError):
+                (self._run / name).unlink()
+
+    def hurry(self) -> None:
+        """Kill what has not stopped yet."""
+        for child in self._children.values():
+            child.hurry()
+
+    def apply(self, plan: Plan) -> None:
+        """Run the workers of this plan and no others."""
+        wanted = {worker.id for worker in plan.workers}
+        running = {
+            c.command.identity for c in self._children.values() if c.command.role == "worker"
+        }
+        for identity in wanted - running:
+            self._start_child(self._worker(identity))
+        for identity in running - wanted:
+            child = self._children.pop(identity)
+            self._gone_restarts[identity] = self._restarts(identity, child)
+            task = asyncio.create_task(child.stop(self._settings.supervisor.stop_timeout_s))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+        self._write_table()
+
+    def snapshot(self) -> Snapshot:
+        """Return how often each child was restarted."""
+        self._snapshots += 1
+        restarts = dict(self._gone_restarts)
+        for identity, child in self._children.items():
+            restarts[identity] = self._restarts(identity, child)
+        counters = tuple(
+            Sample("salver_process_restarts_total", (identity,), float(count))
+            for identity, count in restarts.items()
+        )
+        plan = self._follower.plan_number if self._follower is not None else 0
+        return Snapshot(self._snapshots, plan, os.getpid(), "ready", 0, (), counters)
+
+    def _restarts(self, identity: str, child: Child) -> int:
+        return self._gone_restarts.get(identity, 0) + child.restarts
+
+    def _start_child(self, command: Command) -> None:
+        child = Child(
+            command, self._logs, self._settings.supervisor, self._clock, self._write_table
+        )
+        self._children[command.identity] = child
+        child.start()
+
+    def _gateway(self, index: int) -> Command:
+        assert self._http is not None
+        descriptor = self._http.fileno()
+        arguments = ["--home", str(self._options.home), "--fd", str(descriptor)]
+        arguments += ["--id", f"gateway-{index}"]
+        if self._options.api_keys is not None:
+            arguments += ["--api-keys", str(self._options.api_keys)]
+        return Command(
+            f"gateway-{index}", "gateway", "salver.gateway", tuple(arguments), (descriptor,)
+        )
+
+    def _worker(self, identity: str) -> Command:
+        threads = str(self._settings.engine.threads)
+        return Command(
+            identity,
+            "worker",
+            "salver.engine",
+            ("--home", str(self._options.home), "--id", identity),
+            environment={"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+        )
+
+    def _control_command(self) -> Command:
+        assert self._control is not None
+        descriptor = self._control.fileno()
+        arguments = ("--home", str(self._options.home), "--fd", str(descriptor))
+        return Command(
+            "control",
+            "control",
+            "salver.control",
+            (*arguments, "--http-url", self.http_url),
+            (descriptor,),
+        )
+
+    def _write_table(self) -> None:
+        """Write down what runs, for `salver status` and for control."""
+        if self._stopping:
+            return
+        rows = [
+            {
+                "identity": identity,
+                "role": child.command.role,
+                "pid": child.pid,
+                "state": child.state,
+                "restarts": self._restarts(identity, child),
+            }
+            for identity, child in self._children.items()
+        ]
+        path = self._run / "processes.json"
+        temporary = path.with_suffix(".tmp")
+        try:
+            temporary.write_text(json.dumps({"processes": rows}))
+            temporary.replace(path)
+        except OSError as error:
+            print(f"salver: {path} not written: {error}", file=sys.stderr)  # noqa: T201 - own log
+        if self._follower is not None:
+            self._follower.poke()
+
+
+def check_exposure(options: UpOptions) -> None:
+    """Raise ``InvalidSettings`` when anybody on the network could use the data port unasked."""
+    try:
+        loopback = ipaddress.ip_address(options.http_host).is_loopback
+    except ValueError:
+        loopback = options.http_host == "localhost"
+    if not loopback and options.api_keys is None and not options.allow_anonymous:
+        raise InvalidSettings(
+            f"{options.http_host} can be reached from other machines: give --api-keys FILE "
+            "('salver key new' makes keys), or say --allow-anonymous if everybody may call"
+        )
+    if options.api_keys is not None and not options.api_keys.is_file():
+        raise InvalidSettings(f"--api-keys: there is no file {options.api_keys}")
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.read(descriptor, 32).decode(errors="replace").strip() or "another process"
+        os.close(descriptor)
+        raise Conflict(
+            f"a server already runs from {path.parent.parent} (pid {owner}); stop it with "
+            "'salver stop' or use another --home"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def _listen(host: str, port: int, option: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise Conflict(
+            f"{host}:{port} cannot be used ({error.strerror}); choose another {option}, 0 for any"
+        ) from error
+    listening.setblocking(False)
+    listening.set_inheritable(True)
+    return listening
