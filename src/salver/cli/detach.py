@@ -47,7 +47,7 @@ def _state(home: Path, pid: int) -> dict[str, str] | None:
         state: dict[str, str] = orjson.loads((home / "run" / "supervisor.json").read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
-    return state if state.get("pid") == pid else None
+    return state if str(state.get("pid")) == str(pid) else None
 
 
 def _tail(log: Path) -> str:

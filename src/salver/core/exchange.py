@@ -11,48 +11,40 @@ from salver.core.timing import Timing
 class Exchange:
     """One request and what became of it; ``code`` is empty for success.
 
-    ``request`` and ``response`` are kept only when somebody captures payloads.
+    ``context`` says who asked and which variant answered. ``request`` and ``response`` are kept
+    only when somebody captures payloads.
     """
 
-    # What the constructor leaves out, finish() sets; both run once per request.
     __slots__ = (
         "code",
+        "context",
         "endpoint",
-        "principal",
         "protocol",
         "request",
         "request_bytes",
-        "request_id",
         "response",
         "response_bytes",
-        "tenant",
         "timing",
         "total_ns",
-        "variant",
-        "version",
-        "weight_epoch",
     )
 
-    def __init__(self, request_id: str, endpoint: str, protocol: str) -> None:
-        self.request_id = request_id
+    def __init__(
+        self,
+        context: RequestContext,
+        endpoint: str,
+        protocol: str,
+        code: str,
+        total_ns: int,
+        timing: Timing | None,
+    ) -> None:
+        self.context = context
         self.endpoint = endpoint
         self.protocol = protocol
-        self.request: InferenceRequest | None = None
-        self.response: InferenceResponse | None = None
-
-    def finish(
-        self, context: RequestContext, code: str, total_ns: int, timing: Timing | None
-    ) -> None:
-        """Fill in what is known at the end; ``code`` is empty for success."""
-        principal = context.principal
-        self.tenant = principal.tenant
-        self.principal = principal.name
-        self.variant = context.variant
-        self.version = context.version
-        self.weight_epoch = context.weight_epoch
         self.code = code
         self.total_ns = total_ns
         self.timing = timing
+        self.request: InferenceRequest | None = None
+        self.response: InferenceResponse | None = None
         self.request_bytes = 0
         self.response_bytes = 0
 
@@ -93,7 +85,9 @@ class ExchangeRing:
 
     def append(self, exchange: Exchange) -> None:
         """Store one finished exchange; drains first when only records are left to let go."""
-        size = exchange.held_bytes
+        size = _RECORD_BYTES
+        if exchange.request is not None or exchange.response is not None:
+            size = exchange.held_bytes
         if self.held_bytes + size > self.max_bytes:
             if exchange.request is not None or exchange.response is not None:
                 exchange.request = exchange.response = None

@@ -41,11 +41,16 @@ class HttpSettings:
     max_body_bytes: int = setting(256 * _MIB, "body as sent")
     max_inflated_bytes: int = setting(256 * _MIB, "body after gzip or deflate")
     max_json_bytes: int = setting(64 * _MIB, "JSON part of a body")
-    max_json_depth: int = setting(64, "nesting of JSON")
     max_tensors: int = setting(256, "inputs in one request")
     max_dimensions: int = setting(16, "dimensions of one tensor")
     max_pipelined: int = setting(64, "requests in flight on one connection")
     max_connections: int = setting(10_000, "open connections of one gateway")
+    remember_heads: bool = setting(
+        True, "skip parsing request heads whose bytes were parsed before"
+    )
+    json_mode: str = setting(
+        "auto", "auto reads JSON numbers the fast ways, plain in the obvious way"
+    )
     write_buffer_bytes: int = setting(
         16 * _MIB, "answers waiting for a slow reader before its connection stops being read"
     )

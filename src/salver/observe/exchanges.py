@@ -25,7 +25,8 @@ class ExchangeMetrics:
         """Count a batch of exchanges."""
         groups: dict[tuple[str, str, str, int], list[Exchange]] = {}
         for exchange in exchanges:
-            key = (exchange.tenant, exchange.endpoint, exchange.variant, exchange.weight_epoch)
+            context = exchange.context
+            key = (context.tenant, exchange.endpoint, context.variant, context.weight_epoch)
             group = groups.get(key)
             if group is None:
                 groups[key] = [exchange]

@@ -22,11 +22,13 @@ from salver.core.errors import (
     SalverError,
 )
 from salver.core.settings import HttpSettings
+from salver.gateway.http.heads import Head, Heads
 from salver.gateway.http.message import HttpMessage
 
 LARGE_BODY_BYTES = 64 * 1024
 _RECEIVE_BYTES = 256 * 1024
 _RATE_GRACE_S = 5.0
+_HEAD_END = b"\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -36,6 +38,7 @@ class Server(Protocol):
     settings: HttpSettings
     clock: Clock
     draining: bool
+    heads: Heads | None
 
     def opened(self, connection: "HttpConnection") -> bool:
         """Admit a connection; False when there are too many."""
@@ -65,6 +68,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._server = server
         self._settings = server.settings
         self._clock = server.clock
+        self._heads = server.heads
+        self._remembered: HttpMessage | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._current: HttpMessage | None = None
@@ -108,9 +113,15 @@ class HttpConnection(asyncio.BufferedProtocol):
             if self._large_filled == self._large.nbytes:
                 self._large_complete()
             return
+        data = bytes(_shared_view[:nbytes])
         if self.phase == "idle":
+            if self._heads is not None and self._again(data):
+                return
             self.phase, self.waiting_since_ns = "headers", self._clock.monotonic_ns()
-        self._feed(bytes(_shared_view[:nbytes]))
+            self._feed(data)
+            self._remember(data)
+        else:
+            self._feed(data)
 
     def eof_received(self) -> bool:
         """A client that stops sending may still read its answers."""
@@ -219,10 +230,40 @@ class HttpConnection(asyncio.BufferedProtocol):
             message.body = b"".join(self._parts)
         self._parts.clear()
         self.phase = "answer"
+        self._remembered = message
+        self._hand_over(message)
+
+    def _hand_over(self, message: HttpMessage) -> None:
         self._queue.append(message)
         if len(self._queue) >= self._settings.max_pipelined:
             self._set_reading()
         self._server.handle(message)
+
+    def _again(self, data: bytes) -> bool:
+        """Take a whole request whose head is known; False leaves it to the parser."""
+        heads, end = self._heads, data.find(_HEAD_END) + len(_HEAD_END)
+        head = heads.get(data[:end]) if heads is not None else None
+        if head is None or len(data) - end != head.length or self._server.draining:
+            return False
+        message = HttpMessage(self, self._clock.monotonic_ns())
+        message.method, message.target, message.headers, _ = head
+        message.body = data[end:]
+        self.phase = "answer"
+        self._hand_over(message)
+        return True
+
+    def _remember(self, data: bytes) -> None:
+        """Keep the head of a request that came in one piece and keeps the connection."""
+        message, self._remembered = self._remembered, None
+        if message is None or self._heads is None or message.close:
+            return
+        headers = message.headers
+        end = data.find(_HEAD_END) + len(_HEAD_END)
+        plain = b"transfer-encoding" not in headers and b"expect" not in headers
+        length = len(message.body)
+        if plain and len(data) - end == length and b"upgrade" not in headers:
+            head = Head(message.method, message.target, headers, length)
+            self._heads.remember(data[:end], head)
 
     # answers
 
@@ -234,10 +275,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         while queue and queue[0].reply is not None:
             head = queue.popleft()
             reply = cast("list[bytes]", head.reply)
-            if len(reply) > 1 and any(len(part) >= LARGE_BODY_BYTES for part in reply):
-                transport.writelines(reply)
+            if len(reply) == 1:
+                transport.write(reply[0])
             else:
-                transport.write(b"".join(reply))
+                transport.writelines(reply)
             if head.close:
                 transport.close()
                 return

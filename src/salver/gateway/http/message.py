@@ -31,6 +31,7 @@ _REASONS = {
     504: b"Gateway Timeout",
     507: b"Insufficient Storage",
 }
+JOIN_BYTES = 64 * 1024
 JSON_TYPE = b"application/json"
 BINARY_TYPE = b"application/octet-stream"
 _CLOSE = b"Connection: close\r\n"
@@ -96,7 +97,12 @@ class HttpMessage:
             headers,
             _CLOSE if self.close else b"",
         )
-        self.reply = [head] if self.head_only else [head, *parts]
+        if self.head_only:
+            self.reply = [head]
+        elif size < JOIN_BYTES:
+            self.reply = [b"".join((head, *parts))]
+        else:
+            self.reply = [head, *parts]
         self.on_gone = None
         self.outlet.answered(self)
         return size

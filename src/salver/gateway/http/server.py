@@ -7,6 +7,7 @@ from collections.abc import Callable
 from salver.core.clock import Clock
 from salver.core.settings import HttpSettings
 from salver.gateway.http.connection import HttpConnection
+from salver.gateway.http.heads import Heads
 from salver.gateway.http.message import HttpMessage
 
 _SWEEP_S = 0.5
@@ -24,6 +25,7 @@ class HttpServer:
         self.clock = clock
         self.draining = False
         self.handle = handle
+        self.heads = Heads() if settings.remember_heads else None
         self._connections: set[HttpConnection] = set()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None

@@ -10,12 +10,18 @@ from salver.core.tensor import Buffer, Tensor
 _MAX_HEADS = 4096
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
+_openings: dict[tuple[str, str], bytes] = {}
 _heads: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
 
 
 def opening(model: str, version: str, caller_id: str | None) -> bytes:
     """Return the JSON up to the outputs; ``id`` is echoed, or left out when there was none."""
-    head = b'{"model_name":%b,"model_version":%b,' % (orjson.dumps(model), orjson.dumps(version))
+    head = _openings.get((model, version))
+    if head is None:
+        if len(_openings) >= _MAX_HEADS:
+            _openings.clear()
+        names = (orjson.dumps(model), orjson.dumps(version))
+        head = _openings[(model, version)] = b'{"model_name":%b,"model_version":%b,' % names
     if caller_id is not None:
         head += b'"id":%b,' % orjson.dumps(caller_id)
     return head + b'"outputs":['

@@ -34,6 +34,7 @@ log = get_logger(__name__)
 _JSON_LENGTH = b"inference-header-content-length"
 _MICROSECOND_NS = 1000
 _PROTOCOL = "http"
+_IDENTITY = b"x-salver-request-id: %b\r\nx-salver-variant: %b\r\n"
 
 
 class Inference:
@@ -97,7 +98,7 @@ class Inference:
             body = inflate(body, encoding, self._settings.max_inflated_bytes)
         json_length = headers.get(_JSON_LENGTH)
         if json_length is None:
-            return decode_json(body, target, self._settings)
+            return decode_json(body, target, self._settings, self._settings.json_mode)
         if not json_length.isdigit():
             raise InvalidRequest("Inference-Header-Content-Length must be a whole number")
         if int(json_length) == 0:
@@ -179,10 +180,7 @@ class _Answer:
         message, context = self._message, self._context
         decoded = cast(Decoded, self.decoded)
         head = opening(self._target.endpoint, context.version, decoded.caller_id)
-        extra = b"x-salver-request-id: %b\r\nx-salver-variant: %b\r\n" % (
-            message.request_id.encode(),
-            context.variant.encode(),
-        )
+        extra = _IDENTITY % (message.request_id.encode(), context.variant.encode())
         parts: list[Buffer]
         content_type = JSON_TYPE
         wanted = decoded.outputs
@@ -206,9 +204,8 @@ class _Answer:
         if self.counted:
             self.counted = False
             context.principal.in_flight -= 1
-        exchange = Exchange(context.request_id, self._target.endpoint, _PROTOCOL)
         total_ns = self._owner.clock.monotonic_ns() - context.arrival_ns
-        exchange.finish(context, code, total_ns, timing)
+        exchange = Exchange(context, self._target.endpoint, _PROTOCOL, code, total_ns, timing)
         self._owner.ring.append(exchange)
 
 
