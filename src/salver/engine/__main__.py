@@ -12,6 +12,7 @@ import uvloop
 from salver.core.clock import SystemClock
 from salver.core.settings import Settings
 from salver.core.settings_file import read_settings
+from salver.engine.memory import uninitialised
 from salver.engine.worker.app import Worker, WorkerIdentity
 from salver.engine.worker.loader import Loader
 from salver.observe.logs import configure_logs
@@ -25,7 +26,10 @@ def main(arguments: list[str] | None = None) -> None:
     home = Path(options.home)
     settings = read_settings(home)
     configure_logs(settings.observe.log_level, process=options.id, pid=os.getpid())
-    uvloop.run(_serve(options, home, settings))
+    token = Path(options.token_file).read_text().strip() if options.token_file else ""
+    address = options.address or f"unix:{home / 'run' / f'worker-{options.id}.sock'}"
+    identity = WorkerIdentity(options.id, secrets.token_hex(8), address, home, token)
+    uvloop.run(_serve(identity, settings, _tls(options)))
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -40,27 +44,20 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-async def _serve(options: argparse.Namespace, home: Path, settings: Settings) -> None:
+async def _serve(identity: WorkerIdentity, settings: Settings, tls: TlsFiles | None) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    identity = WorkerIdentity(
-        options.id,
-        secrets.token_hex(8),
-        options.address or f"unix:{home / 'run' / f'worker-{options.id}.sock'}",
-        home,
-        Path(options.token_file).read_text().strip() if options.token_file else "",
-    )
-    engine = settings.engine
+    engine, home = settings.engine, identity.home
     loader = Loader(
         home / "blobs" / "sha256",
-        home / "run" / "models" / options.id,
+        home / "run" / "models" / identity.id,
         engine.threads,
         create_batch,
         create_stream,
     )
-    links = LinkOptions(_tls(options), engine.max_frame_bytes, engine.coalesce)
+    links = LinkOptions(tls, engine.max_frame_bytes, engine.coalesce, uninitialised)
     worker = Worker(identity, settings, loader, SystemClock(), links)
     await worker.start()
     await stopping.wait()

@@ -4,9 +4,11 @@ The copy is what the runtime reads, so that bytes cannot change between the chec
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from salver.core.durable import storage_errors
@@ -47,12 +49,12 @@ def _copy(file: FileRef, blobs: Path, folder: Path) -> None:
     digest, copied = hashlib.sha256(), 0
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = _open_file(source)
     except OSError as error:
         raise DigestMismatch(
             f"the stored bytes of {file.path!r} cannot be read ({error.strerror}); push it again"
         ) from error
-    with open(descriptor, "rb") as reader, storage_errors(target), target.open("xb") as writer:
+    with os.fdopen(descriptor, "rb") as reader, storage_errors(target), target.open("xb") as writer:
         while chunk := reader.read(_CHUNK_BYTES):
             copied += len(chunk)
             if copied > file.size_bytes:
@@ -64,6 +66,15 @@ def _copy(file: FileRef, blobs: Path, folder: Path) -> None:
             f"the stored bytes of {file.path!r} are not those that were pushed; restore blob "
             f"{file.sha256} from a backup, or push the model again"
         )
+
+
+def _open_file(path: Path) -> int:
+    """Open a regular file only; a pipe would block for ever and a link could point anywhere."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
 
 
 def _inside(folder: Path, path: str) -> Path:

@@ -64,6 +64,7 @@ class Connection(asyncio.BufferedProtocol):
         self._accept = accept
         self._initiator = initiator
         self._coalesce = limits.coalesce
+        self._max_bytes = limits.max_frame_bytes
         self._frames = FrameReceiver(limits.max_frame_bytes, limits.allocate)
         self._out: list[Buffer] = []
         self._large_out = False
@@ -103,9 +104,14 @@ class Connection(asyncio.BufferedProtocol):
         """Queue a message and its payload; silently lost when the link is closing.
 
         Buffers over 64 KiB are not copied and must not change until they are sent. Raises
-        ``OverflowError`` for a number that MessagePack cannot carry; nothing is queued then.
+        ``WireError`` for a message that the peer could not take; nothing is queued then.
         """
         size = size_of(buffers) if buffers else 0
+        if size > self._max_bytes:
+            raise WireError(
+                f"a message of {size} bytes is over the limit of {self._max_bytes}; raise "
+                "engine.max_frame_bytes if tensors of that size are meant"
+            )
         self._out.append(encode(message, size))
         if buffers:
             self._out.extend(buffers)

@@ -29,8 +29,17 @@ _decoder = msgspec.msgpack.Decoder(Message)
 
 
 def encode(message: Message, payload_bytes: int) -> bytes:
-    """Return prefix and message; the caller sends ``payload_bytes`` raw bytes after it."""
-    header = _encoder.encode(message)
+    """Return prefix and message; the caller sends ``payload_bytes`` raw bytes after it.
+
+    Raises ``WireError`` when no peer would take it, and when it holds a number that MessagePack
+    cannot carry.
+    """
+    try:
+        header = _encoder.encode(message)
+    except OverflowError as error:
+        raise WireError("a message holds a number of more than 64 bits") from error
+    if len(header) > MAX_HEADER_BYTES:
+        raise _too_large(len(header), payload_bytes)
     return PREFIX.pack(len(header), payload_bytes) + header
 
 

@@ -2,20 +2,23 @@
 
 Requests that only waited in a dead worker's queue move to another worker. Those in its running
 batch are tried once more, each alone, in the quarantine worker. Nothing is tried again after a
-first chunk went out, or for variants that are not idempotent.
+first chunk went out, or for variants that are not idempotent: a worker that vanished behind a
+network may have run what it never announced.
 """
 
 import asyncio
-from collections import deque
+import dataclasses
 
 from salver.core.clock import Clock
 from salver.core.context import RequestContext
 from salver.core.errors import (
     DeadlineExceeded,
     Draining,
+    InvalidRequest,
     NotReady,
     Overloaded,
     SalverError,
+    WireError,
     WorkerCrashed,
     from_code,
 )
@@ -23,7 +26,8 @@ from salver.core.handler import Responder
 from salver.core.request import InferenceRequest
 from salver.core.settings import EngineSettings
 from salver.engine.client.link import WorkerLink
-from salver.engine.client.pending import Pending
+from salver.engine.client.pending import Link, Pending, VariantRoute
+from salver.engine.memory import uninitialised
 from salver.observe.meter import Meter
 from salver.wire.messages import Fail, Hello, Plan, VariantPlan
 from salver.wire.transport import LinkOptions
@@ -32,29 +36,7 @@ _RETRY_AFTER_S = 1.0
 _SWEEP_S = 0.02
 _MAX_ATTEMPTS = 4
 _DRAIN_POLL_S = 0.01
-
-
-class VariantRoute:
-    """The links of one variant; ``waiting`` requests wait for a link to become usable."""
-
-    __slots__ = ("in_flight", "links", "plan", "quarantine", "waiting")
-
-    def __init__(self, plan: VariantPlan) -> None:
-        self.plan = plan
-        self.links: list[WorkerLink] = []
-        self.quarantine: WorkerLink | None = None
-        self.in_flight = 0
-        self.waiting: deque[Pending] = deque()
-
-    def best(self, besides: WorkerLink | None = None) -> WorkerLink | None:
-        """Return the usable link with the least outstanding work."""
-        best: WorkerLink | None = None
-        variant = self.plan.id
-        for link in self.links:
-            if variant in link.ready and link is not besides:
-                if best is None or len(link.pending) < len(best.pending):
-                    best = link
-        return best
+_SETTLE_NS = 1_000_000_000
 
 
 class EngineClient:
@@ -72,11 +54,13 @@ class EngineClient:
         self._settings = settings
         self._clock = clock
         self._meter = meter
-        self._options = options
+        self._options = dataclasses.replace(options, allocate=uninitialised)
         self._links: dict[str, WorkerLink] = {}
         self._leaving: list[WorkerLink] = []
         self._routes: dict[str, VariantRoute] = {}
+        self._waiting: dict[Pending, None] = {}
         self._draining = False
+        self._stopped = False
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -87,21 +71,25 @@ class EngineClient:
         """Refuse new requests and wait for the open ones."""
         self._draining = True
         deadline_ns = self._clock.monotonic_ns() + round(timeout_s * 1e9)
-        while self.in_flight and self._clock.monotonic_ns() < deadline_ns:
+        while self.in_flight and self._clock.monotonic_ns() < deadline_ns:  # noqa: ASYNC110 - once
             await asyncio.sleep(_DRAIN_POLL_S)
 
     async def stop(self) -> None:
-        """Close every link."""
+        """Close every link; what is still open is refused."""
+        self._draining = self._stopped = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         for link in (*self._links.values(), *self._leaving):
             link.stop()
+        for pending in list(self._waiting):
+            self._forget(pending)
+            self._end(pending, self._refusal(pending.context))
 
     @property
     def in_flight(self) -> int:
         """Requests without a final answer."""
         sent = sum(len(link.pending) for link in (*self._links.values(), *self._leaving))
-        return sent + sum(len(route.waiting) for route in self._routes.values())
+        return sent + len(self._waiting)
 
     def open_requests(self, variant: str) -> int:
         """Requests of one variant without a final answer."""
@@ -130,12 +118,17 @@ class EngineClient:
 
     def _route(self, variants: list[VariantPlan]) -> None:
         previous, self._routes = self._routes, {}
+        settle_ns = self._clock.monotonic_ns() + _SETTLE_NS
         for variant in variants:
-            route = previous.get(variant.id) or VariantRoute(variant)
+            route = previous.pop(variant.id, None) or VariantRoute(variant)
             route.plan = variant
-            route.links = [self._links[name] for name in variant.workers if name in self._links]
+            links: list[Link] = [self._links[n] for n in variant.workers if n in self._links]
+            if links != route.links:
+                route.links, route.settle_ns = links, settle_ns
             route.quarantine = self._links.get(variant.quarantine or "")
             self._routes[variant.id] = route
+        for gone in previous.values():
+            gone.links, gone.quarantine, gone.settle_ns = [], None, 0
 
     def __call__(
         self, request: InferenceRequest, context: RequestContext, responder: Responder
@@ -156,110 +149,113 @@ class EngineClient:
             return
         pending = Pending(request, context, responder, route)
         route.in_flight += 1
-        self._dispatch(pending, route)
+        context.on_cancel = lambda: self._cancel(pending)
+        self._dispatch(pending, route.best())
 
-    def _dispatch(
-        self, pending: Pending, route: VariantRoute, besides: WorkerLink | None = None
-    ) -> None:
-        """Send to the best worker; wait for one that is just being connected; else refuse."""
-        link = route.best(besides)
-        if link is not None:
-            pending.context.on_cancel = lambda: self._cancel(pending)
-            link.send(pending)
-        elif any(link.fresh for link in route.links):
-            pending.context.on_cancel = lambda: self._cancel(pending)
-            route.waiting.append(pending)
-        else:
-            self._end(
-                pending,
-                NotReady(
-                    f"no worker can answer for {route.plan.id} at the moment; it is restarting or "
-                    "loading",
-                    retry_after_s=_RETRY_AFTER_S,
-                ),
-            )
-
-    def finished(self, pending: Pending) -> None:
-        """Release the request's place."""
-        route: VariantRoute = pending.route  # type: ignore[assignment]
-        route.in_flight -= 1
+    def finished(self, pending: Pending) -> bool:
+        """Release the request's place; False if that was done before."""
+        if pending.done:
+            return False
+        pending.done = True
+        pending.route.in_flight -= 1
         pending.context.on_cancel = None
+        return True
 
     def refused(self, pending: Pending, error: Fail) -> None:
         """Try another worker, since this one did not run the request."""
-        route: VariantRoute = pending.route  # type: ignore[assignment]
-        besides = pending.link
-        assert isinstance(besides, WorkerLink)
-        if pending.attempts < _MAX_ATTEMPTS and route.best(besides) is not None:
-            self._retry(pending, route, besides)
-        else:
+        refused_by, pending.link = pending.link, None
+        link = pending.route.best(refused_by)
+        if pending.attempts >= _MAX_ATTEMPTS or (link is None and not pending.quarantined):
             self._end(pending, from_code(error.code, error.message, error.retry_after_s))
+        elif pending.quarantined:
+            self._quarantine(pending)
+        else:
+            self._retry(pending, link)
 
     def lost(self, link: WorkerLink, pending: list[Pending]) -> None:
         """Apply the retry rule to the requests of a dead worker."""
+        del link
         for request in pending:
-            route: VariantRoute = request.route  # type: ignore[assignment]
-            if request.started or request.chunks:
-                self._after_crash(request, route)
-            elif request.quarantined:
-                self._quarantine(request, route)
-            elif request.attempts < _MAX_ATTEMPTS:
-                self._retry(request, route, link)
-            else:
+            request.link = None
+            if request.done:
+                continue
+            if self._stopped:
+                self._end(request, self._refusal(request.context))
+            elif not request.context.idempotent or request.chunks:
                 self._end(request, _crashed(request))
+            elif request.started:
+                self._after_crash(request)
+            elif request.attempts >= _MAX_ATTEMPTS:
+                self._end(request, _crashed(request))
+            elif request.quarantined:
+                self._quarantine(request)
+            else:
+                self._retry(request, request.route.best())
 
     def usable(self, link: WorkerLink) -> None:
         """Send what waited for this worker."""
-        for route in self._routes.values():
-            if not route.waiting:
+        for pending in list(self._waiting):
+            route = pending.route
+            if pending.done:
                 continue
-            if link is route.quarantine or (link in route.links and route.plan.id in link.ready):
-                waiting, route.waiting = route.waiting, deque()
-                for pending in waiting:
-                    if pending.quarantined:
-                        self._quarantine(pending, route)
-                    else:
-                        self._dispatch(pending, route)
+            if pending.quarantined:
+                if link is route.quarantine and route.plan.id in link.ready:
+                    del self._waiting[pending]
+                    self._dispatch(pending, link)
+            elif link in route.links and route.plan.id in link.ready:
+                del self._waiting[pending]
+                self._dispatch(pending, route.best())
 
-    def _after_crash(self, pending: Pending, route: VariantRoute) -> None:
-        may_repeat = pending.context.idempotent and not pending.chunks and not pending.quarantined
-        if may_repeat and route.quarantine is not None:
-            pending.quarantined = True
-            self._meter.add("salver_retries_total", (route.plan.id,))
-            self._quarantine(pending, route)
+    def _dispatch(self, pending: Pending, link: Link | None) -> None:
+        """Send; without a link wait for one that the plan has just named, or refuse."""
+        if link is not None:
+            try:
+                link.send(pending)
+            except WireError as error:
+                self._end(pending, InvalidRequest(f"the request cannot be sent: {error.message}"))
+            except SalverError as error:
+                self._end(pending, error)
+        elif self._clock.monotonic_ns() < pending.route.settle_ns:
+            self._waiting[pending] = None
         else:
-            self._end(pending, _crashed(pending))
+            self._end(pending, _no_worker(pending))
 
-    def _quarantine(self, pending: Pending, route: VariantRoute) -> None:
-        link = route.quarantine
+    def _after_crash(self, pending: Pending) -> None:
+        if pending.quarantined or pending.route.quarantine is None:
+            self._end(pending, _crashed(pending))
+            return
+        pending.quarantined = True
+        self._meter.add("salver_retries_total", (pending.route.plan.id,))
+        self._quarantine(pending)
+
+    def _quarantine(self, pending: Pending) -> None:
+        """Send to the quarantine worker, or wait for it until the deadline."""
+        link = pending.route.quarantine
         if link is None:
             self._end(pending, _crashed(pending))
-        elif link.connected and route.plan.id in link.ready:
-            pending.context.on_cancel = lambda: self._cancel(pending)
-            link.send(pending)
+        elif pending.route.plan.id in link.ready:
+            self._dispatch(pending, link)
         else:
-            pending.link = None
-            pending.context.on_cancel = lambda: self._cancel(pending)
-            route.waiting.append(pending)
+            self._waiting[pending] = None
 
-    def _retry(self, pending: Pending, route: VariantRoute, besides: WorkerLink) -> None:
-        self._meter.add("salver_retries_total", (route.plan.id,))
-        pending.link = None
-        self._dispatch(pending, route, besides)
+    def _retry(self, pending: Pending, link: Link | None) -> None:
+        if link is not None:
+            self._meter.add("salver_retries_total", (pending.route.plan.id,))
+        self._dispatch(pending, link)
 
     def _end(self, pending: Pending, error: SalverError) -> None:
-        self.finished(pending)
-        pending.responder.fail(error)
+        if self.finished(pending):
+            pending.responder.fail(error)
 
     def _cancel(self, pending: Pending) -> None:
-        link = pending.link
-        if isinstance(link, WorkerLink):
+        if self.finished(pending):
+            self._forget(pending)
+
+    def _forget(self, pending: Pending) -> None:
+        link, pending.link = pending.link, None
+        if link is not None:
             link.cancel(pending)
-        else:
-            route: VariantRoute = pending.route  # type: ignore[assignment]
-            if pending in route.waiting:
-                route.waiting.remove(pending)
-        self.finished(pending)
+        self._waiting.pop(pending, None)
 
     def _refusal(self, context: RequestContext) -> SalverError:
         if self._draining:
@@ -275,15 +271,16 @@ class EngineClient:
 
     def _sweep(self, now_ns: int) -> None:
         """End the requests whose deadline has passed, and close links that are done."""
+        late = [p for p in self._waiting if p.context.deadline_ns <= now_ns]
         for link in (*self._links.values(), *self._leaving):
-            late = [p for p in link.pending.values() if p.context.deadline_ns <= now_ns]
-            for pending in late:
-                link.cancel(pending)
-                self._end(pending, _late())
-        for route in self._routes.values():
-            for pending in [p for p in route.waiting if p.context.deadline_ns <= now_ns]:
-                route.waiting.remove(pending)
-                self._end(pending, _late())
+            late += [p for p in link.pending.values() if p.context.deadline_ns <= now_ns]
+        for pending in late:
+            self._forget(pending)
+            self._end(pending, _late())
+        unsettled = [p for p in self._waiting if not p.quarantined and p.route.settle_ns <= now_ns]
+        for pending in unsettled:
+            self._forget(pending)
+            self._end(pending, _no_worker(pending))
         for link in [link for link in self._leaving if not link.pending]:
             self._leaving.remove(link)
             link.stop()
@@ -295,9 +292,17 @@ def _late() -> DeadlineExceeded:
     )
 
 
+def _no_worker(pending: Pending) -> NotReady:
+    return NotReady(
+        f"no worker can answer for {pending.route.plan.id} at the moment; it is restarting or "
+        "loading",
+        retry_after_s=_RETRY_AFTER_S,
+    )
+
+
 def _crashed(pending: Pending) -> WorkerCrashed:
     if pending.quarantined:
         return WorkerCrashed(
-            "this request crashed the model's process twice; it is not tried again"
+            "the model's process died twice while it held this request; it is not tried again"
         )
-    return WorkerCrashed("the model's process died while it ran this request")
+    return WorkerCrashed("the model's process died while it held this request")

@@ -4,7 +4,7 @@ import asyncio
 from typing import Protocol
 
 from salver.core.clock import Clock
-from salver.core.errors import WireError, from_code
+from salver.core.errors import NotReady, SalverError, WireError, from_code
 from salver.core.request import InferenceResponse
 from salver.engine.client.pending import Pending, tensors_of
 from salver.observe.logs import get_logger
@@ -28,6 +28,7 @@ log = get_logger(__name__)
 QUARANTINE = "quarantine"
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.25
+_NOT_RUN = ("draining", "not_ready")
 _READY = frozenset(("ready",))
 _LAZY = frozenset(("ready", "lazy", "loading"))
 
@@ -35,8 +36,8 @@ _LAZY = frozenset(("ready", "lazy", "loading"))
 class Owner(Protocol):
     """Who decides what happens to requests that a link could not finish."""
 
-    def finished(self, pending: Pending) -> None:
-        """Take note that a request has had its final answer."""
+    def finished(self, pending: Pending) -> bool:
+        """Take note that a request gets its final answer; False if it has had one."""
         ...
 
     def refused(self, pending: Pending, error: Fail) -> None:
@@ -62,7 +63,6 @@ class WorkerLink:
         self._answering = _LAZY if worker.kind == QUARANTINE else _READY
         self.pending: dict[int, Pending] = {}
         self.ready: frozenset[str] = frozenset()
-        self.fresh = True
         self._hello = hello
         self._owner = owner
         self._clock = clock
@@ -88,16 +88,16 @@ class WorkerLink:
             self._connection.close()
 
     def send(self, pending: Pending) -> None:
-        """Ask the worker."""
+        """Ask the worker; raises ``SalverError`` when the request cannot be sent as it is."""
         connection = self._connection
         if connection is None:
-            raise WireError(f"worker {self.identity} is not connected")
+            raise NotReady(f"worker {self.identity} is not connected", retry_after_s=1.0)
         self._last_id = pending.id = self._last_id + 1
         pending.link = self
         pending.started = False
         pending.attempts += 1
-        self.pending[pending.id] = pending
         connection.send(pending.infer(self._clock.monotonic_ns()), pending.buffers())
+        self.pending[pending.id] = pending
 
     def cancel(self, pending: Pending) -> None:
         """Tell the worker that nobody waits for this request."""
@@ -140,11 +140,17 @@ class WorkerLink:
         pending = self.pending.get(chunk.id)
         if pending is None:
             return
-        response = InferenceResponse(tensors_of(chunk, payload), chunk.timing, chunk.parameters)
+        try:
+            tensors = tensors_of(chunk, payload)
+        except WireError as error:
+            if self._connection is not None:
+                self._connection.abort(error)
+            return
+        response = InferenceResponse(tensors, chunk.timing, chunk.parameters)
         if chunk.final:
             del self.pending[chunk.id]
-            self._owner.finished(pending)
-            pending.responder.send(response, final=True)
+            if self._owner.finished(pending):
+                pending.responder.send(response, final=True)
             return
         pending.chunks += 1
         pending.responder.send(response, final=False)
@@ -155,15 +161,13 @@ class WorkerLink:
         pending = self.pending.pop(message.id, None)
         if pending is None:
             return
-        if message.code in ("draining", "not_ready") and not pending.started:
+        if message.code in _NOT_RUN and not pending.started:
             self._owner.refused(pending, message)
-            return
-        self._owner.finished(pending)
-        pending.responder.fail(from_code(message.code, message.message, message.retry_after_s))
+        elif self._owner.finished(pending):
+            pending.responder.fail(from_code(message.code, message.message, message.retry_after_s))
 
     def _accepted(self, connection: Connection) -> "WorkerLink":
         self._connection = connection
-        self.fresh = False
         return self
 
     async def _stay_connected(self, timeout_s: float, options: LinkOptions) -> None:
@@ -172,7 +176,7 @@ class WorkerLink:
             self._lost.clear()
             try:
                 await connect(self.address, self._hello, self._accepted, timeout_s, options)
-            except WireError:
+            except SalverError:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
                 continue

@@ -1,26 +1,77 @@
-"""One request on its way through the workers."""
+"""One request on its way through the workers, and the links that may carry it."""
+
+from typing import Protocol
 
 from salver.core.context import RequestContext
+from salver.core.errors import InvalidRequest, WireError
 from salver.core.handler import Responder
 from salver.core.request import InferenceRequest
 from salver.core.tensor import Tensor
 from salver.wire.framing import Buffer
-from salver.wire.messages import Chunk, Infer, TensorHeader
+from salver.wire.messages import Chunk, Infer, TensorHeader, VariantPlan
 
-NANOSECONDS_PER_MICROSECOND = 1000
+STREAM_CREDIT = 16
+_NANOSECONDS_PER_MICROSECOND = 1000
+_SCALARS = (str, int, float, bool, type(None))
+
+
+class Link(Protocol):
+    """What routing needs of the link to a worker."""
+
+    pending: dict[int, "Pending"]
+    ready: frozenset[str]
+
+    def send(self, pending: "Pending") -> None:
+        """Ask the worker; raises ``SalverError`` when the request cannot be sent as it is."""
+        ...
+
+    def cancel(self, pending: "Pending") -> None:
+        """Tell the worker that nobody waits for this request."""
+        ...
+
+
+class VariantRoute:
+    """The links of one variant.
+
+    Until ``settle_ns`` (monotonic) a request may wait for a link: the plan names workers whose
+    greeting may still be on its way. After that, no link means a refusal.
+    """
+
+    __slots__ = ("in_flight", "links", "plan", "quarantine", "settle_ns")
+
+    def __init__(self, plan: VariantPlan) -> None:
+        self.plan = plan
+        self.links: list[Link] = []
+        self.quarantine: Link | None = None
+        self.in_flight = 0
+        self.settle_ns = 0
+
+    def best(self, besides: Link | None = None) -> Link | None:
+        """Return the usable link with the least outstanding work."""
+        best: Link | None = None
+        least = 0
+        variant = self.plan.id
+        for link in self.links:
+            if variant in link.ready and link is not besides:
+                waiting = len(link.pending)
+                if best is None or waiting < least:
+                    best, least = link, waiting
+        return best
 
 
 class Pending:
     """A request that has no final answer yet.
 
     ``started`` tells that its worker was about to run it; ``attempts`` counts how often it was
-    sent; ``quarantined`` that its present attempt is the last one.
+    sent; ``quarantined`` that its present attempt is the last one; ``done`` that its caller has
+    had the final answer or has left.
     """
 
     __slots__ = (
         "attempts",
         "chunks",
         "context",
+        "done",
         "id",
         "link",
         "quarantined",
@@ -35,33 +86,41 @@ class Pending:
         request: InferenceRequest,
         context: RequestContext,
         responder: Responder,
-        route: object,
+        route: VariantRoute,
     ) -> None:
         self.request = request
         self.context = context
         self.responder = responder
         self.route = route
         self.id = 0
-        self.link: object | None = None
+        self.link: Link | None = None
         self.attempts = 0
         self.chunks = 0
         self.started = False
         self.quarantined = False
+        self.done = False
 
     def infer(self, now_ns: int) -> Infer:
-        """Return the message that asks a worker."""
+        """Return the message that asks a worker; raises ``InvalidRequest``."""
         request, context = self.request, self.context
-        stream = bool(request.parameters and request.parameters.get("stream"))
+        parameters = request.parameters
+        stream = False
+        if parameters:
+            stream = bool(parameters.get("stream"))
+            for name, value in parameters.items():
+                # The worker would not understand the frame and close the link on everybody.
+                if not isinstance(value, _SCALARS):
+                    raise InvalidRequest(f"parameter {name!r} must be text, a number or a boolean")
         return Infer(
             self.id,
             context.variant,
             tuple(
                 [TensorHeader(t.name, t.datatype, t.shape, t.size_bytes) for t in request.inputs]
             ),
-            max(0, (context.deadline_ns - now_ns) // NANOSECONDS_PER_MICROSECOND),
+            max(0, (context.deadline_ns - now_ns) // _NANOSECONDS_PER_MICROSECOND),
             context.request_id,
             request.outputs,
-            request.parameters,
+            parameters,
             context.priority,
             stream,
             STREAM_CREDIT if stream else 0,
@@ -73,14 +132,17 @@ class Pending:
         return [tensor.buffer for tensor in self.request.inputs]
 
 
-STREAM_CREDIT = 16
-
-
 def tensors_of(chunk: Chunk, payload: Buffer) -> list[Tensor]:
-    """Return a chunk's outputs as views of its payload."""
+    """Return a chunk's outputs as views of its payload.
+
+    Raises ``WireError`` when the headers do not cover the payload.
+    """
     headers = chunk.outputs
+    size = len(payload)
     if len(headers) == 1:
         header = headers[0]
+        if header.size_bytes != size:
+            raise _mismatch(size)
         return [Tensor(header.name, header.datatype, header.shape, payload)]
     tensors: list[Tensor] = []
     position = 0
@@ -88,4 +150,10 @@ def tensors_of(chunk: Chunk, payload: Buffer) -> list[Tensor]:
         stop = position + header.size_bytes
         tensors.append(Tensor(header.name, header.datatype, header.shape, payload[position:stop]))
         position = stop
+    if position != size:
+        raise _mismatch(size)
     return tensors
+
+
+def _mismatch(size: int) -> WireError:
+    return WireError(f"an answer of {size} bytes does not fit its headers; restart the worker")

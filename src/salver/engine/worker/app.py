@@ -11,7 +11,9 @@ from salver.engine.materialize import remove
 from salver.engine.worker.host import BatchHost
 from salver.engine.worker.link import GatewayLink
 from salver.engine.worker.loader import Loader
+from salver.engine.worker.loading import Loading
 from salver.engine.worker.stream import StreamHost
+from salver.engine.worker.turn import Turn
 from salver.observe.logs import get_logger
 from salver.observe.memory import resident_bytes
 from salver.observe.meter import Meter
@@ -25,6 +27,8 @@ log = get_logger(__name__)
 
 _IDLE_CHECK_S = 1.0
 _DRAIN_POLL_S = 0.01
+
+_QUARANTINE = "quarantine"
 
 AnyHost = BatchHost | StreamHost
 
@@ -41,7 +45,10 @@ class WorkerIdentity:
 
 
 class Worker:
-    """Component of one worker process; ``quarantine`` ids hold models only while used."""
+    """Component of one worker process.
+
+    A worker that the plan calls a quarantine does one thing at a time over all its versions.
+    """
 
     def __init__(
         self,
@@ -59,6 +66,7 @@ class Worker:
         self._meter = Meter()
         self._hosts: dict[str, AnyHost] = {}
         self._retiring: list[AnyHost] = []
+        self._turn: Turn | None = None
         self._links: set[GatewayLink] = set()
         self._snapshots = 0
         self._state = "starting"
@@ -69,6 +77,7 @@ class Worker:
     async def start(self) -> None:
         """Listen, and load what the plan says."""
         identity = self._identity
+        self._loader.clear()
         hello = Hello(PROTOCOL_VERSION, "worker", identity.id, identity.incarnation, identity.token)
         self._listener = await listen(identity.address, hello, self._accept, self._link_options)
         self._state = "ready"
@@ -115,6 +124,8 @@ class Worker:
     def apply(self, plan: Plan) -> None:
         """Load what is new in this worker's part of the plan and let go of what is not in it."""
         own = next((worker for worker in plan.workers if worker.id == self._identity.id), None)
+        if own is not None and own.kind == _QUARANTINE and self._turn is None:
+            self._turn = Turn()
         loads = {load.variant: load for load in own.loads} if own is not None else {}
         for variant, host in list(self._hosts.items()):
             wanted = loads.get(variant)
@@ -135,6 +146,9 @@ class Worker:
         plan_number = self._follower.plan_number if self._follower is not None else 0
         self._meter.set("salver_process_resident_bytes", ("worker", identity.id), rss)
         self._meter.set("salver_plan_number", (identity.id,), plan_number)
+        for variant, host in self._hosts.items():
+            labels = (identity.id, variant)
+            self._meter.set("salver_model_resident_bytes", labels, host.loading.resident_bytes)
         return Snapshot(
             self._snapshots,
             plan_number,
@@ -149,19 +163,19 @@ class Worker:
 
     def _host(self, load: Load) -> None:
         host: AnyHost
+        clock, meter, engine = self._clock, self._meter, self._settings.engine
         if is_stream(load.runtime):
-            host = StreamHost(load, self._loader.stream, self._clock, self._meter, self._changed)
-        else:
-            host = BatchHost(
-                load,
-                self._loader.batch,
-                self._settings.engine,
-                self._clock,
-                self._meter,
-                self._changed,
+            streams = Loading(
+                load, self._loader.stream, clock, meter, self._changed, engine.load_timeout_s
             )
+            host = StreamHost(streams, clock)
+        else:
+            batches = Loading(
+                load, self._loader.batch, clock, meter, self._changed, engine.load_timeout_s
+            )
+            host = BatchHost(batches, engine, clock, meter, self._turn)
         self._hosts[load.variant] = host
-        if not load.lazy:
+        if not load.lazy or is_stream(load.runtime):
             host.begin_load()
 
     def _accept(self, connection: Connection) -> GatewayLink:
@@ -192,7 +206,7 @@ class Worker:
                 self._meter.forget(
                     "salver_model_resident_bytes", (self._identity.id, host.load.variant)
                 )
-                if self._hosts.get(host.load.variant) is None:
+                if host.load.variant not in self._hosts:
                     remove(self._loader.folder(host.load))
             now_ns = self._clock.monotonic_ns()
             for host in self._hosts.values():
@@ -201,11 +215,12 @@ class Worker:
 
 
 def _state(host: AnyHost) -> VariantState:
-    error = host.error
+    loading = host.loading
+    error = loading.error
     return VariantState(
-        host.load.variant,
-        host.state,
+        loading.load.variant,
+        loading.state,
         error.code if error is not None else "",
         error.message if error is not None else "",
-        host.resident_bytes,
+        loading.resident_bytes,
     )

@@ -61,9 +61,12 @@ def disassemble(outputs: Batch, jobs: list[Job]) -> list[Answer]:
 
     Raises ``ModelFailed`` when an output does not have one row for each row that went in.
     """
+    total = sum([job.rows for job in jobs])
     if len(jobs) == 1:
+        if jobs[0].key is not ALONE:
+            for name, array in outputs.items():
+                _check_rows(name, array, total)
         return [whole(outputs)]
-    total = sum(job.rows for job in jobs)
     columns = [_Column(name, array, total) for name, array in outputs.items()]
     answers: list[Answer] = []
     start = 0
@@ -95,11 +98,7 @@ class _Column:
     __slots__ = ("_array", "_datatype", "_headers", "_name", "_raw", "_row_bytes", "_row_shape")
 
     def __init__(self, name: str, array: AnyArray, total: int) -> None:
-        if array.ndim == 0 or array.shape[0] != total:
-            raise ModelFailed(
-                f"output {name!r} has shape {list(array.shape)} for a batch of {total} rows; "
-                "deploy with --max-batch-size 1"
-            )
+        _check_rows(name, array, total)
         self._name = name
         self._datatype = datatype_of(array.dtype)
         self._row_shape = array.shape[1:]
@@ -127,6 +126,14 @@ class _Column:
             )
             self._headers[rows] = header
         return header
+
+
+def _check_rows(name: str, array: AnyArray, total: int) -> None:
+    if array.ndim == 0 or array.shape[0] != total:
+        raise ModelFailed(
+            f"output {name!r} has shape {list(array.shape)} for a batch of {total} rows; "
+            "deploy with --max-batch-size 1"
+        )
 
 
 def _slice(job: Job) -> list[Buffer]:

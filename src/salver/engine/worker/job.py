@@ -1,6 +1,6 @@
 """One request inside a worker, from its frame to its answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from salver.core.errors import SalverError
@@ -12,6 +12,15 @@ ALONE: tuple[object, ...] = ()
 
 class Reply(Protocol):
     """Where a job's answer goes: the link it came from."""
+
+    @property
+    def is_blocked(self) -> bool:
+        """Tell whether the receiver has stopped reading."""
+        ...
+
+    def when_unblocked(self, callback: Callable[[], None]) -> None:
+        """Call back once, when the receiver reads again or is gone."""
+        ...
 
     def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
         """Send one message of the answer."""
@@ -34,13 +43,29 @@ class Reply(Protocol):
         ...
 
 
+class Flow(Protocol):
+    """An open stream."""
+
+    def grant(self, chunks: int) -> None:
+        """Let so many more chunks through."""
+        ...
+
+    def cancel(self) -> None:
+        """End it; nobody listens."""
+        ...
+
+
 class Job:
-    """A request waiting or running. Jobs with equal ``key`` may share a batch; ALONE may not."""
+    """A request waiting or running. Jobs with equal ``key`` may share a batch; ALONE may not.
+
+    ``flow`` is set while the job is an open stream.
+    """
 
     __slots__ = (
         "arrival_ns",
         "cancelled",
         "deadline_ns",
+        "flow",
         "id",
         "infer",
         "key",
@@ -59,6 +84,7 @@ class Job:
         self.arrival_ns = arrival_ns
         self.deadline_ns = arrival_ns + infer.remaining_us * 1000
         self.cancelled = False
+        self.flow: Flow | None = None
         self.rows = _rows(infer.inputs)
         self.key = _key(infer) if batches and self.rows > 0 else ALONE
 

@@ -5,12 +5,10 @@ from typing import Protocol
 
 from salver.core.errors import NotReady, SalverError, WireError
 from salver.engine.worker.job import Job, Reply
-from salver.engine.worker.stream import StreamHost
+from salver.engine.worker.refusals import RETRY_AFTER_S
 from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
 from salver.wire.messages import Cancel, Credit, Fail, Infer, Message
-
-_RETRY_AFTER_S = 1.0
 
 
 class Host(Protocol):
@@ -46,17 +44,15 @@ class GatewayLink:
             host = self._hosts(message.variant)
             if host is None:
                 cause = f"{message.variant} is not hosted here"
-                self.send(Fail(message.id, NotReady.code, cause, _RETRY_AFTER_S))
+                self.send(Fail(message.id, NotReady.code, cause, RETRY_AFTER_S))
                 return
             host.accept(self, message, payload)
         elif isinstance(message, Cancel):
             self._cancel(self._jobs.pop(message.id, None))
         elif isinstance(message, Credit):
-            job_or_none = self._jobs.get(message.id)
-            if job_or_none is not None:
-                host = self._hosts(job_or_none.infer.variant)
-                if isinstance(host, StreamHost):
-                    host.grant(job_or_none, message.chunks)
+            job = self._jobs.get(message.id)
+            if job is not None and job.flow is not None:
+                job.flow.grant(message.chunks)
 
     def on_lost(self, error: WireError | None) -> None:
         """Nobody waits for this link's requests any more."""
@@ -65,6 +61,15 @@ class GatewayLink:
         for job in jobs.values():
             self._cancel(job)
         self._closed(self)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Tell whether the gateway has stopped reading."""
+        return self.connection.is_blocked
+
+    def when_unblocked(self, callback: Callable[[], None]) -> None:
+        """Call back once, when the gateway reads again or is gone."""
+        self.connection.when_unblocked(callback)
 
     def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
         """Send one message of an answer."""
@@ -87,10 +92,10 @@ class GatewayLink:
         """Drop a job that has had its final answer."""
         self._jobs.pop(job.id, None)
 
-    def _cancel(self, job: Job | None) -> None:
+    @staticmethod
+    def _cancel(job: Job | None) -> None:
         if job is None:
             return
         job.cancelled = True
-        host = self._hosts(job.infer.variant)
-        if isinstance(host, StreamHost):
-            host.cancel(job)
+        if job.flow is not None:
+            job.flow.cancel()

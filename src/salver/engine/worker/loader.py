@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from salver.core.errors import LoadFailed
-from salver.engine.materialize import materialize
+from salver.engine.materialize import materialize, remove
 from salver.runtimes.base import BatchRuntime, RuntimeOptions, StreamRuntime
 from salver.wire.messages import Load
 
@@ -40,6 +40,10 @@ class Loader:
         runtime = self._create_stream(load.runtime)
         runtime.load(self._fetch(load), load.signature, self._options(load))
         return runtime
+
+    def clear(self) -> None:
+        """Remove what an earlier process of this worker left behind."""
+        remove(self._scratch)
 
     def folder(self, load: Load) -> Path:
         """Return the private folder of a version; its name comes from digests only."""

@@ -1,0 +1,62 @@
+"""Runs jobs as one batch, or each alone when the batch fails."""
+
+from salver.core.clock import Clock
+from salver.core.errors import InvalidTensor, ModelFailed, SalverError
+from salver.engine.worker.batch import Answer, assemble, disassemble
+from salver.engine.worker.job import Job
+from salver.runtimes.base import BatchRuntime
+
+_MAX_CAUSE = 500
+
+
+class Outcome:
+    """An answer or an error for each job, in order, and how long the run took."""
+
+    __slots__ = ("answers", "run_ns", "started_ns")
+
+    def __init__(self, answers: list[Answer | SalverError], started_ns: int, run_ns: int) -> None:
+        self.answers = answers
+        self.started_ns = started_ns
+        self.run_ns = run_ns
+
+
+def execute(runtime: BatchRuntime, jobs: list[Job], clock: Clock) -> Outcome:
+    """Run the jobs as one batch; if that fails, each alone, so that one hurts only itself.
+
+    May be called on any thread.
+    """
+    started_ns = clock.monotonic_ns()
+    answers: list[Answer | SalverError]
+    try:
+        answers = [*_run(runtime, jobs)]
+    except Exception as error:  # a runtime may raise anything
+        alone = len(jobs) == 1
+        answers = [failure(error) if alone else _run_alone(runtime, job) for job in jobs]
+    return Outcome(answers, started_ns, clock.monotonic_ns() - started_ns)
+
+
+def failure(error: Exception) -> SalverError:
+    """Return what a runtime raised as a domain error."""
+    if isinstance(error, SalverError):
+        return error
+    return ModelFailed(f"the model failed: {type(error).__name__}: {error}"[:_MAX_CAUSE])
+
+
+def _run(runtime: BatchRuntime, jobs: list[Job]) -> list[Answer]:
+    wanted = jobs[0].infer.outputs
+    outputs = runtime.run(assemble(jobs), wanted)
+    if wanted is not None and len(outputs) < len(wanted):
+        missing = ", ".join(name for name in wanted if name not in outputs)
+        raise ModelFailed(f"the model did not give {missing}")
+    try:
+        return disassemble(outputs, jobs)
+    except InvalidTensor as error:
+        # The caller's tensors were fine; it is the model that answered with the wrong ones.
+        raise ModelFailed(f"the model's answer cannot be sent: {error.message}") from error
+
+
+def _run_alone(runtime: BatchRuntime, job: Job) -> Answer | SalverError:
+    try:
+        return _run(runtime, [job])[0]
+    except Exception as error:  # a runtime may raise anything
+        return failure(error)
