@@ -4,18 +4,33 @@
 """
 
 import ast
+import dataclasses
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 
 from salver.cli.main import COMMANDS, build
+from salver.core.settings import SECTIONS
+from salver.gateway.statuses import errors_page
 from salver.observe.catalog import METRICS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "salver"
 
+_SETTINGS_HEAD = """# Settings
+
+Settings are read once, where a process starts: from `HOME/salver.yaml`, and from environment variables named `SALVER_SECTION__NAME`, which win.
+An unknown name is an error that names the nearest known one.
+
+```yaml
+http:
+  request_timeout_s: 10
+engine:
+  threads: 2
+```
+"""
 _MODULES_HEAD = """# Every module in a sentence
 
 The rooms and the life of a request are in [architecture.md](architecture.md).
@@ -49,28 +64,50 @@ def metrics_page() -> str:
 def cli_page() -> str:
     """Return the page of all commands."""
     root = typer.main.get_command(build(list(COMMANDS)))
-    assert isinstance(root, click.Group)
     parts = [_CLI_HEAD]
-    for name, command in root.commands.items():
+    for name, command in _children(root).items():
         parts.extend(_command_parts(f"salver {name}", command))
     return "\n".join(parts)
 
 
-def _command_parts(path: str, command: click.Command) -> list[str]:
-    if isinstance(command, click.Group):
+def _children(command: Any) -> dict[str, Any]:
+    children: dict[str, Any] = getattr(command, "commands", {})
+    return children
+
+
+def _command_parts(path: str, command: Any) -> list[str]:
+    children = _children(command)
+    if children:
         return [
             part
-            for name, child in command.commands.items()
+            for name, child in children.items()
             for part in _command_parts(f"{path} {name}", child)
         ]
-    context = click.Context(command, info_name=path, terminal_width=92, max_content_width=92)
+    context = command.context_class(command, info_name=path)
     usage = " ".join(command.collect_usage_pieces(context))
     lines = [f"## {path}\n", f"`{path} {usage}`\n", f"{command.help}\n"]
     options = [parameter.get_help_record(context) for parameter in command.params]
-    rows = [f"| `{record[0]}` | {record[1]} |" for record in options if record is not None]
+    rows = [
+        f"| `{record[0].replace('|', '/')}` | {record[1]} |"
+        for record in options
+        if record is not None
+    ]
     if rows:
         lines.append("\n".join(["| option | meaning |", "|---|---|", *rows]) + "\n")
     return lines
+
+
+def settings_page() -> str:
+    """Return the page of all settings."""
+    parts = [_SETTINGS_HEAD]
+    for section, kind in SECTIONS.items():
+        parts.append(f"## {section}\n")
+        rows = [
+            f"| `{section}.{item.name}` | {item.default!r} | {item.metadata['help']} |"
+            for item in dataclasses.fields(kind)
+        ]
+        parts.append("\n".join(["| setting | default | meaning |", "|---|---|---|", *rows]) + "\n")
+    return "\n".join(parts)
 
 
 def modules_page() -> str:
@@ -97,7 +134,13 @@ def _first_sentence(path: Path) -> str:
     return " ".join(docstring.split("\n\n")[0].split())
 
 
-PAGES = {"metrics.md": metrics_page, "cli.md": cli_page, "modules.md": modules_page}
+PAGES = {
+    "metrics.md": metrics_page,
+    "cli.md": cli_page,
+    "modules.md": modules_page,
+    "errors.md": errors_page,
+    "settings.md": settings_page,
+}
 
 
 def main() -> None:

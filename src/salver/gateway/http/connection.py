@@ -124,8 +124,8 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._feed(data)
 
     def eof_received(self) -> bool:
-        """A client that stops sending may still read its answers."""
-        return bool(self._queue)
+        """A client that closes its side has left; what it asked for is cancelled."""
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the handlers that nobody waits."""

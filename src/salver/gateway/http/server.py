@@ -48,6 +48,8 @@ class HttpServer:
         self.draining = True
         if self._server is not None:
             self._server.close()
+            # The loop closes the socket at its next turn; only then may idle clients be let go.
+            await asyncio.sleep(0)
         deadline_ns = self.clock.monotonic_ns() + round(timeout_s * 1e9)
         while self._connections and self.clock.monotonic_ns() < deadline_ns:
             for connection in list(self._connections):

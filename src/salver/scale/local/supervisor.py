@@ -118,6 +118,8 @@ class Supervisor:
     async def stop(self) -> None:
         """Stop gateways first, then workers, control last."""
         self._stopping = True
+        if self._http is not None:
+            self._http.close()
         timeout_s = self._settings.supervisor.stop_timeout_s
         for role in ("gateway", "worker", "control"):
             children = [c for c in self._children.values() if c.command.role == role]

@@ -1,0 +1,216 @@
+"""A gateway's HTTP side in this process, with a handler that computes instead of an engine."""
+
+import asyncio
+import random
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import uvloop
+
+from salver.core.clock import SystemClock
+from salver.core.context import RequestContext
+from salver.core.errors import ModelFailed
+from salver.core.exchange import Exchange, ExchangeRing
+from salver.core.handler import Responder
+from salver.core.ids import RequestIds
+from salver.core.request import InferenceRequest, InferenceResponse
+from salver.core.settings import HttpSettings
+from salver.core.signature import Column, Signature, TensorSpec
+from salver.core.tensor import Tensor
+from salver.gateway.auth import Keys
+from salver.gateway.http.server import HttpServer
+from salver.gateway.oip.infer import Inference
+from salver.gateway.oip.routes import Directory, Routes
+from salver.gateway.validation import SignatureCheck
+from salver.observe.meter import Meter
+from salver.traffic.router import Router
+from salver.wire.messages import EndpointPlan, Plan, VariantPlan
+
+DATATYPES = (
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
+    "FP16", "FP32", "FP64", "BYTES",
+)  # fmt: skip
+
+
+def endpoint(name: str, signature: Signature, validation: str = "off") -> EndpointPlan:
+    """Return an endpoint with one variant."""
+    variant = VariantPlan(
+        f"{name}:1", "primary", name, "1", "0" * 64, "test", 10_000, 1, signature, ("shared-0",)
+    )
+    return EndpointPlan(name, (variant,), validation=validation)
+
+
+def identity_signature(datatype: str) -> Signature:
+    """Return the signature of a model that gives back what it gets."""
+    return Signature(
+        (TensorSpec("x", datatype, (-1, -1)),), (TensorSpec("y", datatype, (-1, -1)),)
+    )
+
+
+RANGED = Signature(
+    (
+        TensorSpec(
+            "x", "FP32", (-1, 2), (Column("age", minimum=0, maximum=120), Column("height"))
+        ),
+    ),
+    (TensorSpec("y", "FP32", (-1, 2)),),
+)
+TWO = Signature(
+    (TensorSpec("a", "FP32", (-1,)), TensorSpec("b", "FP32", (-1,))),
+    (TensorSpec("sum", "FP32", (-1,)), TensorSpec("difference", "FP32", (-1,))),
+)
+PLAN = Plan(
+    1,
+    0,
+    (
+        *(endpoint(f"identity-{name.lower()}", identity_signature(name)) for name in DATATYPES),
+        endpoint("two", TWO),
+        endpoint("strict", RANGED, "reject"),
+        endpoint("lenient", RANGED, "warn"),
+        endpoint("hidden", TWO),
+        EndpointPlan("loading", (), reason="its model is still loading"),
+    ),
+)
+
+
+class Computer:
+    """The last handler: identity, sums, and whatever a test wants to go wrong.
+
+    ``held`` requests wait until ``release`` is called.
+    """
+
+    def __init__(self) -> None:
+        self.held: list[Callable[[], None]] = []
+        self.contexts: list[RequestContext] = []
+        self.hold = False
+
+    def __call__(
+        self, request: InferenceRequest, context: RequestContext, responder: Responder
+    ) -> None:
+        """Answer now, or when released."""
+        self.contexts.append(context)
+        if self.hold:
+            self.held.append(lambda: self._answer(request, responder))
+        else:
+            self._answer(request, responder)
+
+    def _answer(self, request: InferenceRequest, responder: Responder) -> None:
+        arrays = {tensor.name: tensor.array() for tensor in request.inputs}
+        if "a" in arrays:
+            outputs = {"sum": arrays["a"] + arrays["b"], "difference": arrays["a"] - arrays["b"]}
+        else:
+            outputs = {"y": arrays["x"]}
+        if request.parameters and request.parameters.get("fail"):
+            responder.fail(ModelFailed("it was asked to fail"))
+            return
+        wanted = request.outputs or tuple(outputs)
+        tensors = [Tensor.from_array(name, np.asarray(outputs[name])) for name in wanted]
+        responder.send(InferenceResponse(tensors))
+
+
+class RunningServer:
+    """The HTTP side on a thread and event loop of its own; a context manager."""
+
+    def __init__(self, settings: HttpSettings | None = None, keys: Path | None = None) -> None:
+        self.settings = settings or HttpSettings()
+        self.computer = Computer()
+        self.exchanges: list[Exchange] = []
+        self.meter = Meter()
+        self._keys = Keys(keys)
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.port = 0
+        self.server: HttpServer | None = None
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self._keys.provision()
+        self._thread.start()
+        self.call(self._start())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop."""
+        assert self.server is not None
+        self.call(self.server.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def call(self, work: Any) -> Any:
+        """Run a coroutine on the server's loop and return its result."""
+        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return future.result(timeout=30)
+
+    def release(self) -> None:
+        """Answer what was held."""
+        held, self.computer.held = self.computer.held, []
+        for answer in held:
+            self._loop.call_soon_threadsafe(answer)
+
+    async def _start(self) -> None:
+        clock = SystemClock()
+        check = SignatureCheck(self.computer, self.meter)
+        router = Router(check, random.Random(0))
+        check.apply(PLAN)
+        router.apply(PLAN)
+        ring = ExchangeRing(1024 * 1024)
+        ring.subscribe(self.exchanges.extend)
+        self.ring = ring
+        inference = Inference(router, router.endpoint, ring, self.settings, clock)
+        directory = Directory(router.endpoint, lambda _: True, lambda: True)
+        ids = RequestIds(b"k" * 32, 1, clock)
+        routes = Routes(inference, directory, self._keys, ids, lambda _: None)
+        self.server = HttpServer(self.settings, clock, routes)
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.port = listening.getsockname()[1]
+        await self.server.start(listening)
+
+
+def exchange_bytes(port: int, data: bytes, timeout_s: float = 10.0) -> bytes:
+    """Send bytes on a new connection, say that no more come, and return all that is answered."""
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        return read_all(client)
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Return everything until the other side closes."""
+    parts = []
+    try:
+        while part := client.recv(65536):
+            parts.append(part)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+def post(path: str, body: bytes, *headers: str, close: bool = True) -> bytes:
+    """Return the bytes of a POST request."""
+    lines = [f"POST {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}", *headers]
+    if close:
+        lines.append("Connection: close")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+def split_reply(data: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Return status, headers and body of one response."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    return int(status_line.split()[1]), headers, body

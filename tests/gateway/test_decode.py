@@ -1,0 +1,114 @@
+"""The ways to read JSON agree with one another."""
+
+import math
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from salver.core.errors import CallerError
+from salver.core.settings import HttpSettings
+from salver.gateway.oip import decode
+from salver.gateway.oip.decode import Target, decode_json
+
+TARGET = Target("m", None)
+SETTINGS = HttpSettings()
+NUMBERS = st.one_of(
+    st.integers(-(2**70), 2**70),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.text(max_size=3),
+    st.none(),
+    st.lists(st.integers(0, 3), max_size=2),
+)
+
+
+def outcome(body: bytes, mode: str) -> Any:
+    """Return what came out, in comparable form: tensors, or that it was refused."""
+    try:
+        decoded = decode_json(body, TARGET, SETTINGS, mode)
+    except CallerError:
+        return "refused"
+    return [
+        (t.name, t.datatype, t.shape, bytes(t.buffer)) for t in decoded.request.inputs
+    ], decoded.caller_id
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> bytes:
+    """Make request bodies, most of them nearly right."""
+    count = draw(st.integers(0, 6))
+    kind = draw(st.sampled_from(["floats", "ints", "anything"]))
+    element = {
+        "floats": st.floats(allow_nan=False, allow_infinity=False),
+        "ints": st.integers(-(2**65), 2**65),
+        "anything": NUMBERS,
+    }[kind]
+    data = draw(st.lists(element, min_size=count, max_size=count))
+    datatype = draw(st.sampled_from([*decode.DATATYPES]))
+    shape = draw(st.sampled_from([[count], [1, count], [count, 1], [2, count]]))
+    item = {"name": "x", "datatype": datatype, "shape": shape, "data": data}
+    return _dumps({"inputs": [item], "id": draw(st.none() | st.text(max_size=3))})
+
+
+def _dumps(document: Any) -> bytes:
+    import json  # noqa: PLC0415 - orjson cannot write integers over 64 bits
+
+    return json.dumps(document).encode()
+
+
+@settings(max_examples=600, deadline=None)
+@given(bodies())
+def test_all_ways_agree(body: bytes) -> None:
+    """The typed and the plain way give the same tensors, bit by bit, or both refuse."""
+    assert outcome(body, "auto") == outcome(body, "plain")
+
+
+@settings(max_examples=300, deadline=None)
+@given(bodies())
+def test_the_way_for_large_bodies_agrees(body: bytes) -> None:
+    """pysimdjson gives what the plain way gives."""
+    before, decode._SIMD_BYTES = decode._SIMD_BYTES, 0
+    try:
+        assert outcome(body, "auto") == outcome(body, "plain")
+    finally:
+        decode._SIMD_BYTES = before
+
+
+DUPLICATES = [
+    b'{"inputs":[],"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[5]}]}',
+    b'{"inputs":[{"name":"w","name":"x","datatype":"FP32","shape":[1],"data":[5]}]}',
+    b'{"inputs":[{"name":"x","datatype":"FP32","shape":[2],"shape":[1],"data":[5]}]}',
+    b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[9],"data":[5]}]}',
+    b'{"inputs":[{"name":"x","datatype":"FP64","datatype":"FP32","shape":[1],"data":[5]}]}',
+]
+
+
+@pytest.mark.parametrize("body", DUPLICATES)
+@pytest.mark.parametrize("way", ["typed", "plain", "large"])
+def test_of_equal_keys_the_last_wins_on_every_way(
+    body: bytes, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Duplicate keys mean the same whichever way reads them."""
+    monkeypatch.setattr(decode, "_SIMD_BYTES", 0 if way == "large" else 1 << 30)
+    decoded = decode_json(body, TARGET, SETTINGS, "plain" if way == "plain" else "auto")
+    (tensor,) = decoded.request.inputs
+    assert (tensor.name, tensor.datatype, tensor.array().tolist()) == ("x", "FP32", [5.0])
+
+
+def test_an_image_as_json() -> None:
+    """150,528 numbers are read exactly as they are written."""
+    values = [math.sin(i) for i in range(150_528)]
+    item = {"name": "x", "datatype": "FP64", "shape": [1, 224, 224, 3], "data": values}
+    decoded = decode_json(orjson.dumps({"inputs": [item]}), TARGET, SETTINGS)
+    assert decoded.request.inputs[0].array().ravel().tolist() == values
+
+
+def test_nested_data_is_unnested() -> None:
+    """Data nested as the shape says is the same as flat data."""
+    nested = [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+    item = {"name": "x", "datatype": "INT32", "shape": [2, 2, 2], "data": nested}
+    decoded = decode_json(orjson.dumps({"inputs": [item]}), TARGET, SETTINGS)
+    assert decoded.request.inputs[0].array().tolist() == nested
