@@ -154,8 +154,9 @@ async def measure(plan: Plan, worker: int, options: argparse.Namespace, rows: li
     )
     await client.start()
     client.apply(plan)
-    while not client.is_ready(VARIANT):
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while not client.is_ready(VARIANT):  # noqa: ASYNC110 - once, before anything is measured
+            await asyncio.sleep(0.01)
     await _run(client, rows, max(options.requests // 10, 1), options.in_flight)
     profile = cProfile.Profile()
     if options.profile:

@@ -169,6 +169,6 @@ def _too_large(header_size: int, payload_size: int) -> WireError:
 def _decode(header: memoryview) -> Message:
     try:
         message: Message = _decoder.decode(header)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"a message could not be read: {error}") from error
     return message

@@ -23,5 +23,5 @@ def read_plan(path: Path) -> Plan | None:
     """
     try:
         return _decoder.decode(path.read_bytes())
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None

@@ -98,8 +98,12 @@ class EngineClient:
 
     def is_ready(self, variant: str) -> bool:
         """Tell whether some worker can answer for this variant now."""
+        return self.ready_workers(variant) > 0
+
+    def ready_workers(self, variant: str) -> int:
+        """Return how many workers can answer for this variant now."""
         route = self._routes.get(variant)
-        return route is not None and route.best() is not None
+        return 0 if route is None else sum(variant in link.ready for link in route.links)
 
     def apply(self, plan: Plan) -> None:
         """Know the workers and variants of this plan from now on."""

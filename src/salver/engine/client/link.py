@@ -27,7 +27,7 @@ log = get_logger(__name__)
 
 QUARANTINE = "quarantine"
 _FIRST_PAUSE_S = 0.01
-_LONGEST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 0.05
 _NOT_RUN = ("draining", "not_ready")
 _READY = frozenset(("ready",))
 _LAZY = frozenset(("ready", "lazy", "loading"))

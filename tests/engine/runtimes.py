@@ -1,0 +1,64 @@
+"""Runtimes that misbehave on demand, for the worker processes of these tests."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from salver.core.errors import LoadFailed, ModelFailed
+from salver.core.signature import Signature, TensorSpec
+from salver.runtimes.base import Batch, RuntimeOptions
+
+SIGNATURE = Signature((TensorSpec("x", "FP64", (-1, 1)),), (TensorSpec("y", "FP64", (-1, 1)),))
+POISON = -666.0
+REFUSED = -500.0
+TALL = -400.0
+STRANGE = -300.0
+
+
+class Affine:
+    """Answers ``3x + 1`` for each row; some values kill, fail or answer nonsense."""
+
+    seconds = 0.0
+
+    def load(self, folder: Path, signature: Signature | None, options: RuntimeOptions) -> None:
+        """Load nothing; a file that says so makes it fail or hang."""
+        order = (folder / "model.txt").read_text()
+        if order == "fail":
+            raise LoadFailed("this file is not meant to load")
+        if order.startswith("slow"):
+            time.sleep(1.0)
+
+    def signature(self) -> Signature | None:
+        """Return the fixed signature."""
+        return SIGNATURE
+
+    def run(self, batch: Batch, outputs: tuple[str, ...] | None) -> Batch:
+        """Compute, or misbehave."""
+        x = batch["x"]
+        time.sleep(self.seconds)
+        if (x == POISON).any():
+            os._exit(9)
+        if (x == REFUSED).any():
+            raise ModelFailed("this value is refused")
+        if (x == TALL).any():
+            return {"y": np.zeros((len(x) + 1, 1))}
+        if (x == STRANGE).any():
+            return {"y": np.zeros(len(x), dtype="M8[s]")}
+        return {"y": 3 * x + 1}
+
+    def unload(self) -> None:
+        """Release nothing."""
+
+
+class SlowAffine(Affine):
+    """The same, 20 ms a batch."""
+
+    seconds = 0.02
+
+
+class VerySlowAffine(Affine):
+    """The same, half a second a batch."""
+
+    seconds = 0.5

@@ -1,0 +1,15 @@
+"""A worker process that knows the runtimes of these tests as well."""
+
+from salver.engine.__main__ import main
+from salver.runtimes.table import BATCH_RUNTIMES
+
+BATCH_RUNTIMES.update(
+    {
+        "affine": "tests.engine.runtimes:Affine",
+        "slow": "tests.engine.runtimes:SlowAffine",
+        "very-slow": "tests.engine.runtimes:VerySlowAffine",
+    }
+)
+
+if __name__ == "__main__":
+    main()
