@@ -10,17 +10,25 @@ env: .venv/.serve-stamp  ## Make .venv with everything that serving and the demo
 env-test: .venv/.test-stamp  ## Make .venv with the test and check tools as well
 
 .venv/.serve-stamp: requirements/serve.lock pyproject.toml
-	scripts/environment.sh $(PYTHON) requirements/serve.lock
+	scripts/environment.sh $(PYTHON) requirements/serve.lock .venv
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 .venv/.test-stamp: requirements/test.lock pyproject.toml
-	scripts/environment.sh $(PYTHON) requirements/test.lock
+	scripts/environment.sh $(PYTHON) requirements/test.lock .venv
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch .venv/.serve-stamp $@
 
 serve: env  ## Train and push two real models, start everything, print what to try
 	$(BIN)/python scripts/demo.py
 
-test: env-test  ## Pass every test
+env-clients: .venv-clients/.stamp
+
+.venv-clients/.stamp: requirements/clients.lock
+	scripts/environment.sh $(PYTHON) requirements/clients.lock .venv-clients
+	touch $@
+
+test: env-test env-clients  ## Pass every test
 	scripts/debian-packages.sh
 	$(BIN)/pytest $(ARGS)
 
@@ -43,4 +51,4 @@ docs: env-test  ## Rewrite the pages that follow from the code
 clean:  ## Remove the environments and caches
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
 
-.PHONY: help env env-test serve test check bench lock docs clean
+.PHONY: help env env-test env-clients serve test check bench lock docs clean

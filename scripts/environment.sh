@@ -1,16 +1,15 @@
 #!/bin/sh
-# Make .venv from a hash-pinned lock and install this checkout into it: environment.sh PYTHON LOCK
+# Make an environment from a hash-pinned lock: environment.sh PYTHON LOCK FOLDER
 set -eu
 cd "$(dirname "$0")/.."
-python=$1 lock=$2
+python=$1 lock=$2 folder=$3
 command -v "$python" >/dev/null || python=python3
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "error: Python 3.11 or newer is needed; on Debian 12: apt-get install python3 python3-venv" >&2
     exit 1
 }
-[ -x .venv/bin/python ] || "$python" -m venv .venv || {
+[ -x "$folder/bin/python" ] || "$python" -m venv "$folder" || {
     echo "error: python3-venv is missing; on Debian 12: apt-get install python3-venv" >&2
     exit 1
 }
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"

@@ -3,10 +3,12 @@
 set -eu
 cd "$(dirname "$0")/.."
 compile() {
-    uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
+    uv pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
         --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command \
         "make lock" --quiet "$@"
 }
-compile --extra all --extra demo --extra build --output-file requirements/serve.lock
-compile --extra test --extra dev --extra build --constraint requirements/serve.lock \
+compile pyproject.toml --extra all --extra demo --extra build --output-file requirements/serve.lock
+compile pyproject.toml --extra test --extra dev --extra build --constraint requirements/serve.lock \
     --output-file requirements/test.lock
+# The kserve client pins older packages than ours, so it gets an environment of its own.
+compile requirements/clients.in --output-file requirements/clients.lock

@@ -48,17 +48,11 @@ def endpoint(name: str, signature: Signature, validation: str = "off") -> Endpoi
 
 def identity_signature(datatype: str) -> Signature:
     """Return the signature of a model that gives back what it gets."""
-    return Signature(
-        (TensorSpec("x", datatype, (-1, -1)),), (TensorSpec("y", datatype, (-1, -1)),)
-    )
+    return Signature((TensorSpec("x", datatype, (-1, -1)),), (TensorSpec("y", datatype, (-1, -1)),))
 
 
 RANGED = Signature(
-    (
-        TensorSpec(
-            "x", "FP32", (-1, 2), (Column("age", minimum=0, maximum=120), Column("height"))
-        ),
-    ),
+    (TensorSpec("x", "FP32", (-1, 2), (Column("age", minimum=0, maximum=120), Column("height"))),),
     (TensorSpec("y", "FP32", (-1, 2)),),
 )
 TWO = Signature(

@@ -227,6 +227,8 @@ def test_draining_answers_what_is_open_and_accepts_nothing_new() -> None:
         server.release()
         assert answers(read_all(busy)) == [[4.0, 2.0]]
         draining.join()
+        idle.close()
+        busy.close()
 
 
 def test_remembered_heads_change_nothing() -> None:

@@ -110,7 +110,7 @@ def test_tritonclient_aio(server: RunningServer) -> None:
 
 def test_the_id_is_echoed_and_ours_is_another(server: RunningServer) -> None:
     """The caller's id comes back unchanged; Salver's own is in a header and never the caller's."""
-    for caller_id in ("", "x" * 500, "ü\n\"quotes\""):
+    for caller_id in ("", "x" * 500, 'ü\n"quotes"'):
         body = orjson.dumps({**orjson.loads(GOOD), "id": caller_id})
         _, headers, answer = split_reply(exchange_bytes(server.port, post(INFER, body)))
         assert orjson.loads(answer)["id"] == caller_id

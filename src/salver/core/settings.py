@@ -95,7 +95,7 @@ class SupervisorSettings:
 
     backoff_initial_s: float = setting(0.05, "pause before the first restart")
     backoff_max_s: float = setting(10.0, "longest pause between restarts")
-    backoff_reset_s: float = setting(10.0, "healthy time after which the pause starts over")
+    backoff_reset_s: float = setting(3.0, "healthy time after which the pause starts over")
     stop_timeout_s: float = setting(25.0, "time a process gets to stop before it is killed")
 
 

@@ -1,0 +1,283 @@
+"""What dies, moves or fills up under load, and what callers notice of it: nothing, or a code."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from tests import models
+from tests.e2e.load import Load
+from tests.e2e.server import SALVER, Server, run, wait_until, write_rows
+
+KILLS = 20
+
+
+def push_scaled(server: Server, tmp_path: Path, scale: int) -> None:
+    """Push a model that multiplies by ``scale``."""
+    example = write_rows(tmp_path / "rows.json", [[1.0, 2.0]])
+    server.push(models.onnx_identity("FP32", scale), "scaled", "--example", str(example))
+
+
+def assert_unharmed(load: Load) -> None:
+    """Every request was answered, rightly."""
+    assert load.answered > 0
+    assert not load.failed
+    assert load.broken == 0
+    assert load.wrong == 0
+
+
+def test_a_killed_worker_fails_no_request_while_another_lives(home: Path, tmp_path: Path) -> None:
+    """Twenty times kill -9 of a worker among two, in the middle of batches: no request fails."""
+    with Server(home) as server:
+        push_scaled(server, tmp_path, 2)
+        server.ok("deploy", "scaled", "--replicas", "2")
+        with Load(server.port, "scaled") as load:
+            for index in range(KILLS):
+                victim = f"shared-{index % 2}"
+                server.kill(victim)
+                wait_until(lambda: _ready(server) == 2, "both replicas ready again")
+                # Control sees a replica a moment before the gateway has reconnected to it.
+                time.sleep(0.2)
+        assert_unharmed(load)
+
+
+def _ready(server: Server) -> int:
+    with server.client() as client:
+        return int(client.endpoints()[0]["ready_replicas"])
+
+
+def test_control_deploys_and_alias_moves_fail_no_request(home: Path, tmp_path: Path) -> None:
+    """Killing control, deploying a new version, and moving an alias are not noticed by callers."""
+    with Server(home) as server:
+        push_scaled(server, tmp_path, 2)
+        push_scaled(server, tmp_path, 3)
+        server.ok("alias", "scaled@live", "1")
+        server.ok("deploy", "scaled@live", "--endpoint", "scaled")
+        with Load(server.port, "scaled") as load:
+            for _ in range(3):
+                server.kill("control")
+                time.sleep(0.3)
+            wait_until(lambda: server.salver("status").returncode == 0, "control answers again")
+            server.ok("alias", "scaled@live", "2")
+            wait_until(lambda: load.factors[3.0] > 0, "version 2 answers")
+            server.ok("deploy", "scaled:1", "--endpoint", "scaled")
+            time.sleep(0.3)
+            server.ok("deploy", "scaled:2", "--endpoint", "scaled")
+        assert_unharmed(load)
+        assert load.factors[2.0] > 0
+
+
+def test_a_killed_gateway_breaks_only_its_own_connections(home: Path, tmp_path: Path) -> None:
+    """After kill -9 of one gateway of two, its connections break once; new ones are served."""
+    with Server(home, "--gateways", "2") as server:
+        push_scaled(server, tmp_path, 2)
+        server.ok("deploy", "scaled")
+        with Load(server.port, "scaled", connections=32) as load:
+            time.sleep(0.5)
+            server.kill("gateway-0")
+            time.sleep(1.0)
+        assert load.broken <= 32
+        assert not load.failed
+        assert load.wrong == 0
+
+
+def test_new_connections_wait_for_the_only_gateway(home: Path, tmp_path: Path) -> None:
+    """While the only gateway restarts, new connections are not refused but served by the next."""
+    with Server(home) as server:
+        push_scaled(server, tmp_path, 2)
+        server.ok("deploy", "scaled")
+        pid = server.pid_of("gateway-0")
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        with Load(server.port, "scaled", connections=4) as load:
+            wait_until(lambda: load.answered > 20, "answers from the next gateway")
+        assert load.broken <= 4
+        assert load.wrong == 0
+
+
+def test_the_only_worker_killed_gives_coded_refusals_and_comes_back(
+    home: Path, tmp_path: Path
+) -> None:
+    """Callers get 503 with Retry-After until the worker is back; nothing else fails."""
+    with Server(home) as server:
+        push_scaled(server, tmp_path, 2)
+        server.ok("deploy", "scaled")
+        with Load(server.port, "scaled", connections=16) as load:
+            wait_until(lambda: load.answered > 50, "traffic")
+            server.kill("shared-0")
+            before = load.answered
+            wait_until(lambda: load.answered > before + 50, "answers again")
+        assert set(load.failed) <= {"503 not_ready retry-after"}
+        assert load.broken == 0
+        assert load.wrong == 0
+
+
+def test_sigterm_answers_what_is_open(home: Path, tmp_path: Path) -> None:
+    """Stopping under load breaks no request that was accepted; the listener closes first."""
+    with Server(home) as server:
+        push_scaled(server, tmp_path, 2)
+        server.ok("deploy", "scaled")
+        with Load(server.port, "scaled", connections=16, pause_s=0.001) as load:
+            wait_until(lambda: load.answered > 100, "traffic")
+            server.ok("stop")
+        assert not load.failed
+        assert load.wrong == 0
+
+
+def test_everything_is_there_after_a_restart(home: Path, tmp_path: Path) -> None:
+    """Stopping and starting brings back models, endpoints and answers, and counters go on."""
+    with Server(home) as server:
+        push_scaled(server, tmp_path, 2)
+        server.ok("deploy", "scaled")
+        with server.client() as client:
+            for _ in range(5):
+                client.predict("scaled", [[1.0]])
+        time.sleep(1.5)
+        server.ok("stop")
+        server.up()
+        wait_until(lambda: server.salver("predict", "scaled", "-", stdin=b"[[4]]").returncode == 0,
+            "the endpoint answers",
+        )  # fmt: skip
+        assert server.json("get", "endpoints")[0]["name"] == "scaled"
+
+
+def test_two_servers_cannot_share_a_home(home: Path) -> None:
+    """The second is refused with the first one's pid."""
+    with Server(home) as server:
+        done = run("up", "--home", str(home), "--http-port", "0", "--control-port", "0")
+        assert done.returncode == 1
+        assert b"[conflict]" in done.stderr
+        assert str(server.supervisor_pid()).encode() in done.stderr
+
+
+def test_a_taken_port_is_named(home: Path) -> None:
+    """A port in use is a coded refusal that says which option to change."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run("up", "--home", str(home), "--http-port", port, "--control-port", "0")
+    assert done.returncode == 1
+    assert b"--http-port" in done.stderr
+
+
+def test_an_open_address_takes_keys(home: Path) -> None:
+    """Listening for other machines without keys is refused unless said to be meant."""
+    done = run("up", "--home", str(home), "--http-host", "0.0.0.0", "--http-port", "0")
+    assert done.returncode == 1
+    assert b"--api-keys" in done.stderr
+    assert b"[invalid_settings]" in done.stderr
+
+
+def test_a_full_disk_refuses_pushes_and_serving_goes_on(home: Path, tmp_path: Path) -> None:
+    """A push without room is refused with the cause; what is deployed answers meanwhile."""
+    limit = 2 * 1024 * 1024
+    large = tmp_path / "large.onnx"
+    large.write_bytes(os.urandom(2 * limit))
+    arguments = ["up", "--home", str(home), "--http-port", "0", "--control-port", "0", "--detach"]
+    started = subprocess.run(
+        [str(SALVER), *arguments],
+        capture_output=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert started.returncode == 0, started.stderr
+    server = Server(home)
+    try:
+        push_scaled(server, tmp_path, 2)
+        server.ok("deploy", "scaled")
+        with Load(server.port, "scaled", connections=8) as load:
+            done = server.salver("push", str(large), "--name", "large")
+            assert done.returncode == 1
+            assert b"[storage_full]" in done.stderr
+            wait_until(lambda: load.answered > 100, "traffic")
+        assert_unharmed(load)
+    finally:
+        server.ok("stop")
+
+
+def test_damaged_blobs_stop_only_their_own_model(home: Path, tmp_path: Path) -> None:
+    """A flipped bit or a cut blob is found at load, named, and nothing else stops serving."""
+    with Server(home) as server:
+        push_scaled(server, tmp_path, 2)
+        server.ok("deploy", "scaled")
+        for name, path, damage in (
+            ("flipped", models.xgboost_iris("json"), _flip),
+            ("cut", models.xgboost_iris("ubj"), _cut),
+        ):
+            server.push(path, name)
+            (version,) = [m for m in server.json("get", "models") if m["name"] == name]
+            assert version
+            damage(_blob_of(home, path))
+            done = server.salver("deploy", name)
+            assert done.returncode == 1
+            assert b"[digest_mismatch]" in done.stderr
+        answer = server.ok("predict", "scaled", "-", "-o", "json", stdin=b"[[4]]")
+        assert "8" in answer
+
+
+def _blob_of(home: Path, path: Path) -> Path:
+    size = path.stat().st_size
+    content = path.read_bytes()
+    for blob in (home / "blobs" / "sha256").glob("??/*"):
+        if blob.stat().st_size == size and blob.read_bytes() == content:
+            return blob
+    raise AssertionError(f"no blob holds {path}")
+
+
+def _flip(blob: Path) -> None:
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.write_bytes(data)
+
+
+def _cut(blob: Path) -> None:
+    blob.write_bytes(blob.read_bytes()[:-7])
+
+
+def test_links_in_a_pushed_folder_are_refused(server: Server, tmp_path: Path) -> None:
+    """A symbolic or hard link inside a folder is refused with its name."""
+    for kind in ("symlink", "hardlink"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        target = tmp_path / f"{kind}-target.onnx"
+        target.write_bytes(models.onnx_identity("FP32").read_bytes())
+        if kind == "symlink":
+            (folder / "model.onnx").symlink_to(target)
+        else:
+            os.link(target, folder / "model.onnx")
+        done = server.salver("push", str(folder), "--name", "linked")
+        assert done.returncode == 1
+        assert b"[invalid_artifact]" in done.stderr
+        assert b"link" in done.stderr
+
+
+def test_a_failed_load_leaves_the_old_version_serving(home: Path, tmp_path: Path) -> None:
+    """Deploying a version that cannot be loaded says why, and the old one goes on answering."""
+    with Server(home) as server:
+        push_scaled(server, tmp_path, 2)
+        push_scaled(server, tmp_path, 3)
+        server.ok("deploy", "scaled:1", "--endpoint", "scaled")
+        _flip(_blob_of(home, models.onnx_identity("FP32", 3)))
+        with Load(server.port, "scaled", connections=8) as load:
+            done = server.salver("deploy", "scaled:2", "--endpoint", "scaled")
+            assert done.returncode == 1
+            assert b"[digest_mismatch]" in done.stderr
+        assert_unharmed(load)
+        assert set(load.factors) == {2.0}
+
+
+def test_nothing_is_left_running_when_the_supervisor_is_killed(home: Path) -> None:
+    """kill -9 of the supervisor ends its children, and the next start takes over."""
+    with Server(home) as server:
+        pid = server.supervisor_pid()
+        assert pid is not None
+        children = [server.pid_of(name) for name in ("gateway-0", "control", "shared-0")]
+        os.kill(pid, signal.SIGKILL)
+        wait_until(
+            lambda: not any(child and Path(f"/proc/{child}").exists() for child in children),
+            "the children have ended",
+        )
+        server.up()
+        assert server.ok("status")

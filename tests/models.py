@@ -1,0 +1,147 @@
+"""Real models trained on real data, made once per test run."""
+
+import functools
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import onnx
+import skops.io
+import xgboost
+from onnx import TensorProto, helper
+from skl2onnx import to_onnx
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from salver.core.tensor import AnyArray
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="salver-models-")
+_OPSET = 17
+_IR_VERSION = 9
+
+
+def _path(name: str) -> Path:
+    folder = Path(_FOLDER.name, name.partition(".")[0])
+    folder.mkdir(exist_ok=True)
+    return folder / name
+
+
+@functools.cache
+def rows(name: str) -> AnyArray:
+    """Return the features of a data set: breast_cancer, iris, wine or diabetes."""
+    return np.asarray(_load(name).data)
+
+
+def _load(name: str) -> Any:
+    loaders = {
+        "breast_cancer": load_breast_cancer,
+        "iris": load_iris,
+        "wine": load_wine,
+        "diabetes": load_diabetes,
+    }
+    return loaders[name]()
+
+
+def columns(name: str) -> list[str]:
+    """Return the feature names of a data set, without blanks."""
+    return [str(column).replace(" ", "_") for column in _load(name).feature_names]
+
+
+@functools.cache
+def onnx_breast_cancer() -> Path:
+    """Return a gradient-boosted classifier of 30 features, input ``X``."""
+    data = load_breast_cancer()
+    model = GradientBoostingClassifier(n_estimators=20, random_state=0).fit(data.data, data.target)
+    graph = to_onnx(
+        model,
+        data.data[:1].astype(np.float32),
+        options={"zipmap": False},
+        target_opset=_OPSET,
+    )
+    path = _path("cancer.onnx")
+    path.write_bytes(graph.SerializeToString())
+    return path
+
+
+@functools.cache
+def xgboost_iris(suffix: str = "json") -> Path:
+    """Return a classifier of 4 features and 3 classes, as JSON or UBJ."""
+    data = load_iris()
+    matrix = xgboost.DMatrix(data.data, data.target, feature_names=columns("iris"))
+    parameters = {"objective": "multi:softprob", "num_class": 3, "max_depth": 3, "nthread": 1}
+    path = _path(f"xgb{suffix}.{suffix}")
+    xgboost.train(parameters, matrix, 8).save_model(path)
+    return path
+
+
+@functools.cache
+def lightgbm_wine() -> Path:
+    """Return a classifier of 13 features and 3 classes as text."""
+    data = load_wine()
+    parameters = {
+        "objective": "multiclass", "num_class": 3, "verbose": -1, "num_threads": 1,
+        "num_leaves": 7, "min_data_in_leaf": 5,
+    }  # fmt: skip
+    booster = lightgbm.train(parameters, lightgbm.Dataset(data.data, data.target), 5)
+    path = _path("wine.txt")
+    booster.save_model(path)
+    return path
+
+
+@functools.cache
+def skops_diabetes() -> Path:
+    """Return a regression pipeline of 10 features."""
+    data = load_diabetes()
+    path = _path("diabetes.skops")
+    skops.io.dump(
+        make_pipeline(StandardScaler(), LinearRegression()).fit(data.data, data.target), path
+    )
+    return path
+
+
+@functools.cache
+def skops_iris(seed: int = 0) -> Path:
+    """Return a random forest of 4 features and 3 classes; another seed is another version."""
+    data = load_iris()
+    path = _path(f"forest{seed}.skops")
+    model = RandomForestClassifier(5, random_state=seed, n_jobs=1).fit(data.data, data.target)
+    skops.io.dump(model, path)
+    return path
+
+
+@functools.cache
+def onnx_identity(datatype: str, scale: int = 1) -> Path:
+    """Return a model that gives back ``x`` as ``y``, times ``scale``, of shape [-1, -1]."""
+    kinds = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BYTES": TensorProto.STRING}
+    kind = kinds[datatype]
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    constants = []
+    if scale != 1:
+        constants = [helper.make_tensor("factor", kind, [], [scale])]
+        nodes = [helper.make_node("Mul", ["x", "factor"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "identity",
+        [helper.make_tensor_value_info("x", kind, [None, None])],
+        [helper.make_tensor_value_info("y", kind, [None, None])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
+    model.ir_version = _IR_VERSION
+    path = _path(f"identity{datatype}{scale}.onnx")
+    onnx.save(model, path)
+    return path
+
+
+def magika() -> Path:
+    """Return the published file-type model of the magika wheel."""
+    spec = find_spec("magika")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "models" / "standard_v3_3" / "model.onnx"
