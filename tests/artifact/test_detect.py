@@ -1,0 +1,52 @@
+"""Which runtime a file is for."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from salver.artifact.detect import detect_runtime
+from salver.core.errors import PickleRefused, UnsupportedFormat
+from tests import models
+
+
+@pytest.mark.parametrize(
+    ("runtime", "path"),
+    [
+        ("onnx", models.onnx_breast_cancer),
+        ("xgboost", lambda: models.xgboost_iris("json")),
+        ("xgboost", lambda: models.xgboost_iris("ubj")),
+        ("lightgbm", models.lightgbm_wine),
+        ("sklearn", models.skops_iris),
+    ],
+)
+def test_known_formats(runtime: str, path: "object", tmp_path: Path) -> None:
+    """Each format is told by its name and first bytes."""
+    assert callable(path)
+    source: Path = path()
+    (tmp_path / source.name).write_bytes(source.read_bytes())
+    assert detect_runtime(tmp_path, trust_pickle=False) == runtime
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "model.joblib", "innocent.json"])
+def test_pickles_are_refused_by_name_and_by_content(name: str, tmp_path: Path) -> None:
+    """A pickle under any name is refused unless trusted; the reason and the way out are named."""
+    (tmp_path / name).write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(PickleRefused, match="skops"):
+        detect_runtime(tmp_path, trust_pickle=False)
+    assert detect_runtime(tmp_path, trust_pickle=True) == "sklearn"
+
+
+def test_unknown_files_are_refused(tmp_path: Path) -> None:
+    """The error names what is supported."""
+    (tmp_path / "model.bin").write_bytes(b"whatever")
+    with pytest.raises(UnsupportedFormat, match="ONNX"):
+        detect_runtime(tmp_path, trust_pickle=False)
+
+
+def test_two_models_in_one_folder_are_refused(tmp_path: Path) -> None:
+    """Which of them is meant cannot be guessed."""
+    for path in (models.lightgbm_wine(), models.onnx_breast_cancer()):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(UnsupportedFormat, match="one model"):
+        detect_runtime(tmp_path, trust_pickle=False)
