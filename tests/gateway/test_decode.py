@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from salver.core.datatypes import DATATYPES
 from salver.core.errors import CallerError
 from salver.core.settings import HttpSettings
 from salver.gateway.oip import decode
@@ -47,7 +48,7 @@ def bodies(draw: st.DrawFn) -> bytes:
         "anything": NUMBERS,
     }[kind]
     data = draw(st.lists(element, min_size=count, max_size=count))
-    datatype = draw(st.sampled_from([*decode.DATATYPES]))
+    datatype = draw(st.sampled_from(DATATYPES))
     shape = draw(st.sampled_from([[count], [1, count], [count, 1], [2, count]]))
     item = {"name": "x", "datatype": datatype, "shape": shape, "data": data}
     return _dumps({"inputs": [item], "id": draw(st.none() | st.text(max_size=3))})

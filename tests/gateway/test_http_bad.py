@@ -238,6 +238,19 @@ JSON_BODIES: dict[str, tuple[bytes, str]] = {
     "twice the same": (GOOD.replace(b'"b"', b'"a"'), "invalid_tensor"),
     "unknown output": (GOOD[:-1] + b',"outputs":[{"name":"z"}]}', "unknown_output"),
     "number as id": (GOOD[:-1] + b',"id":5}', "invalid_request"),
+    "text that is not UTF-8": (GOOD.replace(b'"a"', b'"\xff"'), "invalid_json"),
+    "half a surrogate": (GOOD.replace(b'"a"', b'"\\ud800"'), "invalid_json"),
+    "depth 5,000 where nobody looks": (
+        GOOD[:-1] + b',"more":' + b"[" * 5000 + b"]" * 5000 + b"}", "invalid_json",
+    ),
+    "depth 3,000 of objects": (
+        GOOD[:-1] + b',"parameters":' + b'{"a":' * 3000 + b"1" + b"}" * 3001, "invalid_json",
+    ),
+    "infinite by its exponent": (GOOD.replace(b"[3]", b"[1e400]"), "invalid_json"),
+    "binary size without binary data": (
+        GOOD.replace(b'"data":[3]', b'"data":[3],"parameters":{"binary_data_size":4}'),
+        "invalid_tensor",
+    ),
     "ragged": (GOOD.replace(b'"shape":[1]', b'"shape":[2,2]', 1).replace(b"[3]", b"[[1,2],[3]]"),
         "invalid_tensor",
     ),
@@ -264,14 +277,14 @@ def test_unknown_paths_methods_and_names(server: RunningServer) -> None:
     status, headers, _ = split_reply(
         exchange_bytes(server.port, b"DELETE /v2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     )
-    assert (status, headers["allow"]) == (405, "GET")
+    assert (status, headers["allow"]) == (405, "GET, HEAD, OPTIONS")
     status, headers, _ = split_reply(
         exchange_bytes(
             server.port,
             b"GET /v2/models/two/infer HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         )
     )
-    assert (status, headers["allow"]) == (405, "POST")
+    assert (status, headers["allow"]) == (405, "POST, OPTIONS")
 
 
 def test_an_endpoint_without_a_ready_model_says_when_to_retry(server: RunningServer) -> None:

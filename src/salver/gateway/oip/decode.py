@@ -42,6 +42,7 @@ class _Input(msgspec.Struct, gc=False):
     datatype: str
     shape: tuple[int, ...]
     data: list[int | float]
+    parameters: msgspec.UnsetType | dict[str, Any] = msgspec.UNSET
 
 
 class _Body(msgspec.Struct, gc=False):
@@ -97,7 +98,7 @@ def _usual(body: Buffer, target: Target, settings: HttpSettings) -> Decoded | No
     """Read a body of flat numeric inputs and nothing special, or leave it to the general way."""
     try:
         document = _typed.decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     if document.parameters is not msgspec.UNSET or document.outputs is not msgspec.UNSET:
         return None
@@ -109,6 +110,7 @@ def _usual(body: Buffer, target: Target, settings: HttpSettings) -> Decoded | No
             math.prod(shape) != count
             or len(shape) > settings.max_dimensions
             or datatype not in _NUMERIC
+            or item.parameters is not msgspec.UNSET
             or min(shape, default=0) < 0
         ):
             return None
@@ -150,36 +152,58 @@ def _parse(body: Buffer) -> dict[str, Any]:
 
 def _parse_large(body: Buffer) -> dict[str, Any]:
     """Parse with simdjson; large flat lists stay unconverted until their datatype is known."""
+    text = bytes(body)
     try:
-        root = simdjson.Parser().parse(bytes(body))
-    except (ValueError, RuntimeError) as error:
-        raise InvalidJson(f"the body is not JSON: {error}") from error
+        root = simdjson.Parser().parse(text)
+    except (ValueError, RuntimeError):
+        # Not JSON, or integers beyond 64 bits, which the other ways read: they decide.
+        return _parse(body)
     if not isinstance(root, simdjson.Object):
         raise InvalidRequest("the body must be a JSON object with 'inputs'")
-    # simdjson finds the first of two equal keys; a dictionary built in order keeps the last.
-    return {key: _shallow(value, depth=2) for key, value in root.items()}
+    document = _unconverted(root, text.count(b"["))
+    return root.as_dict() if document is None else document
 
 
-def _shallow(value: Any, depth: int) -> Any:
+def _unconverted(root: Any, brackets: int) -> dict[str, Any] | None:
+    """Return the document with lists of numbers left to simdjson; None where that is not safe.
+
+    simdjson finds the first of two equal keys, and ``as_buffer`` flattens nested lists without a
+    word. So keys must differ, and the lists seen here must account for every bracket of the body.
+    """
+    keys = list(root.keys())
+    if len(set(keys)) != len(keys) or "inputs" not in keys:
+        return None
+    entries = root["inputs"]
+    document = {key: _converted(root[key]) for key in keys if key != "inputs"}
+    if not isinstance(entries, simdjson.Array) or len(entries) * 2 > brackets:
+        return None
+    inputs: list[dict[str, Any]] = []
+    seen = 1 + isinstance(document.get("outputs"), list)
+    for index in range(len(entries)):
+        entry = entries[index]
+        names: list[str] = list(entry.keys()) if isinstance(entry, simdjson.Object) else []
+        if not names or len(set(names)) != len(names):
+            return None
+        values = {name: entry[name] for name in names}
+        seen += sum(isinstance(value, simdjson.Array) for value in values.values())
+        inputs.append(
+            {
+                name: value if name == "data" and _is_number_list(value) else _converted(value)
+                for name, value in values.items()
+            }
+        )
+    document["inputs"] = inputs
+    return document if seen == brackets else None
+
+
+def _converted(value: Any) -> Any:
     if isinstance(value, simdjson.Array):
-        if depth and len(value) and isinstance(value[0], simdjson.Object):
-            return [_shallow(item, depth - 1) for item in value]
-        return value if depth == 1 and _is_flat(value) else value.as_list()
-    if isinstance(value, simdjson.Object):
-        if not depth:
-            return value.as_dict()
-        return {key: _entry(item) for key, item in value.items()}
-    return value
-
-
-def _entry(value: Any) -> Any:
-    if isinstance(value, simdjson.Array):
-        return value if _is_flat(value) else value.as_list()
+        return value.as_list()
     return value.as_dict() if isinstance(value, simdjson.Object) else value
 
 
-def _is_flat(array: Any) -> bool:
-    return len(array) > 0 and isinstance(array[0], int | float) and not isinstance(array[0], bool)
+def _is_number_list(value: Any) -> bool:
+    return isinstance(value, simdjson.Array) and len(value) > 0 and type(value[0]) in _NUMBER_TYPES
 
 
 def _request(
@@ -255,8 +279,6 @@ def _head(item: dict[str, Any], settings: HttpSettings) -> tuple[str, str, tuple
         raise InvalidTensor(
             f"input {name!r}: datatype {datatype!r} is not one of {', '.join(DATATYPES)}"
         )
-    if isinstance(shape, simdjson.Array):
-        shape = shape.as_list()
     if not isinstance(shape, list) or len(shape) > settings.max_dimensions:
         raise InvalidTensor(
             f"input {name!r}: 'shape' must be a list of at most {settings.max_dimensions} sizes"
@@ -336,10 +358,9 @@ def _from_simd(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> T
         raise InvalidTensor(
             f"input {name!r}: something else than numbers among the values of a {datatype} tensor"
         ) from error
-    # A list that begins flat but nests later would be flattened silently.
-    if values.size != math.prod(shape) or values.size != len(data):
+    if values.size != math.prod(shape):
         raise InvalidTensor(
-            f"input {name!r}: {len(data)} values for shape {list(shape)}, which takes "
+            f"input {name!r}: {values.size} values for shape {list(shape)}, which takes "
             f"{math.prod(shape)}"
         )
     if datatype == "FP64":

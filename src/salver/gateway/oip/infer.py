@@ -32,6 +32,7 @@ from salver.wire.messages import EndpointPlan
 log = get_logger(__name__)
 
 _JSON_LENGTH = b"inference-header-content-length"
+_MAX_LENGTH_DIGITS = 18
 _MICROSECOND_NS = 1000
 _PROTOCOL = "http"
 _IDENTITY = b"x-salver-request-id: %b\r\nx-salver-variant: %b\r\n"
@@ -99,7 +100,7 @@ class Inference:
         json_length = headers.get(_JSON_LENGTH)
         if json_length is None:
             return decode_json(body, target, self._settings, self._settings.json_mode)
-        if not json_length.isdigit():
+        if not json_length.isdigit() or len(json_length) > _MAX_LENGTH_DIGITS:
             raise InvalidRequest("Inference-Header-Content-Length must be a whole number")
         if int(json_length) == 0:
             return _raw(body, target, endpoint)

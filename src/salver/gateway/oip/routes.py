@@ -9,6 +9,7 @@ import orjson
 from salver.core.context import Principal
 from salver.core.errors import (
     EndpointNotFound,
+    Internal,
     MethodNotAllowed,
     NotReady,
     RouteNotFound,
@@ -22,9 +23,13 @@ from salver.gateway.http.message import HttpMessage
 from salver.gateway.oip.decode import Target
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.metadata import model_metadata, server_metadata
+from salver.observe.logs import get_logger
 from salver.wire.messages import EndpointPlan, VariantPlan
 
+log = get_logger(__name__)
+
 _MAX_ROUTES = 4096
+_MAX_CACHED_TARGET_BYTES = 512
 _RETRY_AFTER_S = 1.0
 _NO_TARGET = Target("", None)
 
@@ -69,31 +74,50 @@ class Routes:
             route = self._cache.get(message.target)
             if route is None:
                 route = self._resolve(message.target)
-            if route.action == "infer":
-                if message.method != b"POST":
-                    raise MethodNotAllowed("inference is asked with POST")
+            if route.action == "infer" and message.method == b"POST":
                 self._inference(message, route.target, self._keys.identify(message.headers))
                 return
-            self._get(message, route)
+            self._other(message, route)
         except SalverError as error:
-            self._refused(error.code)
-            headers = b""
-            if isinstance(error, MethodNotAllowed):
-                headers = b"Allow: %b\r\n" % error.message.rsplit(" ", 1)[-1].encode()
-            message.fail(error, headers)
+            self.refuse(message, error)
+        except Exception as error:  # a fault of ours must still be answered
+            log.exception("request_failed", request_id=message.request_id)
+            self.refuse(
+                message, Internal(f"an internal fault ({type(error).__name__}); it was logged")
+            )
+
+    def refuse(self, message: HttpMessage, error: SalverError) -> None:
+        """Answer a request that got no further than here, and count it."""
+        if not message.request_id:
+            message.request_id = self._ids.make()
+        message.head_only = message.method == b"HEAD"
+        self._refused(error.code)
+        headers = b""
+        if isinstance(error, MethodNotAllowed):
+            path = message.target.split(b"?", 1)[0].rstrip(b"/")
+            headers = b"Allow: %b\r\n" % _allowed("infer" if path.endswith(b"/infer") else "")
+        message.fail(error, headers)
 
     def _resolve(self, raw: bytes) -> Route:
         route = parse_target(raw)
-        if len(self._cache) >= _MAX_ROUTES:
-            self._cache.clear()
-        self._cache[raw] = route
+        if len(raw) <= _MAX_CACHED_TARGET_BYTES:
+            if len(self._cache) >= _MAX_ROUTES:
+                self._cache.clear()
+            self._cache[raw] = route
         return route
 
-    def _get(self, message: HttpMessage, route: Route) -> None:
-        if message.method == b"HEAD":
-            message.head_only = True
-        elif message.method != b"GET":
+    def _other(self, message: HttpMessage, route: Route) -> None:
+        if message.method == b"OPTIONS":
+            message.respond(200, (), headers=b"Allow: %b\r\n" % _allowed(route.action))
+        elif route.action == "infer":
+            raise MethodNotAllowed("inference is asked with POST")
+        elif message.method not in (b"GET", b"HEAD"):
             raise MethodNotAllowed("this path is asked with GET")
+        else:
+            message.head_only = message.method == b"HEAD"
+            self._get(message, route)
+
+    def _get(self, message: HttpMessage, route: Route) -> None:
         if route.action == "live":
             _reply(message, {"live": True})
         elif route.action == "ready":
@@ -119,6 +143,10 @@ class Routes:
             return
         ready = self._directory.variant_ready(variant.id)
         _reply(message, {"name": name, "ready": ready}, 200 if ready else 503)
+
+
+def _allowed(action: str) -> bytes:
+    return b"POST, OPTIONS" if action == "infer" else b"GET, HEAD, OPTIONS"
 
 
 def parse_target(raw: bytes) -> Route:
