@@ -237,9 +237,10 @@ class Callers:
         timeout_s: float = 30.0,
         idempotent: bool = True,
         stream: bool = False,
+        caller: Caller | None = None,
     ) -> Caller:
         """Send a request with these tensors."""
-        caller = Caller()
+        caller = caller or Caller()
         if inputs[0].datatype == "FP64" and inputs[0].size_bytes:
             caller.value = float(inputs[0].array().flat[0])
         now_ns = CLOCK.monotonic_ns()

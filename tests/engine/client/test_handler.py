@@ -12,6 +12,7 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from salver.core.errors import SalverError
 from salver.core.settings import EngineSettings
 from salver.core.tensor import Tensor
 from salver.engine.client.handler import EngineClient
@@ -21,6 +22,7 @@ from tests.engine.fleet import (
     QUARANTINE,
     VARIANT,
     Caller,
+    Callers,
     Fleet,
     Model,
     client_of,
@@ -57,6 +59,44 @@ def all_alive(client: EngineClient, killed: str) -> bool:
     ]
 
 
+class Play:
+    """Acts out a script: who asked and waits, who is in a hurry, who left."""
+
+    def __init__(self, running: Fleet, callers: Callers) -> None:
+        self.patient: list[Caller] = []
+        self.hasty: list[Caller] = []
+        self.left: list[Caller] = []
+        self._fleet = running
+        self._callers = callers
+        self._value = 0.0
+        self._killed = ""
+
+    async def act(self, action: str, count: int) -> None:
+        """Do one thing."""
+        if action == "ask":
+            self.patient += [self._ask(30.0) for _ in range(count)]
+        elif action == "late":
+            self.hasty += [self._ask(0.01) for _ in range(count)]
+        elif action == "cancel":
+            self._leave(count)
+        elif action == "pause":
+            await asyncio.sleep(count / 1000)
+        elif all_alive(self._callers.client, self._killed):
+            self._killed = incarnation(self._callers.client, self._fleet.names[count])
+            self._fleet.kill(self._fleet.names[count])
+
+    def _ask(self, limit_s: float) -> Caller:
+        self._value += 1.0
+        return self._callers.ask(self._value, timeout_s=limit_s)
+
+    def _leave(self, count: int) -> None:
+        for caller in [caller for caller in self.patient if not caller.finals][:count]:
+            assert caller.context is not None
+            caller.context.cancel()
+            self.patient.remove(caller)
+            self.left.append(caller)
+
+
 @pytest.fixture(scope="module")
 def three() -> Iterator[Fleet]:
     """Three workers of a slow model, for deaths in the middle of batches."""
@@ -89,36 +129,17 @@ def test_never_mixed_whatever_dies(three: Fleet, script: list[tuple[str, int]]) 
     async def run() -> None:
         async with client_of(three) as callers:
             nurse = asyncio.create_task(three.keep_alive())
-            patient, hasty, left = list[Caller](), list[Caller](), list[Caller]()
-            value, killed = 0.0, ""
+            play = Play(three, callers)
             for action, count in (*script, ("ask", 40), ("kill", 0), ("pause", 10)):
-                if action in ("ask", "late"):
-                    for _ in range(count):
-                        value += 1.0
-                        limit_s = 30.0 if action == "ask" else 0.01
-                        caller = callers.ask(value, timeout_s=limit_s)
-                        (patient if action == "ask" else hasty).append(caller)
-                elif action == "cancel":
-                    for caller in [c for c in patient if not c.finals][:count]:
-                        assert caller.context is not None
-                        caller.context.cancel()
-                        patient.remove(caller)
-                        left.append(caller)
-                elif action == "kill":
-                    if all_alive(callers.client, killed):
-                        killed = incarnation(callers.client, three.names[count])
-                        three.kill(three.names[count])
-                else:
-                    await asyncio.sleep(count / 1000)
-            await finish(patient + hasty)
-            await until(lambda: callers.client.in_flight == 0)
+                await play.act(action, count)
+            await finish(play.patient + play.hasty)
+            assert callers.client.in_flight == 0
             nurse.cancel()
             check_answers(callers.all)
-            assert set(outcomes(patient)) <= {"ok"}
-            assert set(outcomes(hasty)) <= {"ok", "deadline_exceeded"}
-            assert set(outcomes(left)) <= {""}
+            assert set(outcomes(play.patient)) <= {"ok"}
+            assert set(outcomes(play.hasty)) <= {"ok", "deadline_exceeded"}
+            assert set(outcomes(play.left)) <= {""}
             assert callers.client.open_requests(VARIANT) == 0
-            await until(lambda: callers.client.ready_workers(VARIANT) == 3 or not nurse.done())
         for name, process in three.processes.items():
             if process.poll() is not None:
                 three.start(name)
@@ -346,6 +367,35 @@ def test_late_work_is_not_run() -> None:
         uvloop.run(run(running))
 
 
+def test_an_end_may_end_others() -> None:
+    """A failure whose handling cancels another late request ends that one once, too."""
+
+    class Ender(Caller):
+        other: Caller
+
+        def fail(self, error: SalverError) -> None:
+            """Take the failure and give up the other request."""
+            super().fail(error)
+            assert self.other.context is not None
+            self.other.context.cancel()
+
+    async def run(running: Fleet) -> None:
+        async with client_of(running) as callers:
+            ender = Ender()
+            ender.other = Caller()
+            tensor = Tensor.from_array("x", np.array([[1.0]]))
+            for caller in (ender, ender.other):
+                callers.send([tensor], timeout_s=0.02, caller=caller)
+            await finish([ender])
+            await asyncio.sleep(0.1)
+            assert ender.outcome == "deadline_exceeded"
+            assert ender.other.finals == 0
+            assert callers.client.open_requests(VARIANT) == 0
+
+    with fleet(Model(runtime="very-slow")) as running:
+        uvloop.run(run(running))
+
+
 def test_a_long_model_does_not_block_another() -> None:
     """While one model of a worker computes, another one of it answers."""
 
@@ -384,7 +434,8 @@ def test_sigterm_finishes_what_was_accepted() -> None:
 
     async def run(running: Fleet) -> None:
         async with client_of(running) as callers:
-            held = [callers.ask(float(n)) for n in range(8)]
+            # Not repeatable: only the worker that holds them can answer them.
+            held = [callers.ask(float(n), idempotent=False) for n in range(8)]
             await asyncio.sleep(0.1)
             os.kill(running.processes[running.names[0]].pid, signal.SIGTERM)
             await asyncio.sleep(0.05)
