@@ -166,7 +166,7 @@ class RunningServer:
         directory = Directory(router.endpoint, lambda _: True, lambda: True)
         ids = RequestIds(b"k" * 32, 1, clock)
         routes = Routes(inference, directory, self._keys, ids, lambda _: None)
-        self.server = HttpServer(self.settings, clock, routes)
+        self.server = HttpServer(self.settings, clock, routes, routes.refuse)
         listening = socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
         await self.server.start(listening)

@@ -110,5 +110,5 @@ def test_a_bad_file_is_refused_at_start(tmp_path: Path, text: str) -> None:
     """The error names the file."""
     path = tmp_path / "keys.yaml"
     path.write_text(text)
-    with pytest.raises(InvalidSettings, match="keys.yaml"):
+    with pytest.raises(InvalidSettings, match=r"keys\.yaml"):
         Keys(path).provision()

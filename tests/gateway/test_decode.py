@@ -70,7 +70,7 @@ def test_all_ways_agree(body: bytes) -> None:
 @settings(max_examples=300, deadline=None)
 @given(bodies())
 def test_the_way_for_large_bodies_agrees(body: bytes) -> None:
-    """pysimdjson gives what the plain way gives."""
+    """The library pysimdjson gives what the plain way gives."""
     before, decode._SIMD_BYTES = decode._SIMD_BYTES, 0
     try:
         assert outcome(body, "auto") == outcome(body, "plain")

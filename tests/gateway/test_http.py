@@ -142,7 +142,7 @@ def test_expect_continue(server: RunningServer) -> None:
 
 
 def test_compressed_requests_and_answers(server: RunningServer) -> None:
-    """gzip and deflate work in both directions, and q=0 switches the answer's off."""
+    """Both gzip and deflate work in both directions, and q=0 switches the answer's off."""
     for name, pack, unpack in (
         ("gzip", gzip.compress, gzip.decompress),
         ("deflate", zlib.compress, zlib.decompress),
@@ -222,13 +222,51 @@ def test_draining_answers_what_is_open_and_accepts_nothing_new() -> None:
         draining = threading.Thread(target=server.call, args=(server.server.drain(10),))
         draining.start()
         assert read_all(idle) == b""
-        with pytest.raises(OSError, match="refused|timed out"):
+        with pytest.raises(OSError, match=r"refused|timed out"):
             socket.create_connection(("127.0.0.1", server.port), timeout=1).close()
         server.release()
         assert answers(read_all(busy)) == [[4.0, 2.0]]
         draining.join()
         idle.close()
         busy.close()
+
+
+def test_the_last_answer_before_the_end_says_so() -> None:
+    """A connection in use when draining begins is told to close with its answer."""
+    with (
+        RunningServer() as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=20) as client,
+    ):
+        server.computer.hold = True
+        client.sendall(post(INFER, body_of(1, 1), close=False))
+        client.sendall(post(INFER, body_of(2, 1), close=False))
+        time.sleep(0.1)
+        assert server.server is not None
+        draining = threading.Thread(target=server.call, args=(server.server.drain(10),))
+        draining.start()
+        time.sleep(0.1)
+        server.release()
+        data = read_all(client)
+        draining.join()
+    assert answers(data) == [[2, 0], [3, 1]]
+    assert data.count(b"Connection: close") == 1
+    assert data.rindex(b"HTTP/1.1 ") < data.index(b"Connection: close")
+
+
+def test_a_client_that_takes_no_answer_is_cut_off() -> None:
+    """An answer that nobody reads does not hold its connection and memory for ever."""
+    with (
+        RunningServer(HttpSettings(body_timeout_s=0.6)) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=20) as client,
+    ):
+        body = _wide(200_000)
+        for _ in range(8):
+            client.sendall(post("/v2/models/identity-fp32/infer", body, close=False))
+        assert server.server is not None
+        deadline = time.monotonic() + 20
+        while server.server.connections and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not server.server.connections
 
 
 def test_remembered_heads_change_nothing() -> None:

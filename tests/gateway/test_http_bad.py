@@ -75,6 +75,14 @@ SMUGGLING = {
     "chunk with bare line feed": b"POST /v2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
     b"\r\n3\nabc\r\n0\r\n\r\n",
     "not HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "other encoding in a field of its own": b"POST /v2 HTTP/1.1\r\nHost: a\r\n"
+    b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunked in HTTP/1.0": b"POST /v2 HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "HTTP/2.0 in text": b"GET /v2 HTTP/2.0\r\nHost: a\r\n\r\n",
+    "no host": b"GET /v2 HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET /v2 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "two keys": b"GET /v2 HTTP/1.1\r\nHost: a\r\nX-API-Key: b\r\nX-API-Key: c\r\n\r\n",
+    "tunnel": b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
     "NUL in header": b"GET /v2 HTTP/1.1\r\nHost: a\x00b\r\n\r\n",
 }
 
@@ -124,6 +132,58 @@ def test_header_floods_are_refused(server: RunningServer) -> None:
     assert refused(server, long) == (431, "headers_too_large")
     target = b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"
     assert refused(server, target) == (431, "headers_too_large")
+
+
+def test_an_endless_header_field_is_refused_while_it_is_sent(server: RunningServer) -> None:
+    """A field without an end gets its 431 without the memory of what was sent, and can be read."""
+    before = resident_bytes()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(b"GET /v2 HTTP/1.1\r\nHost: a\r\nX: ")
+        for _ in range(64):
+            client.sendall(b"a" * MIB)
+        client.shutdown(socket.SHUT_WR)
+        status, _, body = split_reply(read_all(client))
+    assert (status, orjson.loads(body)["code"]) == (431, "headers_too_large")
+    assert resident_bytes() - before < 30 * MIB
+
+
+def test_a_refused_body_that_is_sent_all_the_same_does_not_hide_the_answer(
+    server: RunningServer,
+) -> None:
+    """A caller that goes on sending a refused body still reads why it was refused."""
+    head = b"POST /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: 1073741824\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(head)
+        for _ in range(32):
+            client.sendall(b"a" * MIB)
+        client.shutdown(socket.SHUT_WR)
+        assert split_reply(read_all(client))[0] == 413
+
+
+def test_lingering_ends(server: RunningServer) -> None:
+    """A refused caller that neither stops sending nor leaves is cut off."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(SMUGGLING["two lengths"])
+        assert split_reply(client.recv(65536))[0] == 400
+        # A reset or a broken pipe, as timing has it.
+        with pytest.raises(OSError):
+            _send_slowly(client)
+
+
+def _send_slowly(client: socket.socket) -> None:
+    for _ in range(1000):
+        client.sendall(b"a")
+        time.sleep(0.01)
+
+
+def test_trailers_change_nothing() -> None:
+    """A field after a chunked body is not taken for a header: it cannot bring a key."""
+    head = b"POST %b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" % INFER.encode()
+    chunk = b"%x\r\n%b\r\n0\r\nInference-Header-Content-Length: 0\r\n\r\n" % (len(GOOD), GOOD)
+    with RunningServer() as server:
+        status, _, body = split_reply(exchange_bytes(server.port, head + chunk))
+    assert status == 200
+    assert orjson.loads(body)["outputs"][0]["data"] == [4.0]
 
 
 def test_inflating_bodies_are_capped() -> None:
@@ -193,14 +253,16 @@ def test_idle_connections_are_closed() -> None:
         assert read_all(client) == b""
 
 
-def test_connections_over_the_limit_are_closed() -> None:
-    """One connection too many is closed; when another ends there is room again."""
+def test_connections_over_the_limit_are_refused() -> None:
+    """One connection too many is told so and closed; when another ends there is room again."""
     with RunningServer(HttpSettings(max_connections=2)) as server:
         first = socket.create_connection(("127.0.0.1", server.port))
         second = socket.create_connection(("127.0.0.1", server.port))
         time.sleep(0.1)
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as third:
-            assert read_all(third) == b""
+            status, headers, body = split_reply(read_all(third))
+            assert (status, orjson.loads(body)["code"]) == (503, "overloaded")
+            assert headers["retry-after"] == "1"
         first.close()
         second.close()
         time.sleep(0.2)
@@ -285,6 +347,34 @@ def test_unknown_paths_methods_and_names(server: RunningServer) -> None:
         )
     )
     assert (status, headers["allow"]) == (405, "POST, OPTIONS")
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/models/two", "/v2/models/none", INFER, "/none"])
+def test_head_is_answered_without_a_body(server: RunningServer, path: str) -> None:
+    """HEAD gives headers only, also when it is refused, so that the next answer is not misread."""
+    head = b"HEAD %b HTTP/1.1\r\nHost: a\r\n\r\n" % path.encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(head + post(INFER, GOOD))
+        first, _, rest = read_all(client).partition(b"\r\n\r\n")
+    assert first.startswith(b"HTTP/1.1 ")
+    assert rest.startswith(b"HTTP/1.1 200 OK")
+
+
+def test_options_lists_the_methods(server: RunningServer) -> None:
+    """OPTIONS says what a path takes."""
+    for path, methods in ((INFER, "POST, OPTIONS"), ("/v2", "GET, HEAD, OPTIONS")):
+        request = b"OPTIONS %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % path.encode()
+        status, headers, body = split_reply(exchange_bytes(server.port, request))
+        assert (status, headers["allow"], body) == (200, methods, b"")
+
+
+def test_an_offer_to_upgrade_is_ignored(server: RunningServer) -> None:
+    """A client that offers HTTP/2 gets one HTTP/1.1 answer, and its connection goes on."""
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(post(INFER, GOOD, *offer, close=False) + post(INFER, GOOD))
+        data = read_all(client)
+    assert data.count(b"HTTP/1.1 200 OK") == data.count(b"HTTP/1.1 ") == 2
 
 
 def test_an_endpoint_without_a_ready_model_says_when_to_retry(server: RunningServer) -> None:

@@ -73,7 +73,7 @@ class Gateway:
         directory = Directory(self._router.endpoint, self._engine.is_ready, self._is_ready)
         ids = RequestIds(identity.id_key, rng.getrandbits(16), clock)
         routes = Routes(inference, directory, self._keys, ids, self._refused)
-        self._server = HttpServer(settings.http, clock, routes)
+        self._server = HttpServer(settings.http, clock, routes, routes.refuse)
         self._admin = AdminServer(settings.http, clock, self._metrics)
         self._follower = PlanFollower(
             identity.home / "run" / "plan.msgpack",

@@ -89,7 +89,8 @@ STATUSES: dict[str, Status] = {
 
 _PAGE_HEAD = """# Error codes
 
-Every error is `{"error": "what went wrong and what to do", "code": "…", "request_id": "…"}`, on the data port and in the control API.
+Every error is `{"error": "what went wrong and what to do", "code": "…", "request_id": "…"}`, \
+on the data port and in the control API.
 Match on `code`; the text may change. `Retry-After` is sent where the same call may succeed later.
 429 is the caller's own quota, 503 is the server's capacity.
 

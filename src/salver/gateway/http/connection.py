@@ -6,7 +6,6 @@ alone does not occupy memory.
 """
 
 import asyncio
-import mmap
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -18,10 +17,12 @@ from salver.core.errors import (
     BodyTooLarge,
     HeadersTooLarge,
     MalformedHttp,
+    Overloaded,
     ReadTimeout,
     SalverError,
 )
 from salver.core.settings import HttpSettings
+from salver.gateway.http.framing import SINGLE_FIELDS, body_buffer, check_framing
 from salver.gateway.http.heads import Head, Heads
 from salver.gateway.http.message import HttpMessage
 
@@ -30,6 +31,7 @@ _RECEIVE_BYTES = 256 * 1024
 _RATE_GRACE_S = 5.0
 _HEAD_END = b"\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LINGER_S = 2.0
 
 
 class Server(Protocol):
@@ -52,6 +54,10 @@ class Server(Protocol):
         """Answer a complete request, now or later."""
         ...
 
+    def refuse(self, message: HttpMessage, error: SalverError) -> None:
+        """Answer what could not be read."""
+        ...
+
 
 _shared = bytearray(_RECEIVE_BYTES)
 _shared_view = memoryview(_shared)
@@ -61,7 +67,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     """Protocol of one connection.
 
     ``waiting_since_ns`` and ``phase`` tell the server's sweep which deadline applies: idle,
-    headers, body, or none while an answer is being made.
+    headers, body, linger (refused, but still sending), or none while an answer is being made.
     """
 
     def __init__(self, server: Server) -> None:
@@ -78,9 +84,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._body_bytes = 0
         self._header_bytes = 0
         self._header_count = 0
+        self._head_received = 0
+        self._body_begun = False
+        self._unread_bytes = 0
+        self._unread_since_ns = 0
         self._large: memoryview | None = None
         self._large_filled = 0
         self._failed = False
+        self._admitted = False
         self._reading_paused = False
         self._write_paused = False
         self.phase = "idle"
@@ -93,8 +104,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Be admitted, or close."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(self._settings.write_buffer_bytes)
-        if not self._server.opened(self):
-            self._transport.abort()
+        self._admitted = self._server.opened(self)
+        if not self._admitted:
+            self._refuse(
+                Overloaded(
+                    f"{self._settings.max_connections} connections are open, which is the limit",
+                    retry_after_s=1.0,
+                )
+            )
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the next bytes go: the large body, or the buffer all connections share."""
@@ -154,7 +171,8 @@ class HttpConnection(asyncio.BufferedProtocol):
     def on_message_begin(self) -> None:
         """Start a request."""
         self._current = HttpMessage(self, self._clock.monotonic_ns())
-        self._header_bytes = self._header_count = self._body_bytes = 0
+        self._header_bytes = self._header_count = self._body_bytes = self._head_received = 0
+        self._body_begun = False
         self._parts.clear()
         self.phase, self.waiting_since_ns = "headers", self._current.arrival_ns
 
@@ -175,31 +193,38 @@ class HttpConnection(asyncio.BufferedProtocol):
             raise HeadersTooLarge(
                 f"more than {self._settings.max_header_count} header fields were sent"
             )
-        message.headers[name.lower()] = value
+        if self._body_begun:
+            # A trailer: it must not change what the headers have already been checked for.
+            return
+        key = name.lower()
+        if key in SINGLE_FIELDS and key in message.headers:
+            raise MalformedHttp(f"the header field {key.decode('latin-1')!r} was sent twice")
+        message.headers[key] = value
 
     def on_headers_complete(self) -> None:
         """Check what the headers promise before any of the body is stored."""
         message = self._current
         assert message is not None
         message.method = self._parser.get_method()
-        message.close = not self._parser.should_keep_alive() or self._server.draining
+        message.close = not self._parser.should_keep_alive()
         headers = message.headers
-        encoding = headers.get(b"transfer-encoding")
-        if encoding is not None and encoding.strip().lower() != b"chunked":
-            raise MalformedHttp("the only transfer encoding that is read is 'chunked'")
+        self._body_begun = True
+        check_framing(self._parser.get_http_version(), message.method, headers)
         length = int(headers.get(b"content-length", b"0"))
         if length > self._settings.max_body_bytes:
             raise BodyTooLarge(
                 f"a body of {length} bytes is over the limit of {self._settings.max_body_bytes}"
             )
-        if headers.get(b"expect", b"").lower() == b"100-continue" and self._transport is not None:
-            if not self._queue:
-                self._transport.write(_CONTINUE)
+        expects = headers.get(b"expect", b"").lower() == b"100-continue"
+        if expects and not self._queue and self._transport is not None:
+            self._transport.write(_CONTINUE)
         self.phase, self.waiting_since_ns = "body", self._clock.monotonic_ns()
         self.received_bytes = 0
-        if length >= LARGE_BODY_BYTES:
-            # Pages of an anonymous mapping take no memory until bytes are written to them.
-            self._large = memoryview(mmap.mmap(-1, length))
+        upgrade = self._parser.should_upgrade()
+        if upgrade and b"transfer-encoding" in headers:
+            raise MalformedHttp("a chunked body cannot follow an offer to upgrade")
+        if length >= LARGE_BODY_BYTES or (upgrade and length):
+            self._large = body_buffer(length)
             self._large_filled = 0
 
     def on_body(self, body: bytes) -> None:
@@ -220,6 +245,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Hand the request over."""
         message = self._current
         assert message is not None
+        if self._large is not None and self._large_filled < self._large.nbytes:
+            # httptools leaves a body behind an offer to upgrade to whoever accepts the offer.
+            return
         self._current = None
         large, self._large = self._large, None
         if large is not None:
@@ -234,6 +262,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._hand_over(message)
 
     def _hand_over(self, message: HttpMessage) -> None:
+        if self._server.draining:
+            self._close_after(message)
         self._queue.append(message)
         if len(self._queue) >= self._settings.max_pipelined:
             self._set_reading()
@@ -267,7 +297,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # answers
 
-    def answered(self, message: HttpMessage) -> None:
+    def answered(self) -> None:
         """Write the answers that are due, in the order of their requests."""
         queue, transport = self._queue, self._transport
         if transport is None:
@@ -280,7 +310,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             else:
                 transport.writelines(reply)
             if head.close:
-                transport.close()
+                self._finish(transport)
                 return
         if not queue and self.phase == "answer":
             self.phase, self.waiting_since_ns = "idle", self._clock.monotonic_ns()
@@ -290,12 +320,47 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._reading_paused:
             self._set_reading()
 
+    def _finish(self, transport: asyncio.Transport) -> None:
+        """End the connection after its last answer.
+
+        A client that is still sending would lose the answer to a reset if the socket were closed
+        on its unread bytes, so those are read and forgotten for a while.
+        """
+        if (
+            not self._failed
+            or not self._admitted
+            or transport.is_closing()
+            or not transport.can_write_eof()
+        ):
+            transport.close()
+            return
+        transport.write_eof()
+        self.phase, self.waiting_since_ns = "linger", self._clock.monotonic_ns()
+
+    def begin_drain(self) -> None:
+        """Announce with the last answer that is due that the connection closes."""
+        if self._queue:
+            self._queue[-1].close = True
+
+    def _close_after(self, message: HttpMessage) -> None:
+        if self._queue and self._queue[-1].reply is None:
+            self._queue[-1].close = False
+        message.close = True
+
     def expire(self, now_ns: int) -> None:
         """Close or refuse when the client has kept us waiting for too long."""
         settings = self._settings
+        if self._stalled(now_ns):
+            self.abort()
+            return
+        if self._reading_paused:
+            # The client cannot be late while nobody reads what it sends.
+            self.waiting_since_ns = now_ns
         waited_s = (now_ns - self.waiting_since_ns) / 1e9
         if self.phase == "idle" and waited_s > settings.idle_timeout_s:
-            self.close_idle()
+            self.close_idle(now_ns)
+        elif self.phase == "linger" and waited_s > _LINGER_S:
+            self.abort()
         elif self.phase == "headers" and waited_s > settings.header_timeout_s:
             self._refuse(ReadTimeout("the headers did not arrive in time"))
         elif self.phase == "body" and (
@@ -308,9 +373,22 @@ class HttpConnection(asyncio.BufferedProtocol):
         ):
             self._refuse(ReadTimeout("the body did not arrive in time, or too slowly"))
 
-    def close_idle(self) -> None:
-        """Close if nothing is being received or answered."""
-        if self._transport is not None and not self._queue and self.phase in ("idle", "answer"):
+    def _stalled(self, now_ns: int) -> bool:
+        """Tell whether the client has stopped taking what was written for it."""
+        unread = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        if not unread or unread != self._unread_bytes:
+            self._unread_bytes, self._unread_since_ns = unread, now_ns
+            return False
+        return now_ns - self._unread_since_ns > self._settings.body_timeout_s * 1e9
+
+    def close_idle(self, now_ns: int, grace_s: float = 0.0) -> None:
+        """Close if nothing is being received or answered, and was not for ``grace_s``."""
+        if (
+            self._transport is not None
+            and not self._queue
+            and self.phase in ("idle", "answer")
+            and now_ns - self.waiting_since_ns >= grace_s * 1e9
+        ):
             self._transport.close()
 
     def abort(self) -> None:
@@ -319,10 +397,16 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def _feed(self, data: bytes) -> None:
+        known = self._current
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(MalformedHttp("protocol upgrades are not supported"))
+            self._parse(data)
+            if self.phase == "headers" and self._current is known and known is not None:
+                # httptools keeps an unfinished field to itself; without this it had no end.
+                self._head_received += len(data)
+                if self._head_received > self._settings.max_header_bytes:
+                    self._count_header(self._head_received)
+        except HeadersTooLarge as error:
+            self._refuse(error)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if isinstance(cause, SalverError):
@@ -331,6 +415,24 @@ class HttpConnection(asyncio.BufferedProtocol):
                 raise
         except httptools.HttpParserError as error:
             self._refuse(MalformedHttp(f"the request is not valid HTTP/1.1: {error}"))
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                # An offer to upgrade may be ignored (RFC 9110, 7.8); the connection goes on.
+                self._parser = httptools.HttpRequestParser(self)
+                rest = rest[upgrade.args[0] :]
+                if self._large is not None:
+                    taken = min(len(rest), self._large.nbytes)
+                    self.on_body(bytes(rest[:taken]))
+                    rest = rest[taken:]
+                    if self._large_filled == self._large.nbytes:
+                        self._large_complete()
+            else:
+                return
 
     def _large_complete(self) -> None:
         # httptools still counts on this body, so the next request gets a parser of its own.
@@ -353,7 +455,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         message.close = True
         self._queue.append(message)
         self.phase = "answer"
-        message.fail(error)
+        self._server.refuse(message, error)
 
     def _set_reading(self) -> None:
         transport = self._transport

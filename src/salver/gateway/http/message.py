@@ -40,8 +40,8 @@ _CLOSE = b"Connection: close\r\n"
 class Outlet(Protocol):
     """The connection an answer goes to."""
 
-    def answered(self, message: "HttpMessage") -> None:
-        """Write the answer when it is its turn."""
+    def answered(self) -> None:
+        """Write the answers whose turn it is."""
         ...
 
 
@@ -104,7 +104,7 @@ class HttpMessage:
         else:
             self.reply = [head, *parts]
         self.on_gone = None
-        self.outlet.answered(self)
+        self.outlet.answered()
         return size
 
     def fail(self, error: SalverError, headers: bytes = b"") -> int:

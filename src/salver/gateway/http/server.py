@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 
 from salver.core.clock import Clock
+from salver.core.errors import SalverError
 from salver.core.settings import HttpSettings
 from salver.gateway.http.connection import HttpConnection
 from salver.gateway.http.heads import Heads
@@ -12,19 +13,29 @@ from salver.gateway.http.message import HttpMessage
 
 _SWEEP_S = 0.5
 _DRAIN_POLL_S = 0.02
+_ACTIVE_S = 0.1
 _BACKLOG = 4096
+
+
+def _refuse(message: HttpMessage, error: SalverError) -> None:
+    message.fail(error)
 
 
 class HttpServer:
     """Component that owns the connections of one listening socket."""
 
     def __init__(
-        self, settings: HttpSettings, clock: Clock, handle: Callable[[HttpMessage], None]
+        self,
+        settings: HttpSettings,
+        clock: Clock,
+        handle: Callable[[HttpMessage], None],
+        refuse: Callable[[HttpMessage, SalverError], None] = _refuse,
     ) -> None:
         self.settings = settings
         self.clock = clock
         self.draining = False
         self.handle = handle
+        self.refuse = refuse
         self.heads = Heads() if settings.remember_heads else None
         self._connections: set[HttpConnection] = set()
         self._server: asyncio.Server | None = None
@@ -46,14 +57,18 @@ class HttpServer:
     async def drain(self, timeout_s: float) -> None:
         """Close the listener first, then wait until the open requests are answered."""
         self.draining = True
+        for connection in self._connections:
+            connection.begin_drain()
         if self._server is not None:
             self._server.close()
             # The loop closes the socket at its next turn; only then may idle clients be let go.
             await asyncio.sleep(0)
         deadline_ns = self.clock.monotonic_ns() + round(timeout_s * 1e9)
         while self._connections and self.clock.monotonic_ns() < deadline_ns:
+            now_ns = self.clock.monotonic_ns()
             for connection in list(self._connections):
-                connection.close_idle()
+                # Who was answered a moment ago may have its next request on the way.
+                connection.close_idle(now_ns, _ACTIVE_S)
             await asyncio.sleep(_DRAIN_POLL_S)
 
     async def stop(self) -> None:

@@ -180,7 +180,7 @@ def _unconverted(root: Any, brackets: int) -> dict[str, Any] | None:
     inputs: list[dict[str, Any]] = []
     seen = 1 + isinstance(document.get("outputs"), list)
     for index in range(len(entries)):
-        entry = entries[index]
+        entry: Any = entries[index]
         names: list[str] = list(entry.keys()) if isinstance(entry, simdjson.Object) else []
         if not names or len(set(names)) != len(names):
             return None

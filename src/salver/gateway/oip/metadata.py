@@ -16,7 +16,7 @@ def server_metadata() -> dict[str, Any]:
 
 def model_metadata(endpoint: EndpointPlan, variant: VariantPlan) -> dict[str, Any]:
     """Return the document of ``GET /v2/models/M``."""
-    versions = sorted({item.version for item in endpoint.variants}, key=lambda text: int(text))
+    versions = sorted({item.version for item in endpoint.variants}, key=int)
     return {
         "name": endpoint.name,
         "versions": versions,
@@ -46,7 +46,5 @@ def _column(column: Column) -> dict[str, Any]:
     document: dict[str, Any] = {"name": column.name}
     if column.categories is not None:
         document["categories"] = list(column.categories)
-    for key, value in (("minimum", column.minimum), ("maximum", column.maximum)):
-        if value is not None:
-            document[key] = value
-    return document
+    limits = {"minimum": column.minimum, "maximum": column.maximum}
+    return document | {key: value for key, value in limits.items() if value is not None}

@@ -1,0 +1,55 @@
+"""Where a request ends: what must be unambiguous, and the memory a large body arrives in."""
+
+import mmap
+from collections.abc import Mapping
+
+from salver.core.errors import MalformedHttp, Overloaded
+
+_VERSIONS = ("1.0", "1.1")
+# Fields that change where a body ends, how it is read or who sends it: one of each at most.
+SINGLE_FIELDS = frozenset(
+    (
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"inference-header-content-length",
+        b"transfer-encoding",
+        b"x-api-key",
+    )
+)
+
+
+def check_framing(version: str, method: bytes, headers: Mapping[bytes, bytes]) -> None:
+    """Raise ``MalformedHttp`` for what another server on the way could read differently.
+
+    RFC 9112, 3.2 (Host) and 6 (message body length). llhttp refuses the rest: two lengths, signs,
+    bare line feeds, folded fields, spaces before the colon.
+    """
+    if version not in _VERSIONS:
+        raise MalformedHttp(f"HTTP/{version} is not spoken here; send HTTP/1.1")
+    if method == b"CONNECT":
+        raise MalformedHttp("this is not a proxy; CONNECT is not supported")
+    if version == "1.1" and b"host" not in headers:
+        raise MalformedHttp("an HTTP/1.1 request needs a Host header")
+    encoding = headers.get(b"transfer-encoding")
+    if encoding is None:
+        return
+    if encoding.strip().lower() != b"chunked":
+        raise MalformedHttp("the only transfer encoding that is read is 'chunked'")
+    if version == "1.0" or b"content-length" in headers:
+        raise MalformedHttp("chunked bodies take HTTP/1.1 and no Content-Length")
+
+
+def body_buffer(size_bytes: int) -> memoryview:
+    """Return a buffer whose pages take no memory until bytes are written to them.
+
+    Raises ``Overloaded`` when the address space has no room for it.
+    """
+    try:
+        return memoryview(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    except OSError as error:
+        raise Overloaded(
+            f"no room for a body of {size_bytes} bytes: {error.strerror}", retry_after_s=1.0
+        ) from error
