@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,14 +107,14 @@ class Fleet:
         write_plan(self.home / "run" / "plan.msgpack", self.plan)
         return self.plan
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, flags: Sequence[str] = ()) -> None:
         """Start one worker; one of that name that was killed is gone first."""
         if name in self.processes:
             self.processes[name].wait()
         self.starts[name] = self.starts.get(name, 0) + 1
         command = [sys.executable, "-m", "tests.engine.worker_main", "--id", name]
         self.processes[name] = subprocess.Popen(
-            [*command, "--home", str(self.home)],
+            [*command, "--home", str(self.home), *flags],
             env={**os.environ, **self.environment},
             stderr=subprocess.DEVNULL,
         )

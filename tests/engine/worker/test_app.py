@@ -1,0 +1,152 @@
+"""A worker process and its control: what it reports, loads and lets go."""
+
+import asyncio
+from pathlib import Path
+
+import uvloop
+
+from salver.core.errors import WireError
+from salver.wire.connection import Connection
+from salver.wire.messages import PlanPush, Snapshot
+from salver.wire.transport import LinkOptions, connect, listen
+from tests.engine.fleet import Fleet, Model, client_of, finish, fleet, until
+from tests.wire.links import Inbox, hello, make_tls
+
+
+def last(inbox: Inbox) -> Snapshot | None:
+    """Return the newest snapshot."""
+    snapshots = [message for message, _ in inbox.messages if isinstance(message, Snapshot)]
+    return snapshots[-1] if snapshots else None
+
+
+def states(inbox: Inbox) -> dict[str, str]:
+    """Return the states that were reported last."""
+    snapshot = last(inbox)
+    return {} if snapshot is None else {v.variant: v.state for v in snapshot.variants}
+
+
+def total(inbox: Inbox, name: str) -> float:
+    """Return the sum of a counter over its labels."""
+    snapshot = last(inbox)
+    return sum(s.value for s in snapshot.counters if s.name == name) if snapshot else 0.0
+
+
+async def hang_up(inbox: Inbox) -> None:
+    """Close a link and wait until it is gone."""
+    if inbox.connection is not None and not inbox.lost:
+        inbox.connection.close()
+        await inbox.until_lost()
+
+
+def test_follows_pushed_plans_and_reports() -> None:
+    """A worker loads what a plan adds, lets go of what it drops, and reports both with counts."""
+
+    async def run(running: Fleet) -> None:
+        inboxes: list[Inbox] = []
+
+        def accept(connection: Connection) -> Inbox:
+            inboxes.append(Inbox())
+            return inboxes[-1].accept(connection)
+
+        door = await listen(f"unix:{running.home}/run/control.sock", hello("control"), accept)
+
+        def shared() -> Inbox | None:
+            links = [i for i in inboxes if i.connection and not i.lost]
+            named = [i for i in links if _identity(i) == "shared-0"]
+            return named[-1] if named else None
+
+        await until(lambda: (found := shared()) is not None and states(found) != {})
+        inbox = shared()
+        assert inbox is not None
+        assert inbox.connection is not None
+        await until(lambda: states(inbox) == {"affine:1": "ready", "bad:1": "failed"})
+        async with client_of(running) as callers:
+            await finish([callers.ask(1.0)])
+            plan = running.write((Model(), Model("affine:2")), 2)
+            inbox.connection.send(PlanPush(plan))
+            await until(lambda: states(inbox) == {"affine:1": "ready", "affine:2": "ready"})
+            plan = running.write((Model("affine:2"),), 3)
+            inbox.connection.send(PlanPush(plan))
+            await until(lambda: states(inbox) == {"affine:2": "ready"})
+            snapshot = last(inbox)
+            assert snapshot is not None
+            assert snapshot.plan == 3
+            assert snapshot.resident_bytes > 1_000_000
+            assert total(inbox, "salver_model_loads_total") == 2
+            assert total(inbox, "salver_model_load_failures_total") == 1
+            assert total(inbox, "salver_batches_total") == 1
+            folder = running.home / "run" / "models" / "shared-0"
+            await until(lambda: len(list(folder.iterdir())) == 1)
+        await door.close()
+        for each in inboxes:
+            await hang_up(each)
+
+    environment = {"SALVER_CONTROL__SNAPSHOT_INTERVAL_S": "0.05"}
+    with fleet(Model(), Model("bad:1", content=b"fail"), environment=environment) as running:
+        uvloop.run(run(running))
+
+
+def _identity(inbox: Inbox) -> str:
+    connection = inbox.connection
+    return connection.peer.identity if connection is not None and connection.peer else ""
+
+
+def test_a_flipped_bit_is_refused_at_load() -> None:
+    """A worker does not load a blob whose bytes have changed since it was pushed."""
+
+    async def run(running: Fleet) -> None:
+        inbox = Inbox()
+        door = await listen(f"unix:{running.home}/run/control.sock", hello("control"), inbox.accept)
+        for blob in (running.home / "blobs" / "sha256").glob("*/*"):
+            blob.write_bytes(b"affinf")
+        running.start("shared-0")
+        await until(lambda: states(inbox) == {"affine:1": "failed"})
+        snapshot = last(inbox)
+        assert snapshot is not None
+        assert [variant.code for variant in snapshot.variants] == ["digest_mismatch"]
+        await door.close()
+        await hang_up(inbox)
+
+    running = Fleet((Model(),), 1, {})
+    try:
+        uvloop.run(run(running))
+    finally:
+        running.close()
+
+
+def test_answers_over_tls(tmp_path: Path) -> None:
+    """A worker on a TCP port with TLS and a token announces its versions to who has both."""
+    tls = make_tls(tmp_path)
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    running = Fleet((Model(),), 1, {})
+
+    async def run() -> None:
+        inbox = Inbox()
+        port = await _free_port()
+        address = f"tcp://127.0.0.1:{port}"
+        flags = ["--address", address, "--token-file", str(token)]
+        flags += ["--tls-certificate", str(tls.certificate), "--tls-key", str(tls.key)]
+        running.start("shared-0", [*flags, "--tls-authority", str(tls.authority)])
+        async with asyncio.timeout(20):
+            while inbox.connection is None:
+                try:
+                    greeting = hello("gateway", "secret")
+                    await connect(address, greeting, inbox.accept, 1.0, LinkOptions(tls))
+                except WireError:
+                    await asyncio.sleep(0.05)
+        await until(lambda: states(inbox) == {"affine:1": "ready"})
+        await hang_up(inbox)
+
+    try:
+        uvloop.run(run())
+    finally:
+        running.close()
+
+
+async def _free_port() -> int:
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
+    port: int = server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+    return port
