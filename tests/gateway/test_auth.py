@@ -112,3 +112,16 @@ def test_a_bad_file_is_refused_at_start(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(InvalidSettings, match=r"keys\.yaml"):
         Keys(path).provision()
+
+
+def test_a_changed_file_does_not_renew_a_used_quota(keys: Path) -> None:
+    """Requests that are open when the file is read again still count against their key."""
+    found = Keys(keys)
+    found.provision()
+    principal = found.identify({b"x-api-key": BOB.encode()})
+    principal.in_flight = 1
+    keys.write_text(keys.read_text().replace("max_in_flight: 1", "max_in_flight: 2"))
+    os.utime(keys, ns=(1, 1))
+    assert found.reload() is None
+    again = found.identify({b"x-api-key": BOB.encode()})
+    assert (again.in_flight, again.max_in_flight) == (1, 2)

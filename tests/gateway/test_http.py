@@ -202,6 +202,7 @@ def test_a_caller_who_leaves_cancels_its_request() -> None:
         while not server.computer.contexts[0].cancelled and time.monotonic() < deadline:
             time.sleep(0.01)
         assert server.computer.contexts[0].cancelled
+        server.release()
         server.call(_drain(server))
         assert [exchange.code for exchange in server.exchanges] == ["cancelled"]
 

@@ -251,8 +251,16 @@ def test_declared_ranges_follow_the_policy(server: RunningServer) -> None:
         exchange_bytes(server.port, post("/v2/models/strict/infer", body))
     )
     assert (status, orjson.loads(answer)["code"]) == (422, "value_rejected")
-    status, _, _ = split_reply(exchange_bytes(server.port, post("/v2/models/lenient/infer", body)))
+    status, _, answer = split_reply(
+        exchange_bytes(server.port, post("/v2/models/lenient/infer", body))
+    )
     assert status == 200
+    assert "'age'" in orjson.loads(answer)["parameters"]["salver_out_of_range"]
+    assert orjson.loads(answer)["outputs"][0]["data"] == [130, 1]
+    status, _, answer = split_reply(
+        exchange_bytes(server.port, post("/v2/models/lenient/infer", body.replace(b"130", b"30")))
+    )
+    assert "parameters" not in orjson.loads(answer)
     names = {sample.name: sample.value for sample in server.meter.counters()}
     assert names["salver_out_of_range_total"] >= 1
 

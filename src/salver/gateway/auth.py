@@ -64,7 +64,11 @@ class Keys:
             entries = msgspec.convert(document, KeyFile).keys
         except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
             raise InvalidSettings(f"API key file {self._path}: {error}") from error
-        self._principals = {entry.sha256.lower(): _principal(entry) for entry in entries}
+        known = self._principals
+        self._principals = {
+            entry.sha256.lower(): _same(known.get(entry.sha256.lower()), _principal(entry))
+            for entry in entries
+        }
         self._cache = {}
         self._modified_ns = modified_ns
 
@@ -115,6 +119,15 @@ def check_access(principal: Principal, endpoint: str) -> None:
             f"{principal.name!r} has {principal.in_flight} requests open, which is its quota",
             retry_after_s=_RETRY_AFTER_S,
         )
+
+
+def _same(known: Principal | None, fresh: Principal) -> Principal:
+    """Carry the open requests over, so that a changed file does not renew a used quota."""
+    if known is None:
+        return fresh
+    known.name, known.tenant = fresh.name, fresh.tenant
+    known.endpoints, known.max_in_flight = fresh.endpoints, fresh.max_in_flight
+    return known
 
 
 def _principal(entry: KeyEntry) -> Principal:

@@ -6,13 +6,14 @@ from salver.core.context import RequestContext
 from salver.core.datatypes import BYTES
 from salver.core.errors import SalverError, ValueRejected
 from salver.core.handler import Handler, Responder
-from salver.core.request import InferenceRequest
+from salver.core.request import InferenceRequest, InferenceResponse
 from salver.core.signature import Column, Signature
 from salver.core.tensor import AnyArray, Tensor
 from salver.observe.meter import Meter
 from salver.wire.messages import Plan
 
 OFF, WARN, REJECT = "off", "warn", "reject"
+WARNING = "salver_out_of_range"
 
 
 class _Rule:
@@ -29,6 +30,24 @@ class _Rule:
             for spec in signature.inputs
             if any(_declares(column) for column in spec.columns)
         }
+
+
+class _Warned:
+    """Responder that tells the caller, in the answer, which declared value was not kept."""
+
+    __slots__ = ("_problem", "_responder")
+
+    def __init__(self, responder: Responder, problem: str) -> None:
+        self._responder = responder
+        self._problem = problem
+
+    def send(self, response: InferenceResponse, *, final: bool = True) -> None:
+        if final:
+            response.parameters = {**(response.parameters or {}), WARNING: self._problem}
+        self._responder.send(response, final=final)
+
+    def fail(self, error: SalverError) -> None:
+        self._responder.fail(error)
 
 
 _MAX_SHAPES = 256
@@ -55,13 +74,13 @@ class SignatureCheck:
     ) -> None:
         """Check, then pass on or fail."""
         try:
-            self._check(request, context)
+            warning = self._check(request, context)
         except SalverError as error:
             responder.fail(error)
             return
-        self._inner(request, context, responder)
+        self._inner(request, context, _Warned(responder, warning) if warning else responder)
 
-    def _check(self, request: InferenceRequest, context: RequestContext) -> None:
+    def _check(self, request: InferenceRequest, context: RequestContext) -> str:
         rule = self._rules[(request.endpoint, context.variant)]
         inputs = request.inputs
         if len(inputs) == 1:
@@ -77,9 +96,11 @@ class SignatureCheck:
                 rule.shapes.clear()
             rule.shapes.add(form)
         if rule.policy != OFF and rule.declared:
-            self._check_values(rule, request)
+            return self._check_values(rule, request)
+        return ""
 
-    def _check_values(self, rule: _Rule, request: InferenceRequest) -> None:
+    def _check_values(self, rule: _Rule, request: InferenceRequest) -> str:
+        found = ""
         for tensor in request.inputs:
             columns = rule.declared.get(tensor.name)
             if columns is None:
@@ -89,6 +110,8 @@ class SignatureCheck:
                 self._meter.add("salver_out_of_range_total", (request.endpoint, tensor.name))
                 if rule.policy == REJECT:
                     raise ValueRejected(problem)
+                found = found or problem
+        return found
 
 
 def _declares(column: Column) -> bool:

@@ -5,6 +5,7 @@ import orjson
 
 from salver.core.datatypes import BYTES, DTYPES
 from salver.core.errors import NonFiniteOutput
+from salver.core.request import Parameters
 from salver.core.tensor import Buffer, Tensor
 
 _MAX_HEADS = 4096
@@ -14,7 +15,9 @@ _openings: dict[tuple[str, str], bytes] = {}
 _heads: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
 
 
-def opening(model: str, version: str, caller_id: str | None) -> bytes:
+def opening(
+    model: str, version: str, caller_id: str | None, parameters: Parameters | None = None
+) -> bytes:
     """Return the JSON up to the outputs; ``id`` is echoed, or left out when there was none."""
     head = _openings.get((model, version))
     if head is None:
@@ -24,6 +27,8 @@ def opening(model: str, version: str, caller_id: str | None) -> bytes:
         head = _openings[(model, version)] = b'{"model_name":%b,"model_version":%b,' % names
     if caller_id is not None:
         head += b'"id":%b,' % orjson.dumps(caller_id)
+    if parameters:
+        head += b'"parameters":%b,' % orjson.dumps(parameters)
     return head + b'"outputs":['
 
 

@@ -139,7 +139,16 @@ class Inference:
 class _Answer:
     """Responder of one inference message."""
 
-    __slots__ = ("_chunks", "_context", "_message", "_owner", "_target", "counted", "decoded")
+    __slots__ = (
+        "_chunks",
+        "_context",
+        "_finished",
+        "_message",
+        "_owner",
+        "_target",
+        "counted",
+        "decoded",
+    )
 
     def __init__(
         self, owner: Inference, message: HttpMessage, target: Target, context: RequestContext
@@ -149,19 +158,24 @@ class _Answer:
         self._target = target
         self._context = context
         self._chunks: list[InferenceResponse] | None = None
+        self._finished = False
         self.decoded: Decoded | None = None
         self.counted = False
 
     def send(self, response: InferenceResponse, *, final: bool = True) -> None:
         """Answer; chunks of a streaming model are answered together at its end."""
+        if self._finished:
+            return
         if not final or self._chunks is not None:
             self._chunks = self._chunks or []
             self._chunks.append(response)
             if not final:
                 return
-            response = InferenceResponse(_joined(self._chunks), response.timing)
+            response = InferenceResponse(
+                _joined(self._chunks), response.timing, response.parameters
+            )
         try:
-            self._write(response.outputs)
+            self._write(response)
         except SalverError as error:
             self.fail(error)
             return
@@ -169,18 +183,21 @@ class _Answer:
 
     def fail(self, error: SalverError) -> None:
         """Answer with a coded error."""
+        if self._finished:
+            return
         self._message.fail(error)
         self._finish(error.code, None)
 
     def gone(self) -> None:
-        """The client left; whoever holds the work is told."""
-        self._context.cancel()
+        """The client left; whoever holds the work is told, and what it still says is dropped."""
         self._finish("cancelled", None)
+        self._context.cancel()
 
-    def _write(self, outputs: list[Tensor]) -> None:
-        message, context = self._message, self._context
+    def _write(self, response: InferenceResponse) -> None:
+        message, context, outputs = self._message, self._context, response.outputs
         decoded = cast(Decoded, self.decoded)
-        head = opening(self._target.endpoint, context.version, decoded.caller_id)
+        endpoint = self._target.endpoint
+        head = opening(endpoint, context.version, decoded.caller_id, response.parameters)
         extra = _IDENTITY % (message.request_id.encode(), context.variant.encode())
         parts: list[Buffer]
         content_type = JSON_TYPE
@@ -202,6 +219,7 @@ class _Answer:
 
     def _finish(self, code: str, timing: Timing | None) -> None:
         context = self._context
+        self._finished = True
         if self.counted:
             self.counted = False
             context.principal.in_flight -= 1
