@@ -22,12 +22,18 @@ from salver.core.errors import (
     SalverError,
 )
 from salver.core.settings import HttpSettings
-from salver.gateway.http.framing import SINGLE_FIELDS, body_buffer, check_framing
+from salver.gateway.http.framing import (
+    SINGLE_FIELDS,
+    body_buffer,
+    check_framing,
+    take_large_pages,
+)
 from salver.gateway.http.heads import Head, Heads
 from salver.gateway.http.message import HttpMessage
 
 LARGE_BODY_BYTES = 64 * 1024
 _RECEIVE_BYTES = 256 * 1024
+_LARGE_PAGES_FROM_BYTES = 512 * 1024
 _RATE_GRACE_S = 5.0
 _HEAD_END = b"\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -126,7 +132,10 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         self.received_bytes += nbytes
         if self._large is not None:
+            before = self._large_filled
             self._large_filled += nbytes
+            if before < _LARGE_PAGES_FROM_BYTES <= self._large_filled:
+                take_large_pages(self._large)
             if self._large_filled == self._large.nbytes:
                 self._large_complete()
             return

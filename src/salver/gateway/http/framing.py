@@ -2,6 +2,8 @@
 
 import mmap
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import cast
 
 from salver.core.errors import MalformedHttp, Overloaded
 
@@ -53,3 +55,12 @@ def body_buffer(size_bytes: int) -> memoryview:
         raise Overloaded(
             f"no room for a body of {size_bytes} bytes: {error.strerror}", retry_after_s=1.0
         ) from error
+
+
+def take_large_pages(buffer: memoryview) -> None:
+    """Ask for huge pages for what is still untouched: a fault for each 2 MB instead of each 4 KB.
+
+    To be called once a good part has arrived, or a single byte would cost 2 MB.
+    """
+    with suppress(OSError):  # a kernel without huge pages
+        cast(mmap.mmap, buffer.obj).madvise(mmap.MADV_HUGEPAGE)
