@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from salver.core.errors import ControlUnavailable, InvalidSettings, StorageFull
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 10_000
+_CONNECTIONS = 2
 _NO_ROOM = ("database or disk is full", "disk I/O error", "No space left", "53100")
 
 
@@ -37,6 +38,7 @@ class Database:
 
         Raises ``InvalidSettings`` for a URL that cannot be used, and ``StorageFull``.
         """
+        self.close()
         try:
             url = sa.make_url(self._url)
         except sa.exc.ArgumentError as error:
@@ -44,7 +46,9 @@ class Database:
         if url.get_backend_name() == "sqlite":
             self._engine = _sqlite(url)
         elif url.get_backend_name() == "postgresql":
-            self._engine = sa.create_engine(url, pool_pre_ping=True)
+            self._engine = sa.create_engine(
+                url, pool_pre_ping=True, pool_size=_CONNECTIONS, max_overflow=0
+            )
         else:
             raise InvalidSettings(
                 f"database {url.get_backend_name()!r} is not supported; use sqlite or "
@@ -94,7 +98,7 @@ def translated() -> Iterator[None]:
             ) from error
         raise ControlUnavailable(f"the database does not answer: {text}") from error
     except DBAPIError as error:
-        if error.connection_invalidated:
+        if error.connection_invalidated or isinstance(error, InterfaceError):
             raise ControlUnavailable(f"the database is gone: {error.orig}") from error
         raise
 

@@ -33,9 +33,7 @@ class LightgbmRuntime:
         path = only_file(folder, (".txt", ".lgb"))
         self._threads = options.threads
         try:
-            booster = lightgbm.Booster(
-                model_str=path.read_text(), params={"num_threads": options.threads, "verbose": -1}
-            )
+            booster = lightgbm.Booster(model_str=path.read_text())
         except (lightgbm.basic.LightGBMError, ValueError, TypeError) as error:
             raise LoadFailed(f"LightGBM refused {path.name}: {error}"[:_MAX_CAUSE]) from error
         self._booster = booster

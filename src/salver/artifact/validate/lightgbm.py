@@ -1,5 +1,6 @@
 """LightGBM text: every tree's children, features and sizes are in range."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ _MAX_CLASSES = 100_000
 _MAX_FEATURES = 10_000_000
 _CATEGORICAL = 1
 _END = b"end of trees"
+_PARAMETER = re.compile(rb"\[[a-z0-9_]+: .*\]")
 
 Integers = npt.NDArray[np.int64]
 
@@ -72,8 +74,25 @@ def _trees(data: bytes, start: int, sizes: Integers, features: int) -> None:
         except InvalidArtifact as error:
             raise InvalidArtifact(f"tree {index}: {error.message}") from error
         position += size
-    if not data[position:].lstrip(b"\n").startswith(_END):
+    rest = data[position:].lstrip(b"\n")
+    if not rest.startswith(_END):
         raise InvalidArtifact("the trees are not followed by 'end of trees'")
+    _parameters(rest)
+
+
+def _parameters(rest: bytes) -> None:
+    """Check the training parameters at the end, which LightGBM reads again when it loads."""
+    _, separator, section = rest.partition(b"\nparameters:\n")
+    if not separator:
+        return
+    lines, separator, _ = section.partition(b"\nend of parameters")
+    if not separator:
+        raise InvalidArtifact("the parameters have no end")
+    for line in lines.splitlines():
+        if line and _PARAMETER.fullmatch(line) is None:
+            raise InvalidArtifact(
+                f"parameter line {line[:60].decode(errors='replace')!r} is damaged"
+            )
 
 
 def _tree(tree: dict[str, str], features: int) -> None:

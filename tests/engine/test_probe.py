@@ -1,0 +1,183 @@
+"""A pushed model is examined in a process that may die of it."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from salver.artifact.golden import parse_golden
+from salver.core.errors import (
+    GoldenMismatch,
+    InvalidArtifact,
+    InvalidExample,
+    PickleRefused,
+    SalverError,
+)
+from salver.core.settings import EngineSettings
+from salver.engine.probe import ProbeReport, ProbeRequest, probe
+from tests import models
+
+
+def examine(
+    folder: Path, *sources: Path, settings: EngineSettings | None = None, **more: object
+) -> ProbeReport:  # noqa: E501
+    """Examine files put into a folder."""
+    folder.mkdir(exist_ok=True)
+    for source in sources:
+        (folder / source.name).write_bytes(source.read_bytes())
+    request = ProbeRequest(str(folder), **more)  # type: ignore[arg-type]
+    return asyncio.run(probe(request, settings or EngineSettings()))
+
+
+def rows_of(name: str, count: int = 3) -> bytes:
+    """Return rows of a data set as JSON."""
+    return json.dumps(models.rows(name)[:count].tolist()).encode()
+
+
+def test_the_file_tells_its_signature(tmp_path: Path) -> None:
+    """ONNX, XGBoost and LightGBM need no example; features are columns of one tensor."""
+    report = examine(tmp_path / "a", models.xgboost_iris("json"))
+    (spec,) = report.signature.inputs
+    assert (spec.datatype, spec.shape) == ("FP32", (-1, 4))
+    assert [column.name for column in spec.columns] == models.columns("iris")
+    assert report.signature.outputs[0].shape == (-1, 3)
+    assert report.max_batch_size > 1
+    assert "no example" in report.warnings[0]
+    report = examine(tmp_path / "b", models.lightgbm_wine())
+    assert report.signature.inputs[0].shape == (-1, 13)
+    report = examine(tmp_path / "c", models.onnx_breast_cancer())
+    assert {spec.name for spec in report.signature.outputs} == {"label", "probabilities"}
+    assert report.frameworks["onnxruntime"]
+
+
+def test_scikit_learn_needs_an_example(tmp_path: Path) -> None:
+    """Without an example the inputs are unknown; with one the columns are learnt from it."""
+    with pytest.raises(InvalidExample, match="--example"):
+        examine(tmp_path / "a", models.skops_iris())
+    records = [
+        dict(zip(models.columns("iris"), row, strict=True))
+        for row in models.rows("iris")[:2].tolist()
+    ]
+    report = examine(tmp_path / "b", models.skops_iris(), example=json.dumps(records).encode())
+    assert [c.name for c in report.signature.inputs[0].columns] == models.columns("iris")
+    assert [spec.name for spec in report.signature.outputs] == ["label", "probabilities"]
+
+
+def test_golden_examples_are_recorded_and_met(tmp_path: Path) -> None:
+    """The example becomes golden, the model meets it, and another answer is refused."""
+    source = models.xgboost_iris("json")
+    golden = examine(tmp_path / "a", source, example=rows_of("iris")).golden
+    assert len(parse_golden(golden)) == 1
+    examine(tmp_path / "b", source, golden=golden)
+    changed = json.loads(golden)
+    changed["outputs"][0]["data"][0] += 0.5
+    with pytest.raises(GoldenMismatch, match="differs at"):
+        examine(tmp_path / "c", source, golden=json.dumps(changed).encode())
+
+
+def batch_dependent(path: Path) -> Path:
+    """Write a model whose answer for a row depends on the other rows."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1),
+            helper.make_node("Sub", ["x", "m"], ["y"]),
+        ],
+        "centred",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, path)
+    return path
+
+
+def test_models_that_depend_on_their_batch_are_not_batched(tmp_path: Path) -> None:
+    """Where a batch is not its single rows, batching is off and the reason is told."""
+    report = examine(
+        tmp_path / "a", batch_dependent(tmp_path / "m.onnx"), example=b"[[1, 2], [3, 5]]"
+    )
+    assert report.max_batch_size == 1
+    assert "not the row alone" in report.batching_note
+
+
+def test_a_fixed_first_dimension_switches_batching_off(tmp_path: Path) -> None:
+    """A graph for exactly two rows is served as it is."""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "fixed",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, tmp_path / "m.onnx")
+    report = examine(tmp_path / "a", tmp_path / "m.onnx")
+    assert report.max_batch_size == 1
+    assert report.signature.inputs[0].shape == (2, 3)
+
+
+def test_a_crash_is_the_files_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies examining is reported as such, and nothing else dies."""
+    monkeypatch.setattr("salver.engine.probe.CHILD", "tests.engine.crashing_child")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    with pytest.raises(InvalidArtifact, match="SIGSEGV"):
+        examine(tmp_path / "a", models.xgboost_iris("json"))
+
+
+def test_time_and_memory_are_bounded(tmp_path: Path) -> None:
+    """A model that takes too long or too much is refused."""
+    with pytest.raises(InvalidArtifact, match="longer than"):
+        examine(
+            tmp_path / "a",
+            models.xgboost_iris("json"),
+            settings=EngineSettings(probe_timeout_s=0.01),
+        )
+    with pytest.raises(SalverError):
+        examine(tmp_path / "b", models.onnx_breast_cancer(), memory_bytes=120 * 1024 * 1024)
+
+
+def test_pickles_and_misfits_are_refused(tmp_path: Path) -> None:
+    """A pickle, an example of another shape, and text where numbers belong are coded errors."""
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x04]\x94.")
+    with pytest.raises(PickleRefused):
+        examine(tmp_path / "a", tmp_path / "model.pkl")
+    for example in (b"[[1, 2]]", b'[["a", "b", "c", "d"]]', b"{", b"[]"):
+        with pytest.raises(InvalidExample):
+            examine(tmp_path / "b", models.xgboost_iris("json"), example=example)
+
+
+def test_mixed_columns_are_one_input_each(tmp_path: Path) -> None:
+    """A pipeline over text and numbers gets its columns by name."""
+    import skops.io  # noqa: PLC0415
+    from sklearn.compose import make_column_transformer  # noqa: PLC0415
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    from sklearn.preprocessing import OneHotEncoder  # noqa: PLC0415
+    import pandas as pd  # noqa: PLC0415
+
+    frame = pd.DataFrame(
+        {
+            "city": np.array(["Bonn", "Rom", "Bonn", "Rom"], dtype=object),
+            "age": [1.0, 2.0, 3.0, 4.0],
+        }
+    )
+    model = make_pipeline(
+        make_column_transformer(
+            (OneHotEncoder(handle_unknown="ignore"), ["city"]), remainder="passthrough"
+        ),
+        LogisticRegression(),
+    ).fit(frame, [0, 1, 0, 1])
+    skops.io.dump(model, tmp_path / "mixed.skops")
+    report = examine(
+        tmp_path / "a", tmp_path / "mixed.skops",
+        example=json.dumps(frame.to_dict("records")).encode(),
+    )  # fmt: skip
+    assert [(s.name, s.datatype, s.shape) for s in report.signature.inputs] == [
+        ("city", "BYTES", (-1, 1)),
+        ("age", "FP64", (-1, 1)),
+    ]

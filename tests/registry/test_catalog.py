@@ -1,0 +1,101 @@
+"""Versions are numbered and immutable, the same bytes are one version, aliases point to them."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from salver.core.clock import ManualClock
+from salver.core.errors import (
+    AliasNotFound,
+    InvalidName,
+    InvalidRequest,
+    ModelNotFound,
+    VersionNotFound,
+)
+from salver.core.names import parse_reference
+from salver.registry.catalog import Catalog
+from salver.registry.database import Database
+from tests.registry.helpers import manifest
+
+
+@pytest.fixture
+def catalog(database: Database) -> Catalog:
+    """Give an empty catalog."""
+    return Catalog(database, ManualClock())
+
+
+def test_versions_are_numbered_without_gaps(catalog: Catalog) -> None:
+    """Each new content is the next version; known content is the version it was."""
+    for number, content in enumerate((b"a", b"b", b"c"), start=1):
+        record, fresh = catalog.create_version("churn", manifest(content), "me", {})
+        assert (record.version, fresh) == (number, True)
+    record, fresh = catalog.create_version("churn", manifest(b"b"), "you", {"stage": "old"})
+    assert (record.version, fresh, record.labels) == (2, False, {"stage": "old"})
+    assert record.created_by == "me"
+
+
+def test_models_count_apart(catalog: Catalog) -> None:
+    """The same bytes under two names are version 1 of both."""
+    for name in ("a", "b"):
+        assert catalog.create_version(name, manifest(b"x"), "me", {})[0].version == 1
+    assert [model.name for model in catalog.models()] == ["a", "b"]
+
+
+def test_references(catalog: Catalog) -> None:
+    """A bare name is the newest version, :N that one, @A what the alias points to."""
+    for content in (b"a", b"b"):
+        catalog.create_version("churn", manifest(content), "me", {})
+    catalog.set_alias("churn", "champion", 1)
+    for text, version in (("churn", 2), ("churn:1", 1), ("churn@champion", 1)):
+        assert catalog.resolve(parse_reference(text)).version == version
+    catalog.set_alias("churn", "champion", 2)
+    assert catalog.resolve(parse_reference("churn@champion")).version == 2
+    assert catalog.model("churn").aliases == {"champion": 2}
+
+
+def test_what_is_not_there_is_named(catalog: Catalog) -> None:
+    """Unknown models, versions and aliases are told apart, and nothing half done remains."""
+    with pytest.raises(ModelNotFound):
+        catalog.resolve(parse_reference("churn"))
+    catalog.create_version("churn", manifest(b"a"), "me", {})
+    with pytest.raises(VersionNotFound, match="1 to 1"):
+        catalog.resolve(parse_reference("churn:2"))
+    with pytest.raises(AliasNotFound):
+        catalog.resolve(parse_reference("churn@champion"))
+    with pytest.raises(VersionNotFound):
+        catalog.set_alias("churn", "champion", 2)
+    assert catalog.model("churn").aliases == {}
+    with pytest.raises(AliasNotFound):
+        catalog.delete_alias("churn", "champion")
+
+
+@pytest.mark.parametrize("name", ["", "../etc", "a/b", ".hidden", "a" * 129, "ä", "a b", "a\0"])
+def test_bad_names_never_reach_the_database(catalog: Catalog, name: str) -> None:
+    """Names are checked for models and aliases alike."""
+    with pytest.raises(InvalidName):
+        catalog.create_version(name, manifest(b"a"), "me", {})
+    catalog.create_version("churn", manifest(b"a"), "me", {})
+    with pytest.raises(InvalidName):
+        catalog.set_alias("churn", name, 1)
+
+
+def test_labels_are_bounded(catalog: Catalog) -> None:
+    """A label's key is a name and its value is of bounded length."""
+    with pytest.raises(InvalidRequest):
+        catalog.create_version("churn", manifest(b"a"), "me", {"key": "v" * 2000})
+    with pytest.raises(ModelNotFound):
+        catalog.model("churn")
+
+
+def test_many_at_once_lose_nothing(database: Database) -> None:
+    """Twenty threads that register forty contents twice give forty versions without gaps."""
+
+    def register(index: int) -> int:
+        catalog = Catalog(database, ManualClock())
+        content = str(index % 40).encode()
+        return catalog.create_version("churn", manifest(content), "me", {})[0].version
+
+    with ThreadPoolExecutor(20) as threads:
+        versions = list(threads.map(register, range(80)))
+    assert sorted(set(versions)) == list(range(1, 41))
+    assert versions[:40] == versions[40:]

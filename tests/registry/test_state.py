@@ -1,0 +1,67 @@
+"""What control wants and counts survives it."""
+
+from salver.core.clock import ManualClock
+from salver.core.errors import EndpointNotFound
+from salver.observe.merge import Totals
+from salver.registry.database import Database
+from salver.registry.records import EndpointSpec
+from salver.registry.state import StateStore
+from salver.wire.messages import HistogramSample, Sample, Snapshot
+
+import pytest
+
+
+@pytest.fixture
+def state(database: Database) -> StateStore:
+    """Give an empty store."""
+    return StateStore(database, ManualClock())
+
+
+def test_endpoints_are_replaced_with_a_newer_generation(state: StateStore) -> None:
+    """Putting an endpoint again replaces it and raises its generation."""
+    first = state.put_endpoint(EndpointSpec("churn", "churn", 1))
+    second = state.put_endpoint(EndpointSpec("churn", "churn", 2))
+    assert second.generation > first.generation
+    assert state.endpoints() == [second]
+    state.delete_endpoint("churn")
+    assert state.endpoints() == []
+    with pytest.raises(EndpointNotFound):
+        state.delete_endpoint("churn")
+
+
+def test_plan_numbers_only_rise(state: StateStore) -> None:
+    """Every number is larger than the one before."""
+    numbers = [state.next_plan_number() for _ in range(5)]
+    assert numbers == sorted(set(numbers))
+
+
+def test_telemetry_comes_back_as_it_was(state: StateStore) -> None:
+    """Retired totals and live snapshots are replaced together."""
+    key = ("salver_batches_total", ("a:1",))
+    histogram = ("salver_run_seconds", ("t", "e", "v", "0"))
+    snapshot = Snapshot(
+        3,
+        1,
+        1,
+        "ready",
+        5,
+        (),
+        (Sample(*key, 2.0),),
+        (),
+        (HistogramSample(*histogram, (1, 2), 3.0),),
+    )
+    totals = Totals({key: 7.0}, {histogram: ((4, 5), 6.0)})
+    for _ in range(2):
+        state.save_telemetry(totals, {"abc": snapshot})
+    assert state.load_telemetry() == (totals, {"abc": snapshot})
+    state.save_telemetry(Totals({}, {}), {})
+    assert state.load_telemetry() == (Totals({}, {}), {})
+
+
+def test_events_are_kept_newest_first(state: StateStore) -> None:
+    """The audit log tells who did what, when."""
+    for index in range(3):
+        state.record("alice", "push", f"churn:{index}", {"digest": str(index)})
+    events = state.events(2)
+    assert [event.subject for event in events] == ["churn:2", "churn:1"]
+    assert events[0].details == {"digest": "2"}
