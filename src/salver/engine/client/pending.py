@@ -111,12 +111,20 @@ class Pending:
                 # The worker would not understand the frame and close the link on everybody.
                 if not isinstance(value, _SCALARS):
                     raise InvalidRequest(f"parameter {name!r} must be text, a number or a boolean")
+        inputs = request.inputs
+        if len(inputs) == 1:
+            only = inputs[0]
+            headers: tuple[TensorHeader, ...] = (
+                TensorHeader(only.name, only.datatype, only.shape, only.size_bytes),
+            )
+        else:
+            headers = tuple(
+                [TensorHeader(t.name, t.datatype, t.shape, t.size_bytes) for t in inputs]
+            )
         return Infer(
             self.id,
             context.variant,
-            tuple(
-                [TensorHeader(t.name, t.datatype, t.shape, t.size_bytes) for t in request.inputs]
-            ),
+            headers,
             max(0, (context.deadline_ns - now_ns) // _NANOSECONDS_PER_MICROSECOND),
             context.request_id,
             request.outputs,
