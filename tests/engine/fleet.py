@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from salver.core.clock import SystemClock
@@ -79,7 +80,7 @@ class Fleet:
         loads = tuple(self._load(model) for model in models)
         workers = [self._worker(name, "shared", loads) for name in self.names]
         lazy = tuple(
-            Load(*_fields(load)[:6], BatchPolicy(1), lazy=True)
+            msgspec.structs.replace(load, lazy=True)
             for load in loads
             if load.runtime != "echo-stream"
         )
@@ -150,10 +151,6 @@ class Fleet:
 
     def _worker(self, name: str, kind: str, loads: tuple[Load, ...]) -> WorkerPlan:
         return WorkerPlan(name, kind, f"unix:{self.home}/run/worker-{name}.sock", loads)
-
-
-def _fields(load: Load) -> tuple[str, str, str, tuple[FileRef, ...], str, Signature]:
-    return load.variant, load.digest, load.runtime, load.files, load.source, load.signature
 
 
 @contextlib.contextmanager

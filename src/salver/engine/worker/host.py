@@ -72,7 +72,8 @@ class BatchHost:
         self.loading.load = load
         inputs = load.signature.inputs
         variable = bool(inputs) and all(spec.shape and spec.shape[0] == -1 for spec in inputs)
-        self._batches = variable and load.policy.max_batch_size > 1
+        # In quarantine each request runs alone, so that none dies of another a second time.
+        self._batches = variable and load.policy.max_batch_size > 1 and self._turn is None
 
     def accept(self, reply: Reply, infer: Infer, payload: Buffer) -> Job:
         """Make a job of a request and queue it, or refuse it at once."""
