@@ -130,11 +130,19 @@ def _first_violation(tensor: Tensor, columns: tuple[Column, ...]) -> str:
     return ""
 
 
+def _category(value: object) -> str:
+    """Return a value as categories are written: text as it is, 3.0 as 3."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
 def _violation(values: AnyArray, column: Column, datatype: str) -> str:
     if column.categories is not None:
-        found = {v.decode(errors="replace") if datatype == BYTES else str(v) for v in values}
-        unknown = found.difference(column.categories)
-        if unknown:
+        found = {_category(value) for value in set(values.tolist())}
+        if not found.issubset(column.categories):
             return "a value is not one of the declared categories"
     if datatype == BYTES:
         return ""
