@@ -113,3 +113,60 @@ def test_nested_data_is_unnested() -> None:
     item = {"name": "x", "datatype": "INT32", "shape": [2, 2, 2], "data": nested}
     decoded = decode_json(orjson.dumps({"inputs": [item]}), TARGET, SETTINGS)
     assert decoded.request.inputs[0].array().tolist() == nested
+
+
+SNEAKY = [
+    b"[1,[2],3]",
+    b"[1,[],[2,3]]",
+    b"[[1],2,3]",
+    b"[1,2,[3]]",
+    b'[1,2,3],"extra":[4]',
+    b'[1,2,3],"note":"["',
+    b"[1,true,3]",
+    b"[1,null,3]",
+    b"[1,18446744073709551616,3]",
+    b"[1,1e39,3]",
+    b"[-0.0,1e-400,5e-324]",
+]
+
+
+@pytest.mark.parametrize("data", SNEAKY)
+@pytest.mark.parametrize("datatype", ["FP32", "FP64", "INT64"])
+def test_lists_that_only_begin_flat(
+    data: bytes, datatype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way for large bodies takes no list that the plain way refuses, nor the reverse."""
+    monkeypatch.setattr(decode, "_SIMD_BYTES", 0)
+    body = b'{"inputs":[{"name":"x","datatype":"%b","shape":[3],"data":%b}]}'
+    body %= (datatype.encode(), data)
+    assert outcome(body, "auto") == outcome(body, "plain")
+
+
+def test_large_lists_of_floats_are_left_to_the_large_reader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The quick way is really taken, also beside other inputs, ids, parameters and outputs."""
+    taken: list[str] = []
+    original = decode._from_simd
+
+    def watched(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Any:
+        taken.append(name)
+        return original(name, datatype, shape, data)
+
+    monkeypatch.setattr(decode, "_from_simd", watched)
+    monkeypatch.setattr(decode, "_SIMD_BYTES", 0)
+    inputs = [
+        {"name": name, "datatype": "FP32", "shape": [1, 3], "data": [1.5, 2, 3]} for name in "ab"
+    ]
+    inputs.append({"name": "c", "datatype": "BYTES", "shape": [1], "data": ["text"]})
+    document = {
+        "id": "me", "parameters": {"a": 1}, "inputs": inputs, "outputs": [{"name": "y"}],
+    }  # fmt: skip
+    decoded = decode_json(orjson.dumps(document), TARGET, SETTINGS)
+    assert taken == ["a", "b"]
+    assert decoded.request.outputs == ("y",)
+    assert [tensor.array().ravel().tolist() for tensor in decoded.request.inputs] == [
+        [1.5, 2, 3],
+        [1.5, 2, 3],
+        [b"text"],
+    ]
