@@ -84,13 +84,12 @@ class Overview:
             )
         return rows
 
-    def metrics(self) -> bytes:
-        """Return all processes' metrics, merged."""
-        merger = self._hub.merger
-        totals = merger.totals()
+    async def metrics(self) -> bytes:
+        """Return all processes' metrics, merged and written down."""
+        totals = await self._reconciler.persist()
         return render(
             totals.counter_samples(),
-            merger.gauges(self._hub.connected()),
+            self._hub.merger.gauges(self._hub.connected()),
             totals.histogram_samples(),
         )
 

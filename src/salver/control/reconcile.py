@@ -15,6 +15,7 @@ from salver.core.errors import SalverError
 from salver.core.names import ModelReference
 from salver.core.settings import ControlSettings
 from salver.observe.logs import get_logger
+from salver.observe.merge import Totals
 from salver.registry.catalog import Catalog
 from salver.registry.records import EndpointSpec
 from salver.registry.state import StateStore
@@ -103,15 +104,20 @@ class Reconciler:
             return False
         return True
 
-    async def persist(self) -> None:
-        """Write the counts down."""
+    async def persist(self) -> Totals:
+        """Write the counts down and return the totals that were written.
+
+        Whoever shows counts shows these: what is not written yet could be gone after a crash of
+        control, and a total would then fall.
+        """
         hub = self._hub
         if hub is None:
-            return
+            return Totals({}, {})
         hub.retire_absent()
         merger = hub.merger
-        retired, live = merger.totals_retired(), dict(merger.live)
+        retired, live, totals = merger.totals_retired(), dict(merger.live), merger.totals()
         await self._database(lambda: self._state.save_telemetry(retired, live))
+        return totals
 
     async def _reconcile_for_ever(self) -> None:
         while True:

@@ -85,7 +85,7 @@ def root_router(services: Services) -> APIRouter:
 
     @router.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        return Response(services.overview.metrics(), media_type=CONTENT_TYPE)
+        return Response(await services.overview.metrics(), media_type=CONTENT_TYPE)
 
     @router.get("/healthz", include_in_schema=False)
     async def healthz() -> dict[str, bool]:

@@ -1,0 +1,204 @@
+"""The planner never routes to what nobody can answer while something else can."""
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver.artifact.manifest import FileEntry, Manifest
+from salver.control.planner import AddressOf, Desired, Observed, next_plan, same
+from salver.core.signature import Signature, TensorSpec
+from salver.registry.records import EndpointSpec, VersionRecord
+from salver.wire.messages import Plan, VariantState
+
+ADDRESS = AddressOf("/run")
+SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1,)),))
+EMPTY = Plan(0, 0)
+
+
+def version(
+    number: int, model: str = "m", *, pickled: bool = False, batch: int = 64
+) -> VersionRecord:  # noqa: E501
+    """Return one stored version."""
+    manifest = Manifest(
+        "onnx",
+        (FileEntry("m.onnx", f"{number:064x}", 3),),
+        SIGNATURE,
+        max_batch_size=batch,
+        trust_pickle=pickled,
+    )
+    return VersionRecord(model, number, manifest.digest, manifest, 0, "", {})
+
+
+def want(number: int, **spec: object) -> Desired:
+    """Want endpoint ``e`` to serve a version."""
+    base = EndpointSpec("e", "m", number)
+    return Desired(msgspec.structs.replace(base, **spec), version(number))
+
+
+def seen(acknowledged: int | None = None, **workers: dict[str, str]) -> Observed:
+    """Return what was observed: for each worker (underscores for dashes) its variants' states."""
+    return Observed(
+        {
+            name.replace("_", "-"): {
+                variant: VariantState(variant, state, "load_failed", "broken file")
+                for variant, state in states.items()
+            }
+            for name, states in workers.items()
+        },
+        acknowledged,
+    )
+
+
+def routed(plan: Plan) -> list[str]:
+    """Return the variants of endpoint ``e``."""
+    return [variant.id for variant in plan.endpoints[0].variants] if plan.endpoints else []
+
+
+def loads(plan: Plan, worker: str) -> list[str]:
+    """Return what a worker shall host."""
+    for item in plan.workers:
+        if item.id == worker:
+            return [load.variant for load in item.loads]
+    return []
+
+
+def test_a_new_endpoint_is_loaded_first_and_routed_when_ready() -> None:
+    """Before the worker reports it ready, the endpoint has no variant and says why."""
+    plan = next_plan([want(1)], seen(shared_0={}), EMPTY, ADDRESS)
+    assert routed(plan) == []
+    assert "loading" in plan.endpoints[0].reason
+    assert loads(plan, "shared-0") == ["m:1"]
+    assert loads(plan, "quarantine-0") == ["m:1"]
+    assert all(load.lazy for load in plan.workers[0].loads)
+    plan = next_plan([want(1)], seen(shared_0={"m:1": "ready"}), plan, ADDRESS)
+    assert routed(plan) == ["m:1"]
+    assert plan.endpoints[0].variants[0].weight == 10_000
+
+
+def steady(number: int = 1, **spec: object) -> Plan:
+    """Return the plan that serves a version, numbered 5."""
+    observed = seen(shared_0={f"m:{number}": "ready"}, shared_1={f"m:{number}": "ready"})
+    plan = next_plan([want(number, **spec)], observed, EMPTY, ADDRESS)
+    return msgspec.structs.replace(plan, number=5)
+
+
+def test_an_update_switches_when_ready_and_lets_go_when_acknowledged() -> None:
+    """Old stays routed while new loads, and loaded until every gateway routes to new."""
+    plan = next_plan([want(2)], seen(5, shared_0={"m:1": "ready"}), steady(), ADDRESS)
+    assert routed(plan) == ["m:1"]
+    assert set(loads(plan, "shared-0")) == {"m:1", "m:2"}
+    both = {"m:1": "ready", "m:2": "ready"}
+    switched = next_plan([want(2)], seen(5, shared_0=both), plan, ADDRESS)
+    assert routed(switched) == ["m:2"]
+    assert set(loads(switched, "shared-0")) == {"m:1", "m:2"}
+    switched = msgspec.structs.replace(switched, number=7)
+    waiting = next_plan([want(2)], seen(6, shared_0=both), switched, ADDRESS)
+    assert set(loads(waiting, "shared-0")) == {"m:1", "m:2"}
+    waiting = next_plan([want(2)], seen(None, shared_0=both), switched, ADDRESS)
+    assert set(loads(waiting, "shared-0")) == {"m:1", "m:2"}
+    done = next_plan([want(2)], seen(7, shared_0=both), switched, ADDRESS)
+    assert loads(done, "shared-0") == ["m:2"]
+
+
+def test_a_failed_load_keeps_the_old_version() -> None:
+    """The reason is told, and what served goes on serving."""
+    observed = seen(5, shared_0={"m:1": "ready", "m:2": "failed"})
+    plan = next_plan([want(2)], observed, steady(), ADDRESS)
+    assert routed(plan) == ["m:1"]
+    assert plan.endpoints[0].reason == "broken file"
+
+
+def test_a_restart_of_control_disturbs_nothing() -> None:
+    """With nothing observed yet, the plan in force stays as it is."""
+    assert same(next_plan([want(1)], seen(None), steady(), ADDRESS), steady())
+
+
+def test_an_update_waits_for_all_connected_replicas() -> None:
+    """With two replicas the switch waits for both, or for the one that is left."""
+    plan = steady(replicas=2)
+    half = seen(5, shared_0={"m:2": "ready"}, shared_1={"m:2": "loading"})
+    assert routed(next_plan([want(2, replicas=2)], half, plan, ADDRESS)) == ["m:1"]
+    alone = seen(5, shared_0={"m:2": "ready"})
+    assert routed(next_plan([want(2, replicas=2)], alone, plan, ADDRESS)) == ["m:2"]
+
+
+def test_trusted_pickles_get_workers_of_their_own() -> None:
+    """Code never shares a process with other models."""
+    item = Desired(EndpointSpec("e", "m", 1, replicas=2), version(1, pickled=True))
+    plan = next_plan([item], seen(), EMPTY, ADDRESS)
+    assert loads(plan, "shared-0") == []
+    assert loads(plan, "dedicated-m-1-0") == loads(plan, "dedicated-m-1-1") == ["m:1"]
+    kinds = {worker.id: worker.kind for worker in plan.workers}
+    assert kinds["dedicated-m-1-0"] == "dedicated"
+
+
+def test_batching_that_a_push_switched_off_stays_off() -> None:
+    """An endpoint cannot ask for batches of a version that must not be batched."""
+    item = Desired(EndpointSpec("e", "m", 1, max_batch_size=32), version(1, batch=1))
+    plan = next_plan([item], seen(), EMPTY, ADDRESS)
+    for worker in plan.workers:
+        for load in worker.loads:
+            assert load.policy.max_batch_size == 1
+
+
+def test_a_removed_endpoint_is_let_go_in_two_steps() -> None:
+    """First nobody is routed to it, then its model goes."""
+    plan = next_plan([], seen(5, shared_0={"m:1": "ready"}), steady(), ADDRESS)
+    assert plan.endpoints == ()
+    assert loads(plan, "shared-0") == ["m:1"]
+    plan = msgspec.structs.replace(plan, number=6)
+    gone = next_plan([], seen(6, shared_0={"m:1": "ready"}), plan, ADDRESS)
+    assert loads(gone, "shared-0") == []
+
+
+def test_an_endpoint_that_cannot_be_resolved_keeps_serving() -> None:
+    """A deleted alias is told as the reason; what served goes on."""
+    item = Desired(EndpointSpec("e", "m", alias="gone"), None, "no alias")
+    plan = next_plan([item], seen(5), steady(), ADDRESS)
+    assert routed(plan) == ["m:1"]
+    assert plan.endpoints[0].reason == "no alias"
+
+
+STATES = st.sampled_from(["loading", "ready", "failed"])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 3),
+            st.integers(1, 2),
+            st.dictionaries(
+                st.sampled_from(["shared-0", "shared-1"]),
+                st.dictionaries(st.sampled_from(["m:1", "m:2", "m:3"]), STATES),
+            ),
+            st.none() | st.integers(0, 12),
+        ),
+        max_size=12,
+    )
+)
+def test_whatever_happens_a_routed_version_is_hosted(
+    steps: list[tuple[int, int, dict[str, dict[str, str]], int | None]],
+) -> None:
+    """In every plan weights add up, routed versions are loaded, and planning again changes nothing."""
+    plan = EMPTY
+    for number, (wanted, replicas, workers, acknowledged) in enumerate(steps, start=1):
+        observed = Observed(
+            {
+                worker: {v: VariantState(v, state) for v, state in states.items()}
+                for worker, states in workers.items()
+            },
+            acknowledged,
+        )
+        before = routed(plan)
+        desired = [want(wanted, replicas=replicas)]
+        following = next_plan(desired, observed, plan, ADDRESS)
+        for endpoint in following.endpoints:
+            assert sum(v.weight for v in endpoint.variants) in (0, 10_000)
+            for variant in endpoint.variants:
+                assert any(variant.id in loads(following, worker) for worker in variant.workers)
+        assert not before or routed(following)
+        if not same(following, plan):
+            plan = msgspec.structs.replace(following, number=number)
+        for worker in plan.workers:
+            names = [load.variant for load in worker.loads]
+            assert len(names) == len(set(names))
