@@ -131,11 +131,11 @@ def _start_ticks(pid: int) -> int | None:
 
 def _process_table() -> list[tuple[int, int, int]]:
     """`(pid, parent, session)` of every process."""
-    table = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and (fields := _stat_fields(int(entry))):
-            table.append((int(entry), int(fields[1]), int(fields[3])))
-    return table
+    return [
+        (int(entry), int(fields[1]), int(fields[3]))
+        for entry in os.listdir("/proc")
+        if entry.isdigit() and (fields := _stat_fields(int(entry)))
+    ]
 
 
 def _memory_kib(pid: int) -> tuple[int, int] | None:

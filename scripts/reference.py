@@ -21,7 +21,8 @@ SOURCE = ROOT / "src" / "salver"
 
 _SETTINGS_HEAD = """# Settings
 
-Settings are read once, where a process starts: from `HOME/salver.yaml`, and from environment variables named `SALVER_SECTION__NAME`, which win.
+Settings are read once, where a process starts: from `HOME/salver.yaml`, and from environment
+variables named `SALVER_SECTION__NAME`, which win.
 An unknown name is an error that names the nearest known one.
 
 ```yaml

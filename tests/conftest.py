@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,12 +37,14 @@ def _user() -> pwd.struct_passwd | None:
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a real PostgreSQL on a loopback port of its own and give its URL."""
-    folder = Path("/tmp") / f"salver-postgres-{os.getpid()}"  # noqa: S108 - others cannot enter ours
+    folder = Path("/tmp") / f"salver-postgres-{os.getpid()}"
     folder.mkdir(mode=0o755)
     user = _user()
     if user is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
-    identity = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid}
+    identity: dict[str, Any] = {}
+    if user is not None:
+        identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(folder)}
     data = folder / "data"
     subprocess.run(
@@ -50,7 +53,6 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         capture_output=True,
         env=environment,
         cwd=folder,
-        extra_groups=[] if user is not None else None,
         **identity,
     )
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -64,7 +66,6 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        extra_groups=[] if user is not None else None,
         **identity,
     )  # fmt: skip
     try:
@@ -78,7 +79,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def _wait(port: int, server: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + _START_S
-    ready = [_binaries() / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+    ready = [str(_binaries() / "pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
     while subprocess.run(ready, check=False, capture_output=True).returncode != 0:
         assert server.poll() is None, "PostgreSQL stopped while starting"
         assert time.monotonic() < deadline, "PostgreSQL did not start"

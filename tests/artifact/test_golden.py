@@ -34,7 +34,9 @@ def test_differences_beyond_the_tolerance_are_named() -> None:
         compare([TEXT], {"t": np.array([b"x", b"b"], dtype=object)}, 0, 0)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"inputs":[]}', b'{"inputs":[{}],"outputs":[]}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b'{"inputs":[]}', b'{"inputs":[{}],"outputs":[]}']
+)
 def test_bad_files_are_refused_with_the_line(data: bytes) -> None:
     """A broken line is named by its number."""
     with pytest.raises(InvalidExample):

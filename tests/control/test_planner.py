@@ -17,7 +17,7 @@ EMPTY = Plan(0, 0)
 
 def version(
     number: int, model: str = "m", *, pickled: bool = False, batch: int = 64
-) -> VersionRecord:  # noqa: E501
+) -> VersionRecord:
     """Return one stored version."""
     manifest = Manifest(
         "onnx",
@@ -179,7 +179,7 @@ STATES = st.sampled_from(["loading", "ready", "failed"])
 def test_whatever_happens_a_routed_version_is_hosted(
     steps: list[tuple[int, int, dict[str, dict[str, str]], int | None]],
 ) -> None:
-    """In every plan weights add up, routed versions are loaded, and planning again changes nothing."""
+    """In every plan weights add up, routed versions are loaded, and nothing is loaded twice."""
     plan = EMPTY
     for number, (wanted, replicas, workers, acknowledged) in enumerate(steps, start=1):
         observed = Observed(

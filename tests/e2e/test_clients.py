@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,17 +73,15 @@ def test_our_clients_take_arrays_frames_and_rows(server: Server, tmp_path: Path)
     names = models.columns("iris")
     frame = pd.DataFrame(rows, columns=names)
     with server.client() as client:
-        answers = [
-            client.predict("iris", inputs).outputs["prediction"]
-            for inputs in (
-                rows.astype(np.float32),
-                {"input": rows.astype(np.float32)},
-                frame,
-                frame[names[::-1]],
-                rows.tolist(),
-                frame.to_dict("records"),
-            )
+        given: list[Any] = [
+            rows.astype(np.float32),
+            {"input": rows.astype(np.float32)},
+            frame,
+            frame[names[::-1]],
+            rows.tolist(),
+            frame.to_dict("records"),
         ]
+        answers = [client.predict("iris", inputs).outputs["prediction"] for inputs in given]
     for answer in answers[1:]:
         np.testing.assert_array_equal(answer, answers[0])
 

@@ -1,6 +1,7 @@
 """From a model file to predictions through the command line, for every format."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import lightgbm
@@ -41,7 +42,9 @@ def direct_sklearn(path: Path, rows: AnyArray) -> dict[str, AnyArray]:
     return {"prediction": model.predict(rows)}
 
 
-CASES = {
+CASES: dict[
+    str, tuple[Callable[[], Path], str, Callable[[Path, AnyArray], dict[str, AnyArray]]]
+] = {
     "onnx": (models.onnx_breast_cancer, "breast_cancer", direct_onnx),
     "xgboost-json": (lambda: models.xgboost_iris("json"), "iris", direct_xgboost),
     "xgboost-ubj": (lambda: models.xgboost_iris("ubj"), "iris", direct_xgboost),
@@ -182,7 +185,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("words", REFUSED, ids=lambda words: " ".join(words))
+@pytest.mark.parametrize("words", REFUSED, ids=" ".join)
 def test_refusals_are_one_coded_line(server: Server, words: tuple[str, ...]) -> None:
     """What cannot be done exits with 1 and one line with cause and code."""
     done = server.salver(*words)

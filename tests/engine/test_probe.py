@@ -24,7 +24,7 @@ from tests import models
 
 def examine(
     folder: Path, *sources: Path, settings: EngineSettings | None = None, **more: object
-) -> ProbeReport:  # noqa: E501
+) -> ProbeReport:
     """Examine files put into a folder."""
     folder.mkdir(exist_ok=True)
     for source in sources:
@@ -153,12 +153,12 @@ def test_pickles_and_misfits_are_refused(tmp_path: Path) -> None:
 
 def test_mixed_columns_are_one_input_each(tmp_path: Path) -> None:
     """A pipeline over text and numbers gets its columns by name."""
+    import pandas as pd  # noqa: PLC0415
     import skops.io  # noqa: PLC0415
     from sklearn.compose import make_column_transformer  # noqa: PLC0415
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
     from sklearn.pipeline import make_pipeline  # noqa: PLC0415
     from sklearn.preprocessing import OneHotEncoder  # noqa: PLC0415
-    import pandas as pd  # noqa: PLC0415
 
     frame = pd.DataFrame(
         {

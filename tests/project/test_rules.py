@@ -38,7 +38,8 @@ def test_a_heavy_library_is_imported_in_one_file(library: str) -> None:
 
 def test_importing_salver_loads_nothing_heavy() -> None:
     """The package itself costs nothing."""
-    script = f"import sys, salver; print([m for m in {HEAVY + ('numpy', 'fastapi')} if m in sys.modules])"
+    heavy = (*HEAVY, "numpy", "fastapi")
+    script = f"import sys, salver; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout.strip() == b"[]"
 
@@ -77,7 +78,9 @@ def tracked() -> list[Path]:
 
 def test_no_file_names_a_package_index_or_a_folder_of_some_machine() -> None:
     """Locks are pinned by hash alone, and nothing depends on where it was written."""
-    forbidden = re.compile(rb"--(extra-)?index-url|/simple/?$|files\.pythonhosted|file:///", re.M)
+    forbidden = re.compile(
+        rb"--(extra-)?index-url|/simple/?$|files\.pythonhosted|file:///", re.MULTILINE
+    )
     for path in tracked():
         if path != Path(__file__):
             assert not forbidden.search(path.read_bytes()), path

@@ -1,5 +1,7 @@
 """What control wants and counts survives it."""
 
+import pytest
+
 from salver.core.clock import ManualClock
 from salver.core.errors import EndpointNotFound
 from salver.observe.merge import Totals
@@ -7,8 +9,6 @@ from salver.registry.database import Database
 from salver.registry.records import EndpointSpec
 from salver.registry.state import StateStore
 from salver.wire.messages import HistogramSample, Sample, Snapshot
-
-import pytest
 
 
 @pytest.fixture

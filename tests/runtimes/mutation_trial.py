@@ -55,7 +55,7 @@ def ask(runtime: BatchRuntime, rows: AnyArray) -> None:
 
 def main(
     runtime_name: str, model: Path, rows: AnyArray, seeds: int, signature: Signature | None
-) -> None:  # noqa: E501
+) -> None:
     """Try every seed and print the counts."""
     counts = {"refused": 0, "crashed_at_push": 0, "survived": 0}
     killed: list[int] = []

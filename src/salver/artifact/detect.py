@@ -59,7 +59,7 @@ def _runtime_of(path: Path) -> str | None:
         return "onnx"
     if name.endswith(".skops") and head.startswith(_ZIP_MAGIC):
         return "sklearn"
-    if name.endswith((".json", ".ubj")) and b"learner" in head or name.endswith(".ubj"):
+    if (name.endswith((".json", ".ubj")) and b"learner" in head) or name.endswith(".ubj"):
         return "xgboost"
     if head.startswith(b"tree\n") or (name.endswith((".txt", ".lgb")) and b"version=v" in head):
         return "lightgbm"

@@ -17,7 +17,7 @@ class Validation(StrEnum):
     REJECT = "reject"
 
 
-def command(  # noqa: PLR0913 - one parameter for each option of the command
+def command(
     model: Annotated[str, typer.Argument(help="NAME pins the newest version; NAME:V; NAME@ALIAS.")],
     endpoint: Annotated[
         str | None,

@@ -14,7 +14,7 @@ from salver.cli.options import Output
 _MAX_CELL = 60
 
 
-def emit(result: Any, output: Output, columns: Sequence[str] = ()) -> None:  # noqa: ANN401 - any JSON value
+def emit(result: Any, output: Output, columns: Sequence[str] = ()) -> None:
     """Print a result; ``columns`` picks and orders what a table shows."""
     if output is Output.JSON:
         typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
@@ -64,7 +64,7 @@ def _pairs(result: dict[str, Any], columns: Sequence[str]) -> None:
         typer.echo(f"{name.replace('_', ' ').ljust(width)}  {_cell(result.get(name))}")
 
 
-def _cell(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def _cell(value: Any) -> str:
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):

@@ -11,7 +11,7 @@ from salver.cli.options import ControlUrlOption, HomeOption, Output, OutputOptio
 from salver.cli.output import emit, interactive, note, say
 
 
-def command(  # noqa: PLR0913 - one parameter for each option of the command
+def command(
     path: Annotated[Path, typer.Argument(help="Model file, or folder of one model.")],
     name: Annotated[str, typer.Option("--name", help="Name of the model in the registry.")],
     runtime: Annotated[

@@ -14,7 +14,7 @@ from salver.client.connection import default_home
 SUPERVISOR = "salver.scale.local"
 
 
-def command(  # noqa: PLR0913 - one parameter for each option of the command
+def command(
     home: HomeOption = None,
     http_host: Annotated[
         str, typer.Option("--http-host", help="Address of the data port.")
@@ -60,4 +60,4 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command
         start_detached(arguments, folder)
     else:
         # Replacing this process gives back the memory of the command line's libraries.
-        os.execv(sys.executable, arguments)
+        os.execv(sys.executable, arguments)  # noqa: S606 - the program and its words are ours

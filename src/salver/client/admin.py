@@ -29,8 +29,8 @@ class PushOptions:
     """What may be said of a push besides its files and name."""
 
     runtime: str | None = None
-    example: Path | None = None
-    golden: Path | None = None
+    example: str | Path | None = None
+    golden: str | Path | None = None
     alias: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     trust_pickle: bool = False
@@ -74,7 +74,7 @@ def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Ste
         body["alias"] = check_name(options.alias, "alias")
     for key, document in (("example", options.example), ("golden", options.golden)):
         if document is not None:
-            body[key] = yield from _upload_document(document)
+            body[key] = yield from _upload_document(Path(document))
     reply = yield admin_call("POST", f"/models/{name}/versions", body, _PUSH_TIMEOUT_S)
     version: Json = json_of(reply)
     return version

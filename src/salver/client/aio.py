@@ -11,7 +11,7 @@ import httpx
 from salver.client import admin, inference
 from salver.client.calls import DATA, Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
-from salver.client.inference import PredictOptions, Prediction
+from salver.client.inference import Prediction, PredictOptions
 from salver.client.inputs import Inputs
 from salver.client.sync import DEFAULT_TIMEOUT_S, _no_progress
 from salver.client.transport import error_of, headers_of, reply_of
@@ -56,7 +56,7 @@ class AsyncClient:
             await self._http.aclose()
             self._http = None
 
-    async def predict(self, endpoint: str, inputs: Inputs, **options: Any) -> Prediction:  # noqa: ANN401 - fields of PredictOptions
+    async def predict(self, endpoint: str, inputs: Inputs, **options: Any) -> Prediction:
         """Ask an endpoint; ``options`` are the fields of ``PredictOptions``."""
         return await self.run(inference.predict(endpoint, inputs, PredictOptions(**options)))
 
@@ -65,13 +65,13 @@ class AsyncClient:
         path: str | Path,
         name: str,
         progress: admin.Progress = _no_progress,
-        **options: Any,  # noqa: ANN401 - fields of PushOptions
+        **options: Any,
     ) -> admin.Json:
         """Store a model file or folder as a version; ``options`` as in ``PushOptions``."""
         chosen = admin.PushOptions(**options)
         return await self.run(admin.push(Path(path), name, chosen, progress))
 
-    async def deploy(self, reference: str, **options: Any) -> admin.Json:  # noqa: ANN401 - fields of DeployOptions
+    async def deploy(self, reference: str, **options: Any) -> admin.Json:
         """Serve ``NAME[:VERSION|@ALIAS]``; returns when the endpoint answers."""
         return await self.run(admin.deploy(reference, admin.DeployOptions(**options)))
 

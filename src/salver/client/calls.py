@@ -54,7 +54,7 @@ def admin_call(
     return Call(method, CONTROL, API + path, headers, body, timeout_s)
 
 
-def json_of(reply: Reply) -> Any:  # noqa: ANN401 - whatever the server's JSON holds
+def json_of(reply: Reply) -> Any:
     """Return the reply's JSON, or raise the domain error that the server reported."""
     check(reply)
     if not reply.body:

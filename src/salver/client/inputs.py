@@ -5,8 +5,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from salver.core.errors import InvalidTensor, MissingInput
 from salver.core.datatypes import BYTES, DTYPES
+from salver.core.errors import InvalidTensor, MissingInput
 from salver.core.rows import rows_to_tensors
 from salver.core.signature import Signature, TensorSpec
 from salver.core.tensor import AnyArray, Tensor
@@ -17,11 +17,11 @@ class Frame(Protocol):
     """As much of a pandas or polars frame as is needed here."""
 
     @property
-    def columns(self) -> Any:  # noqa: ANN401 - pandas' Index or a list
+    def columns(self) -> Any:
         """Names of the columns."""
         ...
 
-    def __getitem__(self, key: str) -> Any:  # noqa: ANN401 - a series
+    def __getitem__(self, key: str) -> Any:
         """One column."""
         ...
 

@@ -1,6 +1,5 @@
 """The synchronous client."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +9,7 @@ import httpx
 from salver.client import admin, inference
 from salver.client.calls import DATA, Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
-from salver.client.inference import PredictOptions, Prediction
+from salver.client.inference import Prediction, PredictOptions
 from salver.client.inputs import Inputs
 from salver.client.transport import error_of, headers_of, reply_of
 from salver.core.names import parse_reference
@@ -63,7 +62,7 @@ class Client:
             self._http.close()
             self._http = None
 
-    def predict(self, endpoint: str, inputs: Inputs, **options: Any) -> Prediction:  # noqa: ANN401 - fields of PredictOptions
+    def predict(self, endpoint: str, inputs: Inputs, **options: Any) -> Prediction:
         """Ask an endpoint; ``options`` are the fields of ``PredictOptions``.
 
         ``inputs``: an array, a dictionary of arrays, a pandas frame, or rows.
@@ -75,13 +74,13 @@ class Client:
         path: str | Path,
         name: str,
         progress: admin.Progress = _no_progress,
-        **options: Any,  # noqa: ANN401 - fields of PushOptions
+        **options: Any,
     ) -> admin.Json:
         """Store a model file or folder as a version; ``options`` as in ``PushOptions``."""
         chosen = admin.PushOptions(**options)
         return self.run(admin.push(Path(path), name, chosen, progress))
 
-    def deploy(self, reference: str, **options: Any) -> admin.Json:  # noqa: ANN401 - fields of DeployOptions
+    def deploy(self, reference: str, **options: Any) -> admin.Json:
         """Serve ``NAME[:VERSION|@ALIAS]``; returns when the endpoint answers."""
         return self.run(admin.deploy(reference, admin.DeployOptions(**options)))
 
@@ -131,7 +130,7 @@ class Client:
         except httpx.HTTPError as error:
             raise error_of(error, call, base) from error
 
-    def _send(self, http: httpx.Client, call: Call, base: str, content: Any) -> Reply:  # noqa: ANN401 - bytes or a file
+    def _send(self, http: httpx.Client, call: Call, base: str, content: Any) -> Reply:
         response = http.request(
             call.method,
             base + call.path,

@@ -1,7 +1,6 @@
 """`python -m salver.control`: the control process."""
 
 import argparse
-import asyncio
 import os
 import secrets
 import signal

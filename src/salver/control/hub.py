@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+from salver.control.planner import Observed
 from salver.core.clock import Clock
 from salver.core.errors import WireError
-from salver.control.planner import Observed
 from salver.observe.logs import get_logger
 from salver.observe.merge import Merger
 from salver.wire.connection import Connection

@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 
 from salver.artifact.manifest import FileEntry, Manifest
+from salver.client.packing import MAX_FILES, check_path
 from salver.control.reconcile import DatabaseThread
 from salver.core.errors import DigestMismatch, InvalidArtifact
 from salver.core.names import check_name
 from salver.core.settings import Settings
-from salver.client.packing import MAX_FILES, check_path
 from salver.engine.materialize import materialize
 from salver.engine.probe import ProbeReport, ProbeRequest, probe
 from salver.registry.blobs import BlobStore

@@ -55,7 +55,7 @@ class RequestContext:
         "weight_epoch",
     )
 
-    def __init__(  # noqa: PLR0913 - built once per request, by keyword nowhere on the hot path
+    def __init__(
         self,
         request_id: str,
         principal: Principal,

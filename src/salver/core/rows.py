@@ -114,7 +114,7 @@ def _from_records(rows: Sequence[Mapping[str, Any]], signature: Signature) -> li
     unknown = set(rows[0]) - known
     if unknown:
         raise UnknownInput(
-            f"unknown column {sorted(unknown)[0]!r}; the model takes {', '.join(sorted(known))}"
+            f"unknown column {min(unknown)!r}; the model takes {', '.join(sorted(known))}"
         )
     return tensors
 

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from salver.core.errors import InvalidSettings
 
@@ -18,7 +18,7 @@ _ENV_SEPARATOR = "__"
 _MIB = 1024 * 1024
 
 
-def setting(default: Any, text: str) -> Any:  # noqa: ANN401 - a field of any type
+def setting(default: Any, text: str) -> Any:
     """Declare one setting with its default and the help that the docs print."""
     return field(default=default, metadata={"help": text})
 
@@ -154,7 +154,7 @@ def _section(name: str, part: object) -> Mapping[str, object]:
     return part
 
 
-def _build(name: str, values: Mapping[str, object]) -> Any:  # noqa: ANN401 - one of SECTIONS
+def _build(name: str, values: Mapping[str, object]) -> Any:
     section = SECTIONS.get(name)
     if section is None:
         raise InvalidSettings(f"unknown settings section {name!r}{_hint(name, SECTIONS)}")
@@ -177,13 +177,19 @@ def _convert(name: str, value: object, kind: type[object]) -> object:
             return value.lower() in ("true", "1")
     elif kind is str and isinstance(value, str):
         return value
-    elif kind in (int, float) and isinstance(value, int | float | str):
-        if not isinstance(value, bool) and (kind is float or not isinstance(value, float)):
-            try:
-                return kind(value)
-            except ValueError:
-                pass
+    elif kind in (int, float) and _is_number(value, kind):
+        try:
+            return int(value) if kind is int else float(value)
+        except ValueError:
+            pass
     raise InvalidSettings(f"setting {name} must be {wanted}, not {value!r}")
+
+
+def _is_number(value: object, kind: type[object]) -> TypeGuard[int | float | str]:
+    """Tell whether a value may become a number of a kind without loss."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return False
+    return kind is float or not isinstance(value, float)
 
 
 def _hint(name: str, known: Mapping[str, object]) -> str:

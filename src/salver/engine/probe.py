@@ -64,7 +64,7 @@ async def probe(request: ProbeRequest, settings: EngineSettings) -> ProbeReport:
     """
     with tempfile.TemporaryDirectory(prefix="salver-probe-") as scratch:
         spec, result = Path(scratch, "request"), Path(scratch, "result")
-        spec.write_bytes(msgspec.msgpack.encode(request))
+        await asyncio.to_thread(spec.write_bytes, msgspec.msgpack.encode(request))
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -81,7 +81,7 @@ def _tried(
     batch = {tensor.name: tensor.array() for tensor in inputs}
     outputs = runtime.run(batch, None)
     signature = _completed(signature, batch, outputs)
-    max_batch_size, note = _batching(runtime, signature, batch, outputs)
+    max_batch_size, note = _batching(runtime, signature, batch)
     if note:
         warnings.append(f"batching is off: {note}")
     if request.golden:
@@ -158,9 +158,7 @@ def _completed(signature: Signature, batch: Batch, outputs: Batch) -> Signature:
     return Signature(signature.inputs, tuple(specs))
 
 
-def _batching(
-    runtime: BatchRuntime, signature: Signature, batch: Batch, outputs: Batch
-) -> tuple[int, str]:
+def _batching(runtime: BatchRuntime, signature: Signature, batch: Batch) -> tuple[int, str]:
     """Compare a batch with its single rows; returns the batch size allowed, and why it is 1."""
     if not all(spec.shape and spec.shape[0] == VARIABLE for spec in signature.inputs):
         return 1, "the first dimension of the inputs is fixed"

@@ -14,7 +14,7 @@ def get_logger(name: str) -> Logger:
     return logger
 
 
-def configure_logs(level: str, **context: Any) -> None:  # noqa: ANN401 - any JSON value
+def configure_logs(level: str, **context: Any) -> None:
     """Send events to standard error as JSON; ``context`` goes into every event of the process."""
     structlog.configure(
         processors=[

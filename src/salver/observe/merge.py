@@ -30,7 +30,7 @@ class Totals(NamedTuple):
             self.add_histogram(histogram)
 
     def add_histogram(self, sample: HistogramSample) -> None:
-        """Add one histogram; one with other buckets than before replaces nothing and is left out."""
+        """Add one histogram; one with other buckets than before is left out."""
         key = (sample.name, sample.labels)
         known = self.histograms.get(key)
         if known is None:

@@ -83,16 +83,14 @@ def _load_skops(path: Path) -> Any:
     try:
         unknown = skops.io.get_untrusted_types(file=path)
         foreign = [name for name in unknown if not name.startswith(_TRUSTED_MODULES)]
-        if foreign:
-            raise LoadFailed(
-                f"{path.name} holds types of modules that are not trusted: "
-                f"{', '.join(foreign[:5])}; convert the model to ONNX instead"
-            )
-        return skops.io.load(path, trusted=unknown)
-    except LoadFailed:
-        raise
+        if not foreign:
+            return skops.io.load(path, trusted=unknown)
     except Exception as error:  # skops raises whatever numpy, zipfile and json raise
         raise LoadFailed(f"skops refused {path.name}: {error}"[:_MAX_CAUSE]) from error
+    raise LoadFailed(
+        f"{path.name} holds types of modules that are not trusted: {', '.join(foreign[:5])}; "
+        "convert the model to ONNX instead"
+    )
 
 
 def _load_pickle(path: Path, options: RuntimeOptions) -> Any:

@@ -32,7 +32,7 @@ def is_stream(name: str) -> bool:
     return name in STREAM_RUNTIMES
 
 
-def _create(name: str, table: dict[str, str]) -> Any:  # noqa: ANN401 - any of the contracts
+def _create(name: str, table: dict[str, str]) -> Any:
     target = table.get(name)
     if target is None:
         known = ", ".join((*BATCH_RUNTIMES, *STREAM_RUNTIMES))

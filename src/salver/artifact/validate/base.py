@@ -23,6 +23,17 @@ VALIDATORS: dict[str, str] = {
 }
 
 
+_STUMBLES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
 def validate(runtime: str, folder: Path) -> None:
     """Check an artifact for its runtime; runtimes without a format have no check.
 
@@ -37,9 +48,7 @@ def validate(runtime: str, folder: Path) -> None:
         check(folder)
     except InvalidArtifact:
         raise
-    except (
-        ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
-    ) as error:  # fmt: skip
+    except _STUMBLES as error:
         raise InvalidArtifact(
             f"the file's structure is damaged ({type(error).__name__}: {error}"[:300] + ")"
         ) from error

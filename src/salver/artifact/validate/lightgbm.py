@@ -13,6 +13,7 @@ _MAX_BYTES = 2 * 1024**3
 _MAX_CLASSES = 100_000
 _MAX_FEATURES = 10_000_000
 _CATEGORICAL = 1
+_MAX_DECISION = 15
 _END = b"end of trees"
 _PARAMETER = re.compile(rb"\[[a-z0-9_]+: .*\]")
 
@@ -25,7 +26,7 @@ def validate(folder: Path) -> None:
     if path.stat().st_size > _MAX_BYTES:
         raise InvalidArtifact(f"{path.name} is over {_MAX_BYTES} bytes")
     data = path.read_bytes()
-    if b"\0" in data or not data.isascii() and not _is_utf8(data):
+    if b"\0" in data or (not data.isascii() and not _is_utf8(data)):
         raise InvalidArtifact("the file is not text")
     head, separator, _ = data.partition(b"\nTree=0\n")
     if not data.startswith(b"tree\n") or not separator:
@@ -113,7 +114,7 @@ def _tree(tree: dict[str, str], features: int) -> None:
     splits, kinds = _whole_numbers(tree, "split_feature"), _whole_numbers(tree, "decision_type")
     if len(splits) != inner or bool(((splits < 0) | (splits >= features)).any()):
         raise InvalidArtifact(f"a split uses a feature outside 0 to {features - 1}")
-    if len(kinds) != inner or bool(((kinds < 0) | (kinds > 15)).any()):
+    if len(kinds) != inner or bool(((kinds < 0) | (kinds > _MAX_DECISION)).any()):
         raise InvalidArtifact("a decision type is out of range")
     thresholds = _numbers(tree, "threshold", inner)
     _categorical(tree, thresholds[(kinds & _CATEGORICAL) > 0], categories)
