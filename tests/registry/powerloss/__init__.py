@@ -1,0 +1,1 @@
+"""Power loss, simulated from a record of what was written and synced."""
