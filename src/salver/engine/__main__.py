@@ -10,6 +10,7 @@ from pathlib import Path
 import uvloop
 
 from salver.core.clock import SystemClock
+from salver.core.garbage import settle
 from salver.core.settings import Settings
 from salver.core.settings_file import read_settings
 from salver.engine.memory import uninitialised
@@ -60,6 +61,7 @@ async def _serve(identity: WorkerIdentity, settings: Settings, tls: TlsFiles | N
     links = LinkOptions(tls, engine.max_frame_bytes, engine.coalesce, uninitialised)
     worker = Worker(identity, settings, loader, SystemClock(), links)
     await worker.start()
+    settle()
     await stopping.wait()
     await worker.drain(settings.http.drain_timeout_s)
     await worker.stop()

@@ -14,6 +14,7 @@ import uvloop
 
 from salver.core.clock import SystemClock
 from salver.core.errors import SalverError
+from salver.core.garbage import settle
 from salver.core.secret_file import load_secret
 from salver.core.settings import Settings
 from salver.core.settings_file import read_settings
@@ -61,6 +62,7 @@ async def _serve(options: argparse.Namespace, home: Path, settings: Settings) ->
     gateway = Gateway(identity, settings, SystemClock(), random.SystemRandom())
     await gateway.provision()
     await gateway.start(_listening_socket(options))
+    settle()
     await stopping.wait()
     await gateway.drain(settings.http.drain_timeout_s)
     await gateway.stop()
