@@ -17,12 +17,13 @@ from salver.core.clock import SystemClock
 from salver.core.context import RequestContext
 from salver.core.errors import ModelFailed
 from salver.core.exchange import Exchange, ExchangeRing
-from salver.core.handler import Responder
+from salver.core.handler import Responder, answer_jointly
 from salver.core.ids import RequestIds
-from salver.core.request import InferenceRequest, InferenceResponse
+from salver.core.request import InferenceRequest, InferenceResponse, JointResponse
 from salver.core.settings import HttpSettings
 from salver.core.signature import Column, Signature, TensorSpec
 from salver.core.tensor import Tensor
+from salver.core.timing import Timing
 from salver.gateway.auth import Keys
 from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.infer import Inference
@@ -76,11 +77,12 @@ PLAN = Plan(
 class Computer:
     """The last handler: identity, sums, and whatever a test wants to go wrong.
 
-    ``held`` requests wait until ``release`` is called.
+    ``held`` requests wait until ``release`` or ``release_jointly`` is called.
     """
 
     def __init__(self) -> None:
         self.held: list[Callable[[], None]] = []
+        self.waiting: list[tuple[InferenceRequest, Responder]] = []
         self.contexts: list[RequestContext] = []
         self.hold = False
 
@@ -91,8 +93,18 @@ class Computer:
         self.contexts.append(context)
         if self.hold:
             self.held.append(lambda: self._answer(request, responder))
+            self.waiting.append((request, responder))
         else:
             self._answer(request, responder)
+
+    def answer_jointly(self) -> None:
+        """Answer what was held, identity models with one row each, as an engine does."""
+        waiting, self.waiting, self.held = self.waiting, [], []
+        arrays = [request.inputs[0].array() for request, _ in waiting]
+        stacked = Tensor.from_array("y", np.concatenate(arrays))
+        timings = [Timing(queue_ns=number) for number in range(len(waiting))]
+        response = JointResponse([stacked], 1, timings)
+        answer_jointly([responder for _, responder in waiting], response)
 
     def _answer(self, request: InferenceRequest, responder: Responder) -> None:
         arrays = {tensor.name: tensor.array() for tensor in request.inputs}
@@ -152,6 +164,10 @@ class RunningServer:
         held, self.computer.held = self.computer.held, []
         for answer in held:
             self._loop.call_soon_threadsafe(answer)
+
+    def release_jointly(self) -> None:
+        """Answer what was held by one joint response."""
+        self._loop.call_soon_threadsafe(self.computer.answer_jointly)
 
     async def _start(self) -> None:
         clock = SystemClock()

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import msgspec
+
 DEFAULT_TENANT = "default"
 
 
@@ -30,7 +32,7 @@ class Principal:
 ANONYMOUS = Principal("anonymous")
 
 
-class RequestContext:
+class RequestContext(msgspec.Struct, eq=False):
     """Everything about a request that is not its content.
 
     ``request_id`` is Salver's own; ``caller_id`` is the caller's, echoed unchanged.
@@ -38,46 +40,20 @@ class RequestContext:
     ``on_cancel`` by whoever holds the work; ``cancel()`` calls it once.
     """
 
-    __slots__ = (
-        "arrival_ns",
-        "caller_id",
-        "cancelled",
-        "deadline_ns",
-        "idempotent",
-        "on_cancel",
-        "principal",
-        "priority",
-        "request_id",
-        "routing_key",
-        "traceparent",
-        "variant",
-        "version",
-        "weight_epoch",
-    )
-
-    def __init__(
-        self,
-        request_id: str,
-        principal: Principal,
-        arrival_ns: int,
-        deadline_ns: int,
-        caller_id: str | None = None,
-        traceparent: str | None = None,
-    ) -> None:
-        self.request_id = request_id
-        self.principal = principal
-        self.arrival_ns = arrival_ns
-        self.deadline_ns = deadline_ns
-        self.caller_id = caller_id
-        self.traceparent = traceparent
-        self.routing_key: str | None = None
-        self.priority = 0
-        self.idempotent = True
-        self.variant = ""
-        self.version = ""
-        self.weight_epoch = 0
-        self.cancelled = False
-        self.on_cancel: Callable[[], None] | None = None
+    request_id: str
+    principal: Principal
+    arrival_ns: int
+    deadline_ns: int
+    caller_id: str | None = None
+    traceparent: str | None = None
+    routing_key: str | None = None
+    priority: int = 0
+    idempotent: bool = True
+    variant: str = ""
+    version: str = ""
+    weight_epoch: int = 0
+    cancelled: bool = False
+    on_cancel: Callable[[], None] | None = None
 
     @property
     def tenant(self) -> str:

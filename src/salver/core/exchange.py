@@ -3,50 +3,30 @@
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+
 from salver.core.context import RequestContext
 from salver.core.request import InferenceRequest, InferenceResponse
 from salver.core.timing import Timing
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """One request and what became of it; ``code`` is empty for success.
 
     ``context`` says who asked and which variant answered. ``request`` and ``response`` are kept
     only when somebody captures payloads.
     """
 
-    __slots__ = (
-        "code",
-        "context",
-        "endpoint",
-        "protocol",
-        "request",
-        "request_bytes",
-        "response",
-        "response_bytes",
-        "timing",
-        "total_ns",
-    )
-
-    def __init__(
-        self,
-        context: RequestContext,
-        endpoint: str,
-        protocol: str,
-        code: str,
-        total_ns: int,
-        timing: Timing | None,
-    ) -> None:
-        self.context = context
-        self.endpoint = endpoint
-        self.protocol = protocol
-        self.code = code
-        self.total_ns = total_ns
-        self.timing = timing
-        self.request: InferenceRequest | None = None
-        self.response: InferenceResponse | None = None
-        self.request_bytes = 0
-        self.response_bytes = 0
+    context: RequestContext
+    endpoint: str
+    protocol: str
+    code: str
+    total_ns: int
+    timing: Timing | None
+    request: InferenceRequest | None = None
+    response: InferenceResponse | None = None
+    request_bytes: int = 0
+    response_bytes: int = 0
 
     @property
     def held_bytes(self) -> int:

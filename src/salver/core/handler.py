@@ -4,11 +4,12 @@ Router, pipeline and engine client are handlers; composing them is wrapping one 
 A handler returns at once: it answers now or later, through the responder.
 """
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from salver.core.context import RequestContext
 from salver.core.errors import SalverError
-from salver.core.request import InferenceRequest, InferenceResponse
+from salver.core.request import InferenceRequest, InferenceResponse, JointResponse
 
 
 class Responder(Protocol):
@@ -28,6 +29,18 @@ class Responder(Protocol):
         ...
 
 
+class JointSink(Protocol):
+    """Takes the final answers to many requests at once; an option of responders.
+
+    A responder offers it as its attribute ``joint``. Those that share one may be answered by a
+    single call of it instead of a ``send`` to each; what they deliver is the same.
+    """
+
+    def send_joint(self, responders: Sequence[Any], response: JointResponse) -> None:
+        """Deliver to each responder its part of the response, in order."""
+        ...
+
+
 class Handler(Protocol):
     """One piece of the request path."""
 
@@ -36,3 +49,14 @@ class Handler(Protocol):
     ) -> None:
         """Take over the request; every failure goes to ``responder.fail``, none is raised."""
         ...
+
+
+def answer_jointly(responders: Sequence[Responder], response: JointResponse) -> None:
+    """Deliver a joint response, at once where the responders share a sink for it."""
+    sinks = {id(getattr(responder, "joint", None)) for responder in responders}
+    sink: JointSink | None = getattr(responders[0], "joint", None)
+    if sink is not None and len(sinks) == 1:
+        sink.send_joint(responders, response)
+        return
+    for index, responder in enumerate(responders):
+        responder.send(response.alone(index))

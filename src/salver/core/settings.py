@@ -65,6 +65,9 @@ class EngineSettings:
     )
     inline_limit_us: int = setting(2000, "auto: mean run time up to which a batch runs inline")
     coalesce: bool = setting(True, "send what arrives in one loop turn as one write")
+    cohorts: bool = setting(
+        True, "let requests of one loop turn that differ in their values only travel together"
+    )
     threads: int = setting(1, "compute threads of one model")
     max_in_flight: int = setting(4096, "requests one gateway may have open at one variant")
     max_frame_bytes: int = setting(1024 * _MIB, "largest message between processes")

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,20 +23,17 @@ AnyArray = npt.NDArray[Any]
 _LENGTH = struct.Struct("<I")
 
 
-class Tensor:
+class Tensor(msgspec.Struct, eq=False):
     """A name, a datatype, a shape (every dimension known) and the bytes.
 
     The constructor checks nothing; ``check()`` does, and whoever takes bytes from outside the
     process must call it before anything else.
     """
 
-    __slots__ = ("buffer", "datatype", "name", "shape")
-
-    def __init__(self, name: str, datatype: str, shape: tuple[int, ...], buffer: Buffer) -> None:
-        self.name = name
-        self.datatype = datatype
-        self.shape = shape
-        self.buffer = buffer
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    buffer: Buffer
 
     def __repr__(self) -> str:
         """Describe the tensor without its values, which may be sensitive."""

@@ -4,8 +4,9 @@ A closed union of msgspec structs, sent as MessagePack arrays: fields are only e
 end, with defaults, so that protocol versions N and N-1 understand each other. Tensor bytes follow
 a message as raw payload in the order of its tensor headers. No pickle, no class names.
 
-Who says what: everybody opens with ``Hello``. Gateways send ``Infer``, ``Cancel`` and ``Credit``
-to workers; workers answer with ``BatchStarted``, ``Chunk`` and ``Fail``. Control pushes
+Who says what: everybody opens with ``Hello``. Gateways send ``Infer``, ``InferMany``, ``Cancel``
+and ``Credit`` to workers; workers answer with ``BatchStarted``, ``Chunk``, ``ChunkMany`` and
+``Fail``. The two ``Many`` came with version 2 and are said only to peers of it. Control pushes
 ``PlanPush`` to gateways, workers and the supervisor and gets ``PlanAck`` and ``Snapshot`` back.
 ``Load``, ``Unload`` and ``Drain`` tell a worker what to host; a plan contains the same ``Load``s,
 so that a worker can restart while control is away.
@@ -16,8 +17,10 @@ import msgspec
 from salver.core.signature import Signature
 from salver.core.timing import Timing
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 OLDEST_PROTOCOL_VERSION = 1
+FIRST_COHORT_VERSION = 2
+"""From this version on, peers understand ``InferMany`` and ``ChunkMany``."""
 
 
 class TensorHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -105,6 +108,23 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
     traceparent: str | None = None
 
 
+class InferMany(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
+    """Run several requests that differ in their values only.
+
+    ``inputs`` describe each of them; the payload is theirs one after the other, in the order of
+    ``ids``. ``traceparents`` is empty when nobody sent one.
+    """
+
+    ids: tuple[int, ...]
+    variant: str
+    inputs: tuple[TensorHeader, ...]
+    remaining_us: tuple[int, ...]
+    request_ids: tuple[str, ...]
+    outputs: tuple[str, ...] | None = None
+    priority: int = 0
+    traceparents: tuple[str | None, ...] = ()
+
+
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
     """Nobody waits for this request any more."""
 
@@ -126,6 +146,19 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):
     outputs: tuple[TensorHeader, ...]
     timing: Timing | None = None
     parameters: dict[str, bool | int | float | str | None] | None = None
+
+
+class ChunkMany(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
+    """The unary answers to several requests that ran together.
+
+    ``outputs`` describe each of them; the payload holds the first output of all in the order of
+    ``ids``, then the second of all, and so on. ``timing`` is common but for the time in the queue.
+    """
+
+    ids: tuple[int, ...]
+    outputs: tuple[TensorHeader, ...]
+    queue_ns: tuple[int, ...]
+    timing: Timing
 
 
 class Fail(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -271,9 +304,11 @@ Message = (
     | Load
     | Unload
     | Infer
+    | InferMany
     | Cancel
     | BatchStarted
     | Chunk
+    | ChunkMany
     | Fail
     | Credit
     | Drain

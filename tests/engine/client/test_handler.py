@@ -225,19 +225,33 @@ def test_without_a_worker_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("coalesce", "runner"), [(True, "auto"), (False, "inline"), (True, "thread"), (False, "thread")]
+    ("coalesce", "runner", "here", "there"),
+    [
+        (True, "auto", True, True),
+        (False, "inline", True, True),
+        (True, "thread", True, True),
+        (False, "thread", False, False),
+        (True, "inline", False, True),
+        (True, "inline", True, False),
+    ],
 )
-def test_plain_and_clever_agree(coalesce: bool, runner: str) -> None:
-    """One write per message or one per turn, inline or in a thread: the answers are the same."""
+def test_plain_and_clever_agree(coalesce: bool, runner: str, here: bool, there: bool) -> None:
+    """The answers are the same whichever way they take.
+
+    One write per message or one per turn, inline or in a thread, cohorts on the client's side
+    (``here``) and joint answers on the worker's (``there``) or not.
+    """
 
     async def run(running: Fleet) -> None:
-        async with client_of(running, EngineSettings(coalesce=coalesce)) as callers:
+        own = EngineSettings(coalesce=coalesce, cohorts=here)
+        async with client_of(running, own) as callers:
             asked = [callers.ask(float(value)) for value in range(200)]
             await finish(asked)
             assert [caller.answer for caller in asked] == [3.0 * n + 1 for n in range(200)]
 
     environment = {
         "SALVER_ENGINE__COALESCE": str(coalesce).lower(),
+        "SALVER_ENGINE__COHORTS": str(there).lower(),
         "SALVER_ENGINE__RUNNER": runner,
     }
     with fleet(environment=environment) as running:

@@ -12,16 +12,21 @@ from hypothesis.extra import numpy as hnp
 from salver.core.datatypes import DTYPES
 from salver.core.errors import InvalidTensor, ModelFailed, SalverError
 from salver.core.tensor import AnyArray, Tensor
+from salver.core.timing import Timing
+from salver.engine.client.cohort import joint_response
 from salver.engine.worker.batch import Answer, assemble, disassemble, take_batch
-from salver.engine.worker.job import Job
+from salver.engine.worker.job import Job, one_job
 from salver.wire.framing import Buffer
-from salver.wire.messages import Infer, Message, TensorHeader
+from salver.wire.messages import ChunkMany, Infer, Message, TensorHeader
 
 
 class NoReply:
     """Reply that goes nowhere."""
 
     is_blocked = False
+
+    def __init__(self, *, joins: bool = False) -> None:
+        self.joins = joins
 
     def when_unblocked(self, callback: Callable[[], None]) -> None:
         """Never happens."""
@@ -42,20 +47,26 @@ class NoReply:
         """Nothing to forget."""
 
 
-def job(*arrays: AnyArray, outputs: tuple[str, ...] | None = None) -> Job:
+ALONE_REPLY = NoReply()
+
+
+def job(
+    *arrays: AnyArray, outputs: tuple[str, ...] | None = None, reply: NoReply = ALONE_REPLY
+) -> Job:
     """Make a job of inputs a, b, and so on."""
     tensors = [Tensor.from_array(chr(97 + i), array) for i, array in enumerate(arrays)]
     headers = tuple(TensorHeader(t.name, t.datatype, t.shape, t.size_bytes) for t in tensors)
     payload = b"".join(bytes(tensor.buffer) for tensor in tensors)
-    return Job(NoReply(), Infer(1, "m:1", headers, 1000, "", outputs), payload, 0, batches=True)
+    infer = Infer(1, "m:1", headers, 1000, "", outputs)
+    return one_job(reply, infer, payload, 0, batches=True)
 
 
 def arrays_of(answer: Answer) -> list[AnyArray]:
     """Read an answer back."""
-    headers, buffers = answer
+    assert len(answer.jobs) == 1
     return [
         Tensor(h.name, h.datatype, h.shape, buffer).array()
-        for h, buffer in zip(headers, buffers, strict=True)
+        for h, buffer in zip(answer.headers, answer.buffers, strict=True)
     ]
 
 
@@ -80,6 +91,59 @@ def test_a_batch_is_its_parts(
         numbers, words = arrays_of(answer)
         assert numbers.tobytes() == part.tobytes()
         assert words.tolist() == text.tolist()
+
+
+@given(
+    data=st.data(),
+    rows=st.lists(st.integers(1, 3), min_size=1, max_size=9),
+    who=st.lists(st.integers(0, 2), min_size=9, max_size=9),
+)
+def test_joint_answers_are_the_single_ones(
+    data: st.DataObject, rows: list[int], who: list[int]
+) -> None:
+    """Cut apart by the receiver, a joint answer gives each job what it would get alone.
+
+    Only neighbours of one gateway that takes joint answers, with as many rows, are joined.
+    """
+    replies = [NoReply(joins=True), NoReply(joins=True), NoReply(joins=False)]
+    parts = [data.draw(hnp.arrays(np.dtype("<f4"), (count, 2))) for count in rows]
+    jobs = [job(p, reply=replies[who[i]]) for i, p in enumerate(parts)]
+    batch = assemble(jobs)
+    outputs = {"y": batch["a"], "z": batch["a"][:, :1].view("<i4")}
+    given = iter(parts)
+    answered: list[Job] = []
+    for answer in disassemble(outputs, jobs):
+        answered += answer.jobs
+        same = {(id(one.reply), one.rows) for one in answer.jobs}
+        assert len(same) == 1
+        if len(answer.jobs) > 1:
+            assert answer.jobs[0].reply.joins
+        message = ChunkMany(
+            tuple(range(len(answer.jobs))), answer.headers, (0,) * len(answer.jobs), Timing()
+        )
+        response = joint_response(message, b"".join([bytes(part) for part in answer.buffers]))
+        for index in range(len(answer.jobs)):
+            part = next(given)
+            y, z = response.alone(index).outputs
+            assert y.array().tobytes() == part.tobytes()
+            assert z.array().tobytes() == part[:, 0].tobytes()
+    assert answered == jobs
+
+
+def test_text_is_never_joined() -> None:
+    """Outputs whose elements have their own lengths are answered one by one."""
+    reply = NoReply(joins=True)
+    jobs = [job(np.zeros((1, 1)), reply=reply) for _ in range(3)]
+    text = np.array([[b"a"], [b"bcd"], [b""]], object)
+    assert [len(a.jobs) for a in disassemble({"t": text}, jobs)] == [1, 1, 1]
+
+
+def test_a_large_joint_answer_is_sent_in_parts() -> None:
+    """No message holds more than a megabyte of joint answers."""
+    reply = NoReply(joins=True)
+    jobs = [job(np.zeros((1, 1)), reply=reply) for _ in range(8)]
+    answers = disassemble({"y": np.zeros((8, 50_000))}, jobs)
+    assert [len(a.jobs) for a in answers] == [2, 2, 2, 2]
 
 
 def test_only_what_fits_is_taken_together() -> None:

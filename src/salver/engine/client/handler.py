@@ -115,7 +115,9 @@ class EngineClient:
                 self._leaving.append(self._links.pop(identity))
         for identity, worker in workers.items():
             if identity not in self._links:
-                link = WorkerLink(worker, self._hello, self, self._clock)
+                link = WorkerLink(
+                    worker, self._hello, self, self._clock, gathers=self._settings.cohorts
+                )
                 self._links[identity] = link
                 link.start(self._settings.connect_timeout_s, self._options)
         self._route([v for endpoint in plan.endpoints for v in endpoint.variants])
@@ -164,6 +166,12 @@ class EngineClient:
         pending.route.in_flight -= 1
         pending.context.on_cancel = None
         return True
+
+    def unsendable(self, pending: Pending, error: SalverError) -> None:
+        """End a request that no worker would understand."""
+        if isinstance(error, WireError):
+            error = InvalidRequest(f"the request cannot be sent: {error.message}")
+        self._end(pending, error)
 
     def refused(self, pending: Pending, error: Fail) -> None:
         """Try another worker, since this one did not run the request."""
@@ -215,10 +223,8 @@ class EngineClient:
         if link is not None:
             try:
                 link.send(pending)
-            except WireError as error:
-                self._end(pending, InvalidRequest(f"the request cannot be sent: {error.message}"))
             except SalverError as error:
-                self._end(pending, error)
+                self.unsendable(pending, error)
         elif self._clock.monotonic_ns() < pending.route.settle_ns:
             self._waiting[pending] = None
         else:

@@ -5,15 +5,24 @@ from typing import Protocol
 
 from salver.core.clock import Clock
 from salver.core.errors import NotReady, SalverError, WireError, from_code
+from salver.core.handler import answer_jointly
 from salver.core.request import InferenceResponse
+from salver.engine.client.cohort import (
+    cohorts,
+    form_of,
+    infer_many,
+    joint_response,
+)
 from salver.engine.client.pending import Pending, tensors_of
 from salver.observe.logs import get_logger
 from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
 from salver.wire.messages import (
+    FIRST_COHORT_VERSION,
     BatchStarted,
     Cancel,
     Chunk,
+    ChunkMany,
     Credit,
     Fail,
     Hello,
@@ -40,6 +49,10 @@ class Owner(Protocol):
         """Take note that a request gets its final answer; False if it has had one."""
         ...
 
+    def unsendable(self, pending: Pending, error: SalverError) -> None:
+        """End a request that could not be sent as it is."""
+        ...
+
     def refused(self, pending: Pending, error: Fail) -> None:
         """Decide about a request that the worker did not run."""
         ...
@@ -56,7 +69,15 @@ class Owner(Protocol):
 class WorkerLink:
     """Keeps a connection to one worker, for as long as the plan names it."""
 
-    def __init__(self, worker: WorkerPlan, hello: Hello, owner: Owner, clock: Clock) -> None:
+    def __init__(
+        self,
+        worker: WorkerPlan,
+        hello: Hello,
+        owner: Owner,
+        clock: Clock,
+        *,
+        gathers: bool = True,
+    ) -> None:
         self.identity = worker.id
         self.address = worker.address
         # Quarantine loads a model when the first request for it comes.
@@ -67,6 +88,10 @@ class WorkerLink:
         self._owner = owner
         self._clock = clock
         self._connection: Connection | None = None
+        self._gathers = gathers
+        self._joins = False
+        self._turn: list[Pending] = []
+        self._loop = asyncio.get_running_loop()
         self._last_id = 0
         self._lost = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -96,8 +121,32 @@ class WorkerLink:
         pending.link = self
         pending.started = False
         pending.attempts += 1
-        connection.send(pending.infer(self._clock.monotonic_ns()), pending.buffers())
+        pending.form = form_of(pending) if self._joins else None
+        if pending.form is None:
+            connection.send(pending.infer(self._clock.monotonic_ns()), pending.buffers())
+        else:
+            if not self._turn:
+                self._loop.call_soon(self._flush)
+            self._turn.append(pending)
         self.pending[pending.id] = pending
+
+    def _flush(self) -> None:
+        """Send what was gathered in this turn of the loop, cohort by cohort."""
+        turn, self._turn = self._turn, []
+        connection, now_ns = self._connection, self._clock.monotonic_ns()
+        if connection is None:
+            return
+        for cohort in cohorts([pending for pending in turn if not pending.done]):
+            try:
+                if len(cohort) == 1:
+                    connection.send(cohort[0].infer(now_ns), cohort[0].buffers())
+                else:
+                    connection.send(*infer_many(cohort, now_ns))
+            except SalverError as error:
+                for pending in cohort:
+                    del self.pending[pending.id]
+                    self._owner.unsendable(pending, error)
+        connection.flush()
 
     def cancel(self, pending: Pending) -> None:
         """Tell the worker that nobody waits for this request."""
@@ -106,7 +155,9 @@ class WorkerLink:
 
     def on_message(self, message: Message, payload: Buffer) -> None:
         """Take an answer, or news of what the worker does."""
-        if type(message) is Chunk:
+        if type(message) is ChunkMany:
+            self._chunks(message, payload)
+        elif type(message) is Chunk:
             self._chunk(message, payload)
         elif type(message) is BatchStarted:
             pending = self.pending
@@ -127,6 +178,7 @@ class WorkerLink:
     def on_lost(self, error: WireError | None) -> None:
         """Hand the open requests to the owner."""
         self._connection = None
+        self._turn = []
         self.ready = frozenset()
         pending, self.pending = list(self.pending.values()), {}
         if pending:
@@ -135,6 +187,25 @@ class WorkerLink:
             )
         self._owner.lost(self, pending)
         self._lost.set()
+
+    def _chunks(self, message: ChunkMany, payload: Buffer) -> None:
+        try:
+            response = joint_response(message, payload)
+        except WireError as error:
+            if self._connection is not None:
+                self._connection.abort(error)
+            return
+        known, finished = self.pending, self._owner.finished
+        answered = [
+            (index, pending)
+            for index, request_id in enumerate(message.ids)
+            if (pending := known.pop(request_id, None)) is not None and finished(pending)
+        ]
+        if len(answered) == len(message.ids):
+            answer_jointly([pending.responder for _, pending in answered], response)
+            return
+        for index, pending in answered:
+            pending.responder.send(response.alone(index))
 
     def _chunk(self, chunk: Chunk, payload: Buffer) -> None:
         pending = self.pending.get(chunk.id)
@@ -168,6 +239,8 @@ class WorkerLink:
 
     def _accepted(self, connection: Connection) -> "WorkerLink":
         self._connection = connection
+        peer = connection.peer
+        self._joins = self._gathers and peer is not None and peer.version >= FIRST_COHORT_VERSION
         return self
 
     async def _stay_connected(self, timeout_s: float, options: LinkOptions) -> None:

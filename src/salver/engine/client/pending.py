@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+import msgspec
+
 from salver.core.context import RequestContext
 from salver.core.errors import InvalidRequest, WireError
 from salver.core.handler import Responder
@@ -59,46 +61,26 @@ class VariantRoute:
         return best
 
 
-class Pending:
+class Pending(msgspec.Struct, eq=False):
     """A request that has no final answer yet.
 
     ``started`` tells that its worker was about to run it; ``attempts`` counts how often it was
     sent; ``quarantined`` that its present attempt is the last one; ``done`` that its caller has
-    had the final answer or has left.
+    had the final answer or has left. ``form`` is set while it may share a message with others.
     """
 
-    __slots__ = (
-        "attempts",
-        "chunks",
-        "context",
-        "done",
-        "id",
-        "link",
-        "quarantined",
-        "request",
-        "responder",
-        "route",
-        "started",
-    )
-
-    def __init__(
-        self,
-        request: InferenceRequest,
-        context: RequestContext,
-        responder: Responder,
-        route: VariantRoute,
-    ) -> None:
-        self.request = request
-        self.context = context
-        self.responder = responder
-        self.route = route
-        self.id = 0
-        self.link: Link | None = None
-        self.attempts = 0
-        self.chunks = 0
-        self.started = False
-        self.quarantined = False
-        self.done = False
+    request: InferenceRequest
+    context: RequestContext
+    responder: Responder
+    route: VariantRoute
+    id: int = 0
+    link: Link | None = None
+    attempts: int = 0
+    chunks: int = 0
+    started: bool = False
+    quarantined: bool = False
+    done: bool = False
+    form: tuple[object, ...] | None = None
 
     def infer(self, now_ns: int) -> Infer:
         """Return the message that asks a worker; raises ``InvalidRequest``."""
@@ -111,20 +93,10 @@ class Pending:
                 # The worker would not understand the frame and close the link on everybody.
                 if not isinstance(value, _SCALARS):
                     raise InvalidRequest(f"parameter {name!r} must be text, a number or a boolean")
-        inputs = request.inputs
-        if len(inputs) == 1:
-            only = inputs[0]
-            headers: tuple[TensorHeader, ...] = (
-                TensorHeader(only.name, only.datatype, only.shape, only.size_bytes),
-            )
-        else:
-            headers = tuple(
-                [TensorHeader(t.name, t.datatype, t.shape, t.size_bytes) for t in inputs]
-            )
         return Infer(
             self.id,
             context.variant,
-            headers,
+            headers_of(request.inputs),
             max(0, (context.deadline_ns - now_ns) // _NANOSECONDS_PER_MICROSECOND),
             context.request_id,
             request.outputs,
@@ -138,6 +110,11 @@ class Pending:
     def buffers(self) -> list[Buffer]:
         """Return the payload that goes with ``infer``."""
         return [tensor.buffer for tensor in self.request.inputs]
+
+
+def headers_of(tensors: list[Tensor]) -> tuple[TensorHeader, ...]:
+    """Return what travels of tensors besides their bytes."""
+    return tuple([TensorHeader(t.name, t.datatype, t.shape, t.size_bytes) for t in tensors])
 
 
 def tensors_of(chunk: Chunk, payload: Buffer) -> list[Tensor]:

@@ -179,7 +179,8 @@ class Worker:
             host.begin_load()
 
     def _accept(self, connection: Connection) -> GatewayLink:
-        link = GatewayLink(connection, self._hosts.get, self._links.discard)
+        joins = self._settings.engine.cohorts
+        link = GatewayLink(connection, self._hosts.get, self._links.discard, joins=joins)
         self._links.add(link)
         connection.send(self._announcement())
         return link

@@ -1,6 +1,8 @@
 """Many jobs as one batch and one batch's answer as many."""
 
 from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +16,20 @@ from salver.wire.messages import TensorHeader
 
 _SCAN_LIMIT = 256
 
-Answer = tuple[tuple[TensorHeader, ...], list[Buffer]]
+_MAX_JOINT_BYTES = 1024 * 1024
+
+Encoded = tuple[tuple[TensorHeader, ...], list[Buffer]]
+
+
+class Answer(NamedTuple):
+    """Outputs as they travel, for one job or for several that are answered by one message.
+
+    ``headers`` describe each job's share; the buffers hold the shares of all jobs, in order.
+    """
+
+    jobs: list[Job]
+    headers: tuple[TensorHeader, ...]
+    buffers: list[Buffer]
 
 
 def take_batch(queue: deque[Job], max_rows: int) -> list[Job]:
@@ -57,7 +72,10 @@ def assemble(jobs: list[Job]) -> Batch:
 
 
 def disassemble(outputs: Batch, jobs: list[Job]) -> list[Answer]:
-    """Return each job's share of a batch's outputs, as headers and bytes.
+    """Return a batch's outputs, cut where jobs cannot be answered together.
+
+    Jobs beside each other are answered together if the same gateway waits for them and can take
+    that, and if they have the same number of rows of a fixed size.
 
     Raises ``ModelFailed`` when an output does not have one row for each row that went in.
     """
@@ -66,22 +84,45 @@ def disassemble(outputs: Batch, jobs: list[Job]) -> list[Answer]:
         if jobs[0].key is not ALONE:
             for name, array in outputs.items():
                 _check_rows(name, array, total)
-        return [whole(outputs)]
+        return [Answer(jobs, *whole(outputs))]
     columns = [_Column(name, array, total) for name, array in outputs.items()]
     answers: list[Answer] = []
     start = 0
-    for job in jobs:
-        stop = start + job.rows
+    for group in _groups(jobs, _joint_rows(columns)):
+        rows = group[0].rows
+        stop = start + rows * len(group)
         parts: list[Buffer] = [column.part(start, stop) for column in columns]
-        headers = tuple(
-            [column.header(job.rows, part) for column, part in zip(columns, parts, strict=True)]
-        )
-        answers.append((headers, parts))
+        headers = [
+            column.header(rows, size_of((part,)) // len(group))
+            for column, part in zip(columns, parts, strict=True)
+        ]
+        answers.append(Answer(group, tuple(headers), parts))
         start = stop
     return answers
 
 
-def whole(outputs: Batch) -> Answer:
+def _joint_rows(columns: list["_Column"]) -> int:
+    """Return how many rows may be answered in one message; 0 for outputs of no fixed size."""
+    if not columns or any(column.datatype == BYTES for column in columns):
+        return 0
+    return _MAX_JOINT_BYTES // max(1, sum([column.row_bytes for column in columns]))
+
+
+def _groups(jobs: list[Job], max_rows: int) -> Iterator[list[Job]]:
+    group: list[Job] = []
+    for job in jobs:
+        if group:
+            first = group[0]
+            fits = job.reply is first.reply and job.rows == first.rows and first.reply.joins
+            if fits and (len(group) + 1) * job.rows <= max_rows:
+                group.append(job)
+                continue
+            yield group
+        group = [job]
+    yield group
+
+
+def whole(outputs: Batch) -> Encoded:
     """Return all outputs as one answer."""
     headers: list[TensorHeader] = []
     buffers: list[Buffer] = []
@@ -95,35 +136,34 @@ def whole(outputs: Batch) -> Answer:
 class _Column:
     """One output of a batch, ready to be cut into rows."""
 
-    __slots__ = ("_array", "_datatype", "_headers", "_name", "_raw", "_row_bytes", "_row_shape")
+    __slots__ = ("_array", "_headers", "_name", "_raw", "_row_shape", "datatype", "row_bytes")
 
     def __init__(self, name: str, array: AnyArray, total: int) -> None:
         _check_rows(name, array, total)
         self._name = name
-        self._datatype = datatype_of(array.dtype)
+        self.datatype = datatype_of(array.dtype)
         self._row_shape = array.shape[1:]
         self._headers: dict[int, TensorHeader] = {}
         self._array = array
-        if self._datatype == BYTES:
+        if self.datatype == BYTES:
             self._raw = b""
-            self._row_bytes = 0
+            self.row_bytes = 0
         else:
-            self._raw = np.ascontiguousarray(array, DTYPES[self._datatype]).tobytes()
-            self._row_bytes = len(self._raw) // total if total else 0
+            self._raw = np.ascontiguousarray(array, DTYPES[self.datatype]).tobytes()
+            self.row_bytes = len(self._raw) // total if total else 0
 
     def part(self, start: int, stop: int) -> bytes:
         """Return the bytes of some rows."""
-        if self._datatype == BYTES:
+        if self.datatype == BYTES:
             return encode_bytes(self._array[start:stop].ravel().tolist())
-        return self._raw[start * self._row_bytes : stop * self._row_bytes]
+        return self._raw[start * self.row_bytes : stop * self.row_bytes]
 
-    def header(self, rows: int, part: Buffer) -> TensorHeader:
+    def header(self, rows: int, size_bytes: int) -> TensorHeader:
         """Return the header of so many rows; equal ones are made once."""
         header = self._headers.get(rows)
-        if header is None or self._datatype == BYTES:
-            header = TensorHeader(
-                self._name, self._datatype, (rows, *self._row_shape), size_of((part,))
-            )
+        if header is None or self.datatype == BYTES:
+            shape = (rows, *self._row_shape)
+            header = TensorHeader(self._name, self.datatype, shape, size_bytes)
             self._headers[rows] = header
         return header
 

@@ -5,19 +5,19 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from salver.core.clock import Clock
-from salver.core.errors import ModelFailed, SalverError, WireError
 from salver.core.settings import EngineSettings
 from salver.core.timing import Timing
+from salver.engine.worker.answers import send_answer
 from salver.engine.worker.batch import take_batch
-from salver.engine.worker.job import Job, Reply
+from salver.engine.worker.job import Job, Reply, many_jobs, one_job
 from salver.engine.worker.loading import Loading
 from salver.engine.worker.refusals import late, refusal
-from salver.engine.worker.run import Outcome, execute
+from salver.engine.worker.run import Failure, Outcome, execute
 from salver.engine.worker.turn import Turn
 from salver.observe.meter import Meter
 from salver.runtimes.base import BatchRuntime
 from salver.wire.framing import Buffer
-from salver.wire.messages import BatchStarted, Chunk, Infer, Load
+from salver.wire.messages import BatchStarted, Infer, InferMany, Load
 
 _SMOOTHING = 0.2
 
@@ -77,19 +77,28 @@ class BatchHost:
 
     def accept(self, reply: Reply, infer: Infer, payload: Buffer) -> Job:
         """Make a job of a request and queue it, or refuse it at once."""
-        job = Job(reply, infer, payload, self._clock.monotonic_ns(), batches=self._batches)
-        queue = self._queue
-        if len(queue) >= self.load.policy.max_queue:
-            self._purge(job.arrival_ns)
-        refused = refusal(self.loading, len(queue))
-        if refused is not None:
-            reply.fail(job, refused)
-            return job
-        reply.begin(job)
-        queue.append(job)
-        if not self._scheduled and not self._busy and not self.loading.active:
-            self._schedule()
+        job = one_job(reply, infer, payload, self._clock.monotonic_ns(), batches=self._batches)
+        self._enqueue([job])
         return job
+
+    def accept_many(self, reply: Reply, message: InferMany, payload: Buffer) -> None:
+        """Do so with each request of a cohort; raises ``WireError`` for one that is broken."""
+        now_ns = self._clock.monotonic_ns()
+        self._enqueue(many_jobs(reply, message, payload, now_ns, batches=self._batches))
+
+    def _enqueue(self, jobs: list[Job]) -> None:
+        queue, loading, reply = self._queue, self.loading, jobs[0].reply
+        if len(queue) + len(jobs) > loading.load.policy.max_queue:
+            self._purge(jobs[0].arrival_ns)
+        for job in jobs:
+            refused = refusal(loading, len(queue))
+            if refused is not None:
+                reply.fail(job, refused)
+                continue
+            reply.begin(job)
+            queue.append(job)
+        if queue and not self._scheduled and not self._busy and not loading.active:
+            self._schedule()
 
     def retire(self) -> None:
         """Refuse new work; what was accepted is finished."""
@@ -256,20 +265,15 @@ class BatchHost:
         started_ns = outcome.started_ns
         rows = sum([job.rows for job in jobs]) or 1
         cold, self._cold = self._cold and self.load.lazy, False
+        timing = Timing(0, 0, run_ns, 0, rows, cold)
         last = jobs[0].reply
-        for job, answer in zip(jobs, outcome.answers, strict=True):
-            reply = job.reply
+        for answer in outcome.answers:
+            reply = answer.job.reply if isinstance(answer, Failure) else answer.jobs[0].reply
             if reply is not last:
                 last.flush()
                 last = reply
-            if isinstance(answer, SalverError):
-                reply.fail(job, answer)
-                continue
-            headers, buffers = answer
-            timing = Timing(started_ns - job.arrival_ns, 0, run_ns, 0, rows, cold)
-            try:
-                reply.send(Chunk(job.id, 0, True, headers, timing), buffers)
-            except WireError as error:
-                reply.fail(job, ModelFailed(f"the answer cannot be sent: {error.message}"))
-            reply.forget(job)
+            if isinstance(answer, Failure):
+                reply.fail(answer.job, answer.error)
+            else:
+                send_answer(answer, started_ns, timing)
         last.flush()

@@ -3,15 +3,22 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from salver.core.errors import SalverError
+import msgspec
+
+from salver.core.errors import SalverError, WireError
 from salver.wire.framing import Buffer
-from salver.wire.messages import Infer, Message, TensorHeader
+from salver.wire.messages import Infer, InferMany, Message, TensorHeader
 
 ALONE: tuple[object, ...] = ()
 
 
 class Reply(Protocol):
     """Where a job's answer goes: the link it came from."""
+
+    @property
+    def joins(self) -> bool:
+        """Tell whether the receiver takes the answers of many jobs in one message."""
+        ...
 
     @property
     def is_blocked(self) -> bool:
@@ -55,38 +62,54 @@ class Flow(Protocol):
         ...
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """A request waiting or running. Jobs with equal ``key`` may share a batch; ALONE may not.
 
-    ``flow`` is set while the job is an open stream.
+    ``infer`` says what is asked; jobs of one cohort share it, so ``id`` stands beside it. ``rows``
+    is 0 where the inputs have no common first axis. ``flow`` is set while the job is an open
+    stream.
     """
 
-    __slots__ = (
-        "arrival_ns",
-        "cancelled",
-        "deadline_ns",
-        "flow",
-        "id",
-        "infer",
-        "key",
-        "payload",
-        "reply",
-        "rows",
-    )
+    reply: Reply
+    id: int
+    infer: Infer
+    payload: Buffer
+    arrival_ns: int
+    deadline_ns: int
+    rows: int
+    key: tuple[object, ...]
+    cancelled: bool = False
+    flow: Flow | None = None
 
-    def __init__(
-        self, reply: Reply, infer: Infer, payload: Buffer, arrival_ns: int, *, batches: bool
-    ) -> None:
-        self.reply = reply
-        self.id = infer.id
-        self.infer = infer
-        self.payload = payload
-        self.arrival_ns = arrival_ns
-        self.deadline_ns = arrival_ns + infer.remaining_us * 1000
-        self.cancelled = False
-        self.flow: Flow | None = None
-        self.rows = _rows(infer.inputs)
-        self.key = _key(infer) if batches and self.rows > 0 else ALONE
+
+def one_job(reply: Reply, infer: Infer, payload: Buffer, now_ns: int, *, batches: bool) -> Job:
+    """Return the job of a request that came by itself."""
+    rows = _rows(infer.inputs)
+    key = _key(infer) if batches and rows > 0 else ALONE
+    deadline_ns = now_ns + infer.remaining_us * 1000
+    return Job(reply, infer.id, infer, payload, now_ns, deadline_ns, rows, key)
+
+
+def many_jobs(
+    reply: Reply, message: InferMany, payload: Buffer, now_ns: int, *, batches: bool
+) -> list[Job]:
+    """Return the jobs of a cohort; raises ``WireError`` when the message does not add up."""
+    inputs, ids = message.inputs, message.ids
+    size = sum([header.size_bytes for header in inputs])
+    if size * len(ids) != len(payload) or len(message.remaining_us) != len(ids):
+        raise WireError(f"a cohort of {len(payload)} bytes does not fit its headers")
+    infer = Infer(0, message.variant, inputs, 0, "", message.outputs, None, message.priority)
+    rows = _rows(inputs)
+    key = _key(infer) if batches and rows > 0 else ALONE
+    jobs: list[Job] = []
+    start = 0
+    for request_id, remaining_us in zip(ids, message.remaining_us, strict=True):
+        stop = start + size
+        deadline_ns = now_ns + remaining_us * 1000
+        part = payload[start:stop]
+        jobs.append(Job(reply, request_id, infer, part, now_ns, deadline_ns, rows, key))
+        start = stop
+    return jobs
 
 
 def _rows(inputs: tuple[TensorHeader, ...]) -> int:

@@ -8,7 +8,15 @@ from salver.engine.worker.job import Job, Reply
 from salver.engine.worker.refusals import RETRY_AFTER_S
 from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
-from salver.wire.messages import Cancel, Credit, Fail, Infer, Message
+from salver.wire.messages import (
+    FIRST_COHORT_VERSION,
+    Cancel,
+    Credit,
+    Fail,
+    Infer,
+    InferMany,
+    Message,
+)
 
 
 class Host(Protocol):
@@ -16,6 +24,10 @@ class Host(Protocol):
 
     def accept(self, reply: Reply, infer: Infer, payload: Buffer) -> Job:
         """Take a request over."""
+        ...
+
+    def accept_many(self, reply: Reply, message: InferMany, payload: Buffer) -> None:
+        """Take a cohort over; raises ``WireError`` for one that does not add up."""
         ...
 
 
@@ -26,12 +38,19 @@ class GatewayLink:
     """Receiver of one gateway's messages and reply of its jobs."""
 
     def __init__(
-        self, connection: Connection, hosts: Hosts, closed: Callable[["GatewayLink"], None]
+        self,
+        connection: Connection,
+        hosts: Hosts,
+        closed: Callable[["GatewayLink"], None],
+        *,
+        joins: bool,
     ) -> None:
         self.connection = connection
         self._hosts = hosts
         self._closed = closed
         self._jobs: dict[int, Job] = {}
+        peer = connection.peer
+        self.joins = joins and peer is not None and peer.version >= FIRST_COHORT_VERSION
 
     @property
     def open_jobs(self) -> int:
@@ -40,7 +59,9 @@ class GatewayLink:
 
     def on_message(self, message: Message, payload: Buffer) -> None:
         """Take a request, a cancellation, or credit for a stream."""
-        if type(message) is Infer:
+        if type(message) is InferMany:
+            self._many(message, payload)
+        elif type(message) is Infer:
             host = self._hosts(message.variant)
             if host is None:
                 cause = f"{message.variant} is not hosted here"
@@ -61,6 +82,18 @@ class GatewayLink:
         for job in jobs.values():
             self._cancel(job)
         self._closed(self)
+
+    def _many(self, message: InferMany, payload: Buffer) -> None:
+        host = self._hosts(message.variant)
+        if host is None:
+            cause = f"{message.variant} is not hosted here"
+            for request_id in message.ids:
+                self.send(Fail(request_id, NotReady.code, cause, RETRY_AFTER_S))
+            return
+        try:
+            host.accept_many(self, message, payload)
+        except WireError as error:
+            self.connection.abort(error)
 
     @property
     def is_blocked(self) -> bool:

@@ -1,5 +1,7 @@
 """Runs jobs as one batch, or each alone when the batch fails."""
 
+from typing import NamedTuple
+
 from salver.core.clock import Clock
 from salver.core.errors import InvalidTensor, ModelFailed, SalverError
 from salver.engine.worker.batch import Answer, assemble, disassemble
@@ -9,15 +11,19 @@ from salver.runtimes.base import BatchRuntime
 _MAX_CAUSE = 500
 
 
-class Outcome:
-    """An answer or an error for each job, in order, and how long the run took."""
+class Failure(NamedTuple):
+    """A job that ended in an error."""
 
-    __slots__ = ("answers", "run_ns", "started_ns")
+    job: Job
+    error: SalverError
 
-    def __init__(self, answers: list[Answer | SalverError], started_ns: int, run_ns: int) -> None:
-        self.answers = answers
-        self.started_ns = started_ns
-        self.run_ns = run_ns
+
+class Outcome(NamedTuple):
+    """What became of every job, in order, and how long the run took."""
+
+    answers: list[Answer | Failure]
+    started_ns: int
+    run_ns: int
 
 
 def execute(runtime: BatchRuntime, jobs: list[Job], clock: Clock) -> Outcome:
@@ -26,12 +32,14 @@ def execute(runtime: BatchRuntime, jobs: list[Job], clock: Clock) -> Outcome:
     May be called on any thread.
     """
     started_ns = clock.monotonic_ns()
-    answers: list[Answer | SalverError]
+    answers: list[Answer | Failure]
     try:
         answers = [*_run(runtime, jobs)]
     except Exception as error:  # a runtime may raise anything
-        alone = len(jobs) == 1
-        answers = [failure(error) if alone else _run_alone(runtime, job) for job in jobs]
+        if len(jobs) == 1:
+            answers = [Failure(jobs[0], failure(error))]
+        else:
+            answers = [_run_alone(runtime, job) for job in jobs]
     return Outcome(answers, started_ns, clock.monotonic_ns() - started_ns)
 
 
@@ -55,8 +63,8 @@ def _run(runtime: BatchRuntime, jobs: list[Job]) -> list[Answer]:
         raise ModelFailed(f"the model's answer cannot be sent: {error.message}") from error
 
 
-def _run_alone(runtime: BatchRuntime, job: Job) -> Answer | SalverError:
+def _run_alone(runtime: BatchRuntime, job: Job) -> Answer | Failure:
     try:
         return _run(runtime, [job])[0]
     except Exception as error:  # a runtime may raise anything
-        return failure(error)
+        return Failure(job, failure(error))

@@ -16,13 +16,13 @@ from salver.core.errors import (
 )
 from salver.core.timing import Timing
 from salver.engine.worker.batch import assemble, whole
-from salver.engine.worker.job import Job, Reply
+from salver.engine.worker.job import Job, Reply, one_job
 from salver.engine.worker.loading import Loading
 from salver.engine.worker.refusals import RETRY_AFTER_S, late, refusal
 from salver.engine.worker.run import failure
 from salver.runtimes.base import Batch, StreamRuntime
 from salver.wire.framing import Buffer
-from salver.wire.messages import BatchStarted, Chunk, Infer, Load
+from salver.wire.messages import BatchStarted, Chunk, Infer, InferMany, Load
 
 # A caller that asked for no stream waits for the end, so nothing is gained by holding back.
 _UNARY_CREDIT = 1_000_000
@@ -136,7 +136,7 @@ class StreamHost:
 
     def accept(self, reply: Reply, infer: Infer, payload: Buffer) -> Job:
         """Begin a stream, or refuse it at once."""
-        job = Job(reply, infer, payload, self._clock.monotonic_ns(), batches=False)
+        job = one_job(reply, infer, payload, self._clock.monotonic_ns(), batches=False)
         refused = refusal(self.loading, len(self._open))
         runtime = self.loading.runtime
         if refused is None and runtime is None:
@@ -156,6 +156,16 @@ class StreamHost:
         self.last_used_ns = job.arrival_ns
         self._submit(runtime, job)
         return job
+
+    def accept_many(self, reply: Reply, message: InferMany, payload: Buffer) -> None:
+        """Begin a stream for each request of a cohort."""
+        size = sum([header.size_bytes for header in message.inputs])
+        for index, request_id in enumerate(message.ids):
+            remaining_us, trace = message.remaining_us[index], message.request_ids[index]
+            infer = Infer(
+                request_id, message.variant, message.inputs, remaining_us, trace, message.outputs
+            )
+            self.accept(reply, infer, payload[index * size : (index + 1) * size])
 
     def retire(self) -> None:
         """Refuse new streams; open ones go on."""

@@ -7,7 +7,6 @@ alone does not occupy memory.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
@@ -158,8 +157,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         del exc
         self._server.closed(self)
         for message in self._queue:
-            gone = cast("Callable[[], None] | None", message.on_gone)
-            message.on_gone = None
+            gone, message.on_gone = message.on_gone, None
             if gone is not None:
                 gone()
         self._queue.clear()
@@ -284,9 +282,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         head = heads.get(data[:end]) if heads is not None else None
         if head is None or len(data) - end != head.length or self._server.draining:
             return False
-        message = HttpMessage(self, self._clock.monotonic_ns())
-        message.method, message.target, message.headers, _ = head
-        message.body = data[end:]
+        method, target, headers, _ = head
+        message = HttpMessage(self, self._clock.monotonic_ns(), method, target, headers, data[end:])
         self.phase = "answer"
         self._hand_over(message)
         return True
@@ -311,14 +308,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         queue, transport = self._queue, self._transport
         if transport is None:
             return
-        while queue and queue[0].reply is not None:
-            head = queue.popleft()
-            reply = cast("list[bytes]", head.reply)
-            if len(reply) == 1:
-                transport.write(reply[0])
+        while queue and (reply := queue[0].reply) is not None:
+            message = queue.popleft()
+            if type(reply) is bytes:
+                transport.write(reply)
             else:
-                transport.writelines(reply)
-            if head.close:
+                transport.writelines(cast("list[bytes]", reply))
+            if message.close:
                 self._finish(transport)
                 return
         if not queue and self.phase == "answer":

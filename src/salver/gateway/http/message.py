@@ -1,8 +1,9 @@
 """One HTTP request and its answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import msgspec
 import orjson
 
 from salver.core.errors import SalverError
@@ -34,6 +35,7 @@ _REASONS = {
 JOIN_BYTES = 64 * 1024
 JSON_TYPE = b"application/json"
 BINARY_TYPE = b"application/octet-stream"
+_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b%b"
 _CLOSE = b"Connection: close\r\n"
 
 
@@ -45,38 +47,37 @@ class Outlet(Protocol):
         ...
 
 
-class HttpMessage:
+class HttpMessage(msgspec.Struct, eq=False):
     """A request whose body is complete, and the place for its answer.
 
     Header names are lower case. ``on_gone`` is called when the client leaves before the answer.
+    ``reply`` is the answer as it goes to the socket, in pieces where joining them would copy much.
     """
 
-    __slots__ = (
-        "arrival_ns",
-        "body",
-        "close",
-        "head_only",
-        "headers",
-        "method",
-        "on_gone",
-        "outlet",
-        "reply",
-        "request_id",
-        "target",
-    )
+    outlet: Outlet
+    arrival_ns: int
+    method: bytes = b""
+    target: bytes = b""
+    headers: dict[bytes, bytes] = {}
+    body: Buffer = b""
+    close: bool = False
+    head_only: bool = False
+    request_id: str = ""
+    on_gone: Callable[[], None] | None = None
+    reply: bytes | list[Buffer] | None = None
 
-    def __init__(self, outlet: Outlet, arrival_ns: int) -> None:
-        self.outlet = outlet
-        self.arrival_ns = arrival_ns
-        self.method = b""
-        self.target = b""
-        self.headers: dict[bytes, bytes] = {}
-        self.body: Buffer = b""
-        self.close = False
-        self.head_only = False
-        self.request_id = ""
-        self.on_gone: object | None = None
-        self.reply: list[Buffer] | None = None
+    def __repr__(self) -> str:
+        """Describe the request without its values, which may be sensitive."""
+        return f"HttpMessage({self.method!r}, {self.request_id!r})"
+
+    def respond_json(self, identity: bytes, opening: bytes, rest: bytes) -> None:
+        """Answer 200 with a short JSON body of two parts; ``identity`` are complete lines."""
+        if self.close or self.head_only:
+            self.respond(200, (opening, rest), headers=identity)
+            return
+        self.on_gone = None
+        self.reply = _OK % (len(opening) + len(rest), identity, opening, rest)
+        self.outlet.answered()
 
     def respond(
         self,
@@ -98,9 +99,9 @@ class HttpMessage:
             _CLOSE if self.close else b"",
         )
         if self.head_only:
-            self.reply = [head]
+            self.reply = head
         elif size < JOIN_BYTES:
-            self.reply = [b"".join((head, *parts))]
+            self.reply = b"".join((head, *parts))
         else:
             self.reply = [head, *parts]
         self.on_gone = None

@@ -6,6 +6,7 @@ large ones. All give the same tensors or the same refusal.
 
 import math
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,6 +34,16 @@ _MAX_PACKERS = 4096
 _SIMD_BYTES = 16 * 1024
 
 _packers: dict[tuple[str, int], struct.Struct] = {}
+
+
+class _Form(NamedTuple):
+    """How the numbers of one datatype and shape become bytes."""
+
+    length: int
+    pack: Callable[..., bytes]
+
+
+_forms: dict[tuple[str, tuple[int, ...]], _Form] = {}
 
 
 class _Input(msgspec.Struct, gc=False):
@@ -104,18 +115,17 @@ def _usual(body: Buffer, target: Target, settings: HttpSettings) -> Decoded | No
         return None
     tensors: list[Tensor] = []
     for item in document.inputs:
-        shape, datatype, data = item.shape, item.datatype, item.data
-        count = len(data)
+        datatype, shape, data = item.datatype, item.shape, item.data
+        form = _forms.get((datatype, shape)) or _form(datatype, shape)
         if (
-            math.prod(shape) != count
+            form is None
+            or form.length != len(data)
             or len(shape) > settings.max_dimensions
-            or datatype not in _NUMERIC
             or item.parameters is not msgspec.UNSET
-            or min(shape, default=0) < 0
         ):
             return None
         try:
-            packed = (_packers.get((datatype, count)) or _packer(datatype, count)).pack(*data)
+            packed = form.pack(*data)
         except (struct.error, OverflowError):
             return None
         tensors.append(Tensor(item.name, datatype, shape, packed))
@@ -123,6 +133,20 @@ def _usual(body: Buffer, target: Target, settings: HttpSettings) -> Decoded | No
         return None
     request = InferenceRequest(target.endpoint, tensors, target.version)
     return Decoded(request, document.id, False, None)
+
+
+def _form(datatype: str, shape: tuple[int, ...]) -> "_Form | None":
+    """Return how flat numbers of a datatype and shape are packed; None where they are not."""
+    if datatype not in _NUMERIC or min(shape, default=0) < 0:
+        return None
+    count = math.prod(shape)
+    if count > _SIMD_BYTES:
+        # No body that is read this way has so many numbers.
+        return None
+    if len(_forms) >= _MAX_PACKERS:
+        _forms.clear()
+    form = _forms[(datatype, shape)] = _Form(count, _packer(datatype, count).pack)
+    return form
 
 
 def decode_binary(

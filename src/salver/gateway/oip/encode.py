@@ -1,11 +1,14 @@
 """From tensors to an answer's body: JSON, or JSON with raw bytes behind it."""
 
+from collections.abc import Iterable
+from itertools import repeat
+
 import numpy as np
 import orjson
 
 from salver.core.datatypes import BYTES, DTYPES
 from salver.core.errors import NonFiniteOutput
-from salver.core.request import Parameters
+from salver.core.request import JointResponse, Parameters
 from salver.core.tensor import Buffer, Tensor
 
 _MAX_HEADS = 4096
@@ -41,6 +44,26 @@ def encode_json(head: bytes, tensors: list[Tensor]) -> bytes:
         parts.append(_data(tensor))
         parts.append(b"},")
     return _closed(parts)
+
+
+def encode_joint(response: JointResponse) -> list[bytes]:
+    """Return for each request what ``encode_json`` gives after its head.
+
+    All are written at once and cut apart, which costs a fraction of writing each. Raises
+    ``NonFiniteOutput`` when any of them has a value that JSON cannot carry.
+    """
+    count = len(response.timings)
+    pieces: list[Iterable[bytes]] = []
+    opening = b""
+    for tensor in response.outputs:
+        alone = Tensor(tensor.name, tensor.datatype, (response.rows, *tensor.shape[1:]), b"")
+        pieces.append(repeat(opening + _head(alone) + b'"data":['))
+        array = np.frombuffer(tensor.buffer, DTYPES[tensor.datatype]).reshape(count, -1)
+        text = _finite(tensor, orjson.dumps(array, option=_NUMPY))
+        pieces.append(text[2:-2].split(b"],["))
+        opening = b"]},"
+    pieces.append(repeat(b"]}]}" if response.outputs else b"]}", count))
+    return [b"".join(parts) for parts in zip(*pieces, strict=False)]
 
 
 def encode_mixed(
@@ -87,7 +110,11 @@ def _data(tensor: Tensor) -> bytes:
                 f"output {tensor.name!r} has bytes that are not UTF-8, which JSON cannot carry; "
                 "ask for binary data"
             ) from error
-    data = orjson.dumps(np.frombuffer(tensor.buffer, DTYPES[tensor.datatype]), option=_NUMPY)
+    array = np.frombuffer(tensor.buffer, DTYPES[tensor.datatype])
+    return _finite(tensor, orjson.dumps(array, option=_NUMPY))
+
+
+def _finite(tensor: Tensor, data: bytes) -> bytes:
     # orjson writes NaN and infinity as null, and no number contains an n; true and false do not
     # occur in floats.
     if tensor.datatype.startswith("FP") and b"n" in data:

@@ -1,8 +1,9 @@
 """`POST …/infer`: from a message to the handlers, and from their answer to the message."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 
 from salver.core.clock import Clock
@@ -16,8 +17,8 @@ from salver.core.errors import (
     SalverError,
 )
 from salver.core.exchange import Exchange, ExchangeRing
-from salver.core.handler import Handler
-from salver.core.request import InferenceRequest, InferenceResponse
+from salver.core.handler import Handler, JointSink
+from salver.core.request import InferenceRequest, InferenceResponse, JointResponse
 from salver.core.settings import HttpSettings
 from salver.core.tensor import Tensor
 from salver.core.timing import Timing
@@ -25,7 +26,7 @@ from salver.gateway.auth import check_access
 from salver.gateway.http.inflate import deflate, inflate
 from salver.gateway.http.message import BINARY_TYPE, JSON_TYPE, Buffer, HttpMessage
 from salver.gateway.oip.decode import Decoded, Target, decode_binary, decode_json
-from salver.gateway.oip.encode import encode_json, encode_mixed, opening
+from salver.gateway.oip.encode import encode_joint, encode_json, encode_mixed, opening
 from salver.observe.logs import get_logger
 from salver.wire.messages import EndpointPlan
 
@@ -59,15 +60,11 @@ class Inference:
 
     def __call__(self, message: HttpMessage, target: Target, principal: Principal) -> None:
         """Answer one inference message, now or later."""
+        arrival_ns = message.arrival_ns
         context = RequestContext(
-            message.request_id,
-            principal,
-            message.arrival_ns,
-            message.arrival_ns + self._timeout_ns,
-            None,
-            None,
+            message.request_id, principal, arrival_ns, arrival_ns + self._timeout_ns
         )
-        answer = _Answer(self, message, target, context)
+        answer = _Answer(self, message, target.endpoint, context)
         try:
             check_access(principal, target.endpoint)
             principal.in_flight += 1
@@ -85,12 +82,31 @@ class Inference:
             answer.fail(error)
             return
         answer.decoded = decoded
+        if not decoded.binary_default and decoded.outputs is None:
+            answer.joint = self._joint(message)
         message.on_gone = answer.gone
         try:
             self._handler(decoded.request, context, answer)
         except Exception as error:  # a fault of ours must still be answered
             log.exception("handler_failed", request_id=message.request_id)
             answer.fail(Internal(f"an internal fault ({type(error).__name__}); it was logged"))
+
+    def send_joint(self, responders: Sequence["_Answer"], response: JointResponse) -> None:
+        """Write the answers of many callers at once; see ``core.handler.JointSink``."""
+        try:
+            texts = encode_joint(response)
+        except SalverError:
+            # One of them cannot be written; only that one must fail.
+            for index, answer in enumerate(responders):
+                answer.send(response.alone(index))
+            return
+        now_ns = self.clock.monotonic_ns()
+        for answer, text, timing in zip(responders, texts, response.timings, strict=True):
+            answer.deliver(text, timing, now_ns)
+
+    def _joint(self, message: HttpMessage) -> JointSink | None:
+        accepted = message.headers.get(b"accept-encoding")
+        return self if accepted is None or accepted == b"identity" else None
 
     def _decode(self, message: HttpMessage, target: Target, endpoint: EndpointPlan) -> Decoded:
         headers, body = message.headers, message.body
@@ -117,7 +133,7 @@ class Inference:
         traceparent = message.headers.get(b"traceparent")
         if traceparent is not None:
             context.traceparent = traceparent.decode("latin-1")
-        timeout_ns = round(endpoint.timeout_s * 1e9)
+        timeout_ns = int(endpoint.timeout_s * 1e9)
         parameters = decoded.request.parameters
         if parameters is not None:
             timeout_ns = self._parameters(context, parameters, timeout_ns)
@@ -136,44 +152,33 @@ class Inference:
         return timeout_us * _MICROSECOND_NS or timeout_ns
 
 
-class _Answer:
-    """Responder of one inference message."""
+class _Answer(msgspec.Struct, eq=False):
+    """Responder of one inference message.
 
-    __slots__ = (
-        "_chunks",
-        "_context",
-        "_finished",
-        "_message",
-        "_owner",
-        "_target",
-        "counted",
-        "decoded",
-    )
+    ``joint`` is set while the answer may be written together with others: it is JSON, and nothing
+    about it is special.
+    """
 
-    def __init__(
-        self, owner: Inference, message: HttpMessage, target: Target, context: RequestContext
-    ) -> None:
-        self._owner = owner
-        self._message = message
-        self._target = target
-        self._context = context
-        self._chunks: list[InferenceResponse] | None = None
-        self._finished = False
-        self.decoded: Decoded | None = None
-        self.counted = False
+    owner: Inference
+    message: HttpMessage
+    endpoint: str
+    context: RequestContext
+    decoded: Decoded | None = None
+    counted: bool = False
+    joint: JointSink | None = None
+    chunks: list[InferenceResponse] | None = None
+    finished: bool = False
 
     def send(self, response: InferenceResponse, *, final: bool = True) -> None:
         """Answer; chunks of a streaming model are answered together at its end."""
-        if self._finished:
+        if self.finished:
             return
-        if not final or self._chunks is not None:
-            self._chunks = self._chunks or []
-            self._chunks.append(response)
+        if not final or self.chunks is not None:
+            self.chunks = self.chunks or []
+            self.chunks.append(response)
             if not final:
                 return
-            response = InferenceResponse(
-                _joined(self._chunks), response.timing, response.parameters
-            )
+            response = InferenceResponse(_joined(self.chunks), response.timing, response.parameters)
         try:
             self._write(response)
         except SalverError as error:
@@ -183,21 +188,30 @@ class _Answer:
 
     def fail(self, error: SalverError) -> None:
         """Answer with a coded error."""
-        if self._finished:
+        if self.finished:
             return
-        self._message.fail(error)
+        self.message.fail(error)
         self._finish(error.code, None)
 
     def gone(self) -> None:
         """The client left; whoever holds the work is told, and what it still says is dropped."""
         self._finish("cancelled", None)
-        self._context.cancel()
+        self.context.cancel()
+
+    def deliver(self, text: bytes, timing: Timing, now_ns: int) -> None:
+        """Answer with outputs that are written already."""
+        if self.finished:
+            return
+        message, context = self.message, self.context
+        identity = _IDENTITY % (message.request_id.encode(), context.variant.encode())
+        head = opening(self.endpoint, context.version, context.caller_id)
+        message.respond_json(identity, head, text)
+        self._finish("", timing, now_ns)
 
     def _write(self, response: InferenceResponse) -> None:
-        message, context, outputs = self._message, self._context, response.outputs
+        message, context, outputs = self.message, self.context, response.outputs
         decoded = cast(Decoded, self.decoded)
-        endpoint = self._target.endpoint
-        head = opening(endpoint, context.version, decoded.caller_id, response.parameters)
+        head = opening(self.endpoint, context.version, decoded.caller_id, response.parameters)
         extra = _IDENTITY % (message.request_id.encode(), context.variant.encode())
         parts: list[Buffer]
         content_type = JSON_TYPE
@@ -217,15 +231,14 @@ class _Answer:
             extra += line
         message.respond(200, parts, content_type, extra)
 
-    def _finish(self, code: str, timing: Timing | None) -> None:
-        context = self._context
-        self._finished = True
+    def _finish(self, code: str, timing: Timing | None, now_ns: int = 0) -> None:
+        context, owner = self.context, self.owner
+        self.finished = True
         if self.counted:
             self.counted = False
             context.principal.in_flight -= 1
-        total_ns = self._owner.clock.monotonic_ns() - context.arrival_ns
-        exchange = Exchange(context, self._target.endpoint, _PROTOCOL, code, total_ns, timing)
-        self._owner.ring.append(exchange)
+        total_ns = (now_ns or owner.clock.monotonic_ns()) - context.arrival_ns
+        owner.ring.append(Exchange(context, self.endpoint, _PROTOCOL, code, total_ns, timing))
 
 
 def _raw(body: Buffer, target: Target, endpoint: EndpointPlan) -> Decoded:

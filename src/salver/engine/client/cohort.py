@@ -1,0 +1,119 @@
+"""Requests of one loop turn that differ in their values only: one message there, one back.
+
+A *cohort* asks the same variant, for the same outputs, with inputs of the same names, datatypes
+and shapes. It shares a message and nothing else: in the worker, and whenever something goes
+wrong, each of its requests stands for itself.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from salver.core.datatypes import BYTES
+from salver.core.errors import WireError
+from salver.core.request import JointResponse
+from salver.core.tensor import Tensor
+from salver.core.timing import Timing
+from salver.engine.client.pending import Pending, headers_of
+from salver.wire.framing import LARGE_BYTES, Buffer
+from salver.wire.messages import ChunkMany, InferMany
+
+_MAX_MEMBERS = 256
+_MAX_MEMBER_BYTES = LARGE_BYTES // 4
+_NANOSECONDS_PER_MICROSECOND = 1000
+
+Form = tuple[object, ...]
+
+
+def form_of(pending: Pending) -> Form | None:
+    """Return what the members of a cohort have in common; None for a request that goes alone.
+
+    Alone go those with parameters of their own (streams are among them), those whose inputs say
+    by their bytes how long they are, and large ones, which are sent without a copy.
+    """
+    request, context = pending.request, pending.context
+    if request.parameters:
+        return None
+    form: list[object] = [context.variant, context.priority, request.outputs]
+    size = 0
+    for tensor in request.inputs:
+        if tensor.datatype == BYTES:
+            return None
+        size += len(tensor.buffer)
+        form += (tensor.name, tensor.datatype, tensor.shape)
+    return tuple(form) if size <= _MAX_MEMBER_BYTES else None
+
+
+def cohorts(turn: Sequence[Pending]) -> Iterator[list[Pending]]:
+    """Yield requests with a form in groups that may share a message, oldest first."""
+    groups: dict[Form | None, list[Pending]] = {}
+    for pending in turn:
+        form = pending.form
+        group = groups.get(form)
+        if group is None:
+            groups[form] = [pending]
+        else:
+            group.append(pending)
+    for group in groups.values():
+        size = sum([len(tensor.buffer) for tensor in group[0].request.inputs])
+        limit = min(_MAX_MEMBERS, (LARGE_BYTES - 1) // max(size, 1))
+        if len(group) <= limit:
+            yield group
+        else:
+            for start in range(0, len(group), limit):
+                yield group[start : start + limit]
+
+
+def infer_many(group: Sequence[Pending], now_ns: int) -> tuple[InferMany, list[Buffer]]:
+    """Return the message that asks for a cohort, and its payload."""
+    request, first = group[0].request, group[0].context
+    contexts = [pending.context for pending in group]
+    traced = any(context.traceparent is not None for context in contexts)
+    message = InferMany(
+        tuple([pending.id for pending in group]),
+        first.variant,
+        headers_of(request.inputs),
+        tuple(
+            [
+                max(0, (context.deadline_ns - now_ns) // _NANOSECONDS_PER_MICROSECOND)
+                for context in contexts
+            ]
+        ),
+        tuple([context.request_id for context in contexts]),
+        request.outputs,
+        first.priority,
+        tuple([context.traceparent for context in contexts]) if traced else (),
+    )
+    if len(request.inputs) == 1:
+        return message, [pending.request.inputs[0].buffer for pending in group]
+    return message, [tensor.buffer for pending in group for tensor in pending.request.inputs]
+
+
+def joint_response(message: ChunkMany, payload: Buffer) -> JointResponse:
+    """Return the answers of a cohort, uncut; raises ``WireError`` when they do not add up."""
+    count = len(message.ids)
+    outputs: list[Tensor] = []
+    position = 0
+    rows = message.outputs[0].shape[0] if message.outputs and message.outputs[0].shape else 0
+    for header in message.outputs:
+        stop = position + header.size_bytes * count
+        if not header.shape or header.shape[0] != rows:
+            raise WireError(f"output {header.name!r} of a joint answer has no rows to cut")
+        shape = (rows * count, *header.shape[1:])
+        outputs.append(Tensor(header.name, header.datatype, shape, payload[position:stop]))
+        position = stop
+    if position != len(payload) or len(message.queue_ns) != count:
+        raise WireError(
+            f"a joint answer of {len(payload)} bytes does not fit its headers; restart the worker"
+        )
+    common = message.timing
+    timings = [
+        Timing(
+            queue_ns,
+            common.preprocess_ns,
+            common.run_ns,
+            common.postprocess_ns,
+            common.batch_size,
+            common.cold,
+        )
+        for queue_ns in message.queue_ns
+    ]
+    return JointResponse(outputs, rows, timings)

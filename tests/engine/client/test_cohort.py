@@ -1,0 +1,177 @@
+"""Cohorts: what travels together, and that it comes apart again."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver.core.context import ANONYMOUS, RequestContext
+from salver.core.errors import SalverError, WireError
+from salver.core.request import InferenceRequest, InferenceResponse
+from salver.core.signature import Signature
+from salver.core.tensor import Tensor
+from salver.core.timing import Timing
+from salver.engine.client.cohort import cohorts, form_of, infer_many, joint_response
+from salver.engine.client.pending import Pending, VariantRoute
+from salver.engine.worker.job import many_jobs
+from salver.wire.framing import LARGE_BYTES
+from salver.wire.messages import ChunkMany, TensorHeader, VariantPlan
+from tests.engine.fleet import VARIANT, Fleet, client_of, finish, fleet
+from tests.engine.worker.test_batch import NoReply
+
+PLAN = VariantPlan("m:1", "primary", "m", "1", "0" * 64, "test", 10_000, 1, Signature((), ()), ())
+SECOND_NS = 1_000_000_000
+
+
+class Nobody:
+    """Responder that is never answered."""
+
+    def send(self, response: InferenceResponse, *, final: bool = True) -> None:
+        """Drop."""
+
+    def fail(self, error: SalverError) -> None:
+        """Drop."""
+
+
+def pending(
+    number: int,
+    *tensors: Tensor,
+    parameters: dict[str, object] | None = None,
+    outputs: tuple[str, ...] | None = None,
+    priority: int = 0,
+) -> Pending:
+    """Return a request to m:1 with an id."""
+    context = RequestContext(f"r{number}", ANONYMOUS, 0, (number + 1) * SECOND_NS)
+    context.variant, context.priority = "m:1", priority
+    request = InferenceRequest("m", list(tensors), None, outputs, parameters)
+    made = Pending(request, context, Nobody(), VariantRoute(PLAN), id=number)
+    made.form = form_of(made)
+    return made
+
+
+def row(value: float, width: int = 2, name: str = "x") -> Tensor:
+    """Return one row of equal numbers."""
+    return Tensor.from_array(name, np.full((1, width), value, np.float32))
+
+
+def test_what_is_special_goes_alone() -> None:
+    """Parameters, text and large tensors keep a request out of every cohort."""
+    text = Tensor.from_array("x", np.array([[b"a"]], object))
+    assert form_of(pending(1, row(1))) is not None
+    assert form_of(pending(1, row(1), parameters={"stream": True})) is None
+    assert form_of(pending(1, text)) is None
+    assert form_of(pending(1, row(1), text)) is None
+    assert form_of(pending(1, row(1, LARGE_BYTES))) is None
+
+
+def test_only_the_values_may_differ() -> None:
+    """Another shape, name, datatype, priority or wanted output is another cohort."""
+    whole = Tensor.from_array("x", np.full((1, 2), 1, np.int32))
+    turn = [
+        pending(1, row(1)),
+        pending(2, row(2, 3)),
+        pending(3, row(3)),
+        pending(4, row(4, name="z")),
+        pending(5, row(5), outputs=("y",)),
+        pending(6, row(6), priority=1),
+        pending(7, whole),
+        pending(8, row(8)),
+    ]
+    groups = [[one.id for one in group] for group in cohorts(turn)]
+    assert groups == [[1, 3, 8], [2], [4], [5], [6], [7]]
+
+
+def test_a_cohort_is_bounded() -> None:
+    """Neither many members nor heavy ones make a message that is received the slow way."""
+    light = list(cohorts([pending(n, row(1)) for n in range(600)]))
+    assert [len(group) for group in light] == [256, 256, 88]
+    heavy = list(cohorts([pending(n, row(1, 4096)) for n in range(7)]))
+    assert [len(group) for group in heavy] == [3, 3, 1]
+
+
+@given(values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=20))
+def test_the_worker_gets_each_request_as_it_was(values: list[float]) -> None:
+    """Ids, deadlines and bytes of every member arrive with it, also with two inputs each."""
+    group = [pending(n, row(v), row(-v, 3, "w")) for n, v in enumerate(values)]
+    message, buffers = infer_many(group, SECOND_NS // 2)
+    payload = b"".join(bytes(buffer) for buffer in buffers)
+    jobs = many_jobs(NoReply(), message, payload, 7, batches=True)
+    for job, one in zip(jobs, group, strict=True):
+        own = b"".join(bytes(tensor.buffer) for tensor in one.request.inputs)
+        assert (job.id, bytes(job.payload), job.rows) == (one.id, own, 1)
+        assert job.deadline_ns == 7 + one.context.deadline_ns - SECOND_NS // 2
+    assert len({job.key for job in jobs}) == 1
+
+
+def test_broken_messages_are_refused() -> None:
+    """What does not add up raises instead of shifting bytes between callers."""
+    group = [pending(n, row(n)) for n in range(3)]
+    message, buffers = infer_many(group, 0)
+    payload = b"".join(bytes(buffer) for buffer in buffers)
+    with pytest.raises(WireError):
+        many_jobs(NoReply(), message, payload[:-4], 0, batches=True)
+    header = TensorHeader("y", "FP32", (1, 2), 8)
+    good = ChunkMany((1, 2), (header,), (0, 0), Timing())
+    assert len(joint_response(good, bytes(16)).timings) == 2
+    for bad, size in (
+        (good, 15),
+        (ChunkMany((1, 2), (header,), (0,), Timing()), 16),
+        (ChunkMany((1, 2), (TensorHeader("y", "FP32", (), 8),), (0, 0), Timing()), 16),
+        (
+            ChunkMany((1, 2), (header, TensorHeader("z", "FP32", (2, 1), 8)), (0, 0), Timing()),
+            32,
+        ),
+    ):
+        with pytest.raises(WireError):
+            joint_response(bad, bytes(size))
+
+
+class Together:
+    """Responders that share a sink, and the sink."""
+
+    def __init__(self) -> None:
+        self.joint = self
+        self.calls = 0
+        self.values: list[float] = []
+        self.over = asyncio.Event()
+
+    def send_joint(self, responders: list["Together"], response: object) -> None:
+        """Count the call, and answer each."""
+        self.calls += 1
+        for index in range(len(responders)):
+            self.send(response.alone(index))  # type: ignore[attr-defined]
+
+    def send(self, response: InferenceResponse, *, final: bool = True) -> None:
+        """Note the answer."""
+        self.values.append(float(response.outputs[0].array()[0, 0]))
+        if len(self.values) == 40:
+            self.over.set()
+
+    def fail(self, error: SalverError) -> None:
+        """Nothing fails here."""
+        raise AssertionError(error.message)
+
+
+def test_a_shared_sink_is_called_once_for_many() -> None:
+    """Answers that come together are handed over together, and every one is there."""
+
+    async def run(running: Fleet) -> None:
+        async with client_of(running) as callers:
+            warm = callers.ask(0.0)
+            await finish([warm])
+            sink = Together()
+            for number in range(40):
+                tensor = Tensor.from_array("x", np.array([[float(number)]]))
+                now_ns = SECOND_NS * 3600 * 24 * 365 * 100
+                context = RequestContext("0" * 40, ANONYMOUS, 0, now_ns)
+                context.variant = VARIANT
+                callers.client(InferenceRequest(VARIANT, [tensor]), context, sink)
+            await asyncio.wait_for(sink.over.wait(), 30)
+            assert sorted(sink.values) == [3.0 * n + 1 for n in range(40)]
+            assert 1 <= sink.calls <= 4
+
+    with fleet() as running:
+        uvloop.run(run(running))
