@@ -12,7 +12,8 @@ from salver.core.datatypes import DATATYPES
 from salver.core.errors import CallerError
 from salver.core.settings import HttpSettings
 from salver.gateway.oip import decode
-from salver.gateway.oip.decode import Target, decode_json
+from salver.gateway.oip.decode import decode_json
+from salver.gateway.oip.reading import Target
 
 TARGET = Target("m", None)
 SETTINGS = HttpSettings()

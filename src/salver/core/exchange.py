@@ -40,6 +40,7 @@ class Exchange(msgspec.Struct, eq=False):
 
 
 _RECORD_BYTES = 512
+_BATCH = 256
 
 Subscriber = Callable[[list[Exchange]], None]
 
@@ -48,7 +49,8 @@ class ExchangeRing:
     """Exchanges on their way to the observers, bounded in bytes.
 
     ``append`` is called on the request path and does no more than store. ``drain`` hands
-    everything to the subscribers in batches. When the bound is reached the payloads of the
+    everything to the subscribers in batches; so does every append of many, while what it hands on
+    is still in the processor's cache. When the bound is reached the payloads of the
     newcomer are let go first, and ``full`` asks the owner to drain; counts are never lost.
     """
 
@@ -77,6 +79,8 @@ class ExchangeRing:
                 self.drain()
         self.held_bytes += size
         self._items.append(exchange)
+        if len(self._items) >= _BATCH:
+            self.drain()
 
     def drain(self) -> int:
         """Hand everything stored to each subscriber; returns how many exchanges that was."""

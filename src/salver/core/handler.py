@@ -51,12 +51,16 @@ class Handler(Protocol):
         ...
 
 
-def answer_jointly(responders: Sequence[Responder], response: JointResponse) -> None:
-    """Deliver a joint response, at once where the responders share a sink for it."""
-    sinks = {id(getattr(responder, "joint", None)) for responder in responders}
-    sink: JointSink | None = getattr(responders[0], "joint", None)
-    if sink is not None and len(sinks) == 1:
+def answer_jointly(responders: Sequence[Responder | None], response: JointResponse) -> None:
+    """Deliver a joint response, at once where the responders share a sink for it.
+
+    None stands for a caller that is not there any more.
+    """
+    sinks = {getattr(responder, "joint", None) for responder in responders}
+    sink: JointSink | None = sinks.pop()
+    if sink is not None and not sinks:
         sink.send_joint(responders, response)
         return
     for index, responder in enumerate(responders):
-        responder.send(response.alone(index))
+        if responder is not None:
+            responder.send(response.alone(index))

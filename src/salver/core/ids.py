@@ -15,6 +15,10 @@ from salver.core.clock import Clock
 _HEAD = struct.Struct(">QI")
 _TAG_BYTES = 8
 _PER_DIGEST = 8
+_TAG_DIGITS = 2 * _TAG_BYTES
+# Both backwards, since ids are taken from the end of a list.
+_DIGITS = {0: "76543210", 8: "fedcba98"}
+_TAG_STARTS = range((_PER_DIGEST - 1) * _TAG_DIGITS, -1, -_TAG_DIGITS)
 _COUNTER_MASK = 0xFFFFFFFF
 _PROCESS_MASK = 0xFFFF
 _NANOSECONDS_PER_MILLISECOND = 1_000_000
@@ -40,24 +44,27 @@ class RequestIds:
     def make(self) -> str:
         """Return a fresh id."""
         unix_ms = self._clock.unix_ns() // _NANOSECONDS_PER_MILLISECOND
-        if unix_ms != self._unix_ms or not self._ready:
-            self._prepare(unix_ms)
-        return self._ready.pop()
+        ready = self._ready
+        if unix_ms == self._unix_ms and ready:
+            return ready.pop()
+        self._unix_ms = unix_ms
+        self._ready = ready = self._block((unix_ms << 16) | self._process)
+        return ready.pop()
 
-    def _prepare(self, unix_ms: int) -> None:
+    def _block(self, stamp: int) -> list[str]:
         first = self._counter
         self._counter = (first + _PER_DIGEST) & _COUNTER_MASK
-        self._unix_ms = unix_ms
-        stamp = (unix_ms << 16) | self._process
-        tags = self._tags(_HEAD.pack(stamp, first))
-        self._ready = [
-            (_HEAD.pack(stamp, first + index) + tags[index]).hex()
-            for index in reversed(range(_PER_DIGEST))
+        tags = self._tags(stamp, first)
+        # The eight counters differ in their last digit only.
+        head, digits = f"{stamp:016x}{first >> 4:07x}", _DIGITS[first & 0xF]
+        return [
+            head + digit + tags[start : start + _TAG_DIGITS]
+            for digit, start in zip(digits, _TAG_STARTS, strict=True)
         ]
 
-    def _tags(self, first: bytes) -> list[bytes]:
-        digest = blake2b(first, digest_size=_PER_DIGEST * _TAG_BYTES, key=self._key).digest()
-        return [digest[at : at + _TAG_BYTES] for at in range(0, len(digest), _TAG_BYTES)]
+    def _tags(self, stamp: int, first: int) -> str:
+        head, size_bytes = _HEAD.pack(stamp, first), _PER_DIGEST * _TAG_BYTES
+        return blake2b(head, digest_size=size_bytes, key=self._key).hexdigest()
 
     def verify(self, request_id: str) -> bool:
         """Tell whether this installation made the id; any malformed text is False."""
@@ -71,5 +78,6 @@ class RequestIds:
             return False
         stamp, counter = _HEAD.unpack_from(raw)
         place = counter % _PER_DIGEST
-        expected = self._tags(_HEAD.pack(stamp, counter - place))[place]
+        digest = bytes.fromhex(self._tags(stamp, counter - place))
+        expected = digest[place * _TAG_BYTES : (place + 1) * _TAG_BYTES]
         return hmac.compare_digest(raw[_HEAD.size :], expected)

@@ -4,10 +4,28 @@ from typing import Any
 
 import msgspec
 
+from salver.core.datatypes import BYTES
 from salver.core.tensor import Tensor
 from salver.core.timing import Timing
 
 Parameters = dict[str, Any]
+
+_MAX_FORMS = 4096
+
+
+class RequestForm(msgspec.Struct, frozen=True, eq=False):
+    """Everything about a request's tensors but their values; compared by identity.
+
+    ``inputs`` are names, datatypes and shapes. ``size_bytes`` is what all inputs take together,
+    None where elements say themselves how long they are.
+    """
+
+    inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+    outputs: tuple[str, ...] | None
+    size_bytes: int | None
+
+
+_forms: dict[tuple[object, ...], RequestForm] = {}
 
 
 class InferenceRequest(msgspec.Struct, eq=False):
@@ -21,6 +39,24 @@ class InferenceRequest(msgspec.Struct, eq=False):
     version: str | None = None
     outputs: tuple[str, ...] | None = None
     parameters: Parameters | None = None
+    form: RequestForm | None = None
+
+
+def form_of(request: InferenceRequest) -> RequestForm:
+    """Return the request's form: the same object for all that differ in their values only."""
+    form = request.form
+    if form is None:
+        inputs = tuple([(t.name, t.datatype, t.shape) for t in request.inputs])
+        key = (inputs, request.outputs)
+        form = _forms.get(key)
+        if form is None:
+            sized = all(tensor.datatype != BYTES for tensor in request.inputs)
+            size = sum(tensor.size_bytes for tensor in request.inputs) if sized else None
+            if len(_forms) >= _MAX_FORMS:
+                _forms.clear()
+            form = _forms[key] = RequestForm(inputs, request.outputs, size)
+        request.form = form
+    return form
 
 
 class InferenceResponse(msgspec.Struct, eq=False):

@@ -46,6 +46,7 @@ class Keys:
     """Finds the principal of a request; everybody is anonymous when there is no file.
 
     ``reload`` takes over a changed file; one that is broken leaves the old keys in force.
+    ``number`` changes with the keys: who was identified under another must be asked again.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -53,6 +54,7 @@ class Keys:
         self._principals: dict[str, Principal] = {}
         self._cache: dict[bytes, Principal] = {}
         self._modified_ns = 0
+        self.number = 0
 
     def provision(self) -> None:
         """Read the file; raises ``InvalidSettings`` with the place of the fault."""
@@ -71,6 +73,7 @@ class Keys:
         }
         self._cache = {}
         self._modified_ns = modified_ns
+        self.number += 1
 
     def reload(self) -> SalverError | None:
         """Read the file again if it changed; returns what is wrong with it, if anything."""

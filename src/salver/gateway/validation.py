@@ -6,7 +6,7 @@ from salver.core.context import RequestContext
 from salver.core.datatypes import BYTES
 from salver.core.errors import SalverError, ValueRejected
 from salver.core.handler import Handler, Responder
-from salver.core.request import InferenceRequest, InferenceResponse
+from salver.core.request import InferenceRequest, InferenceResponse, RequestForm, form_of
 from salver.core.signature import Column, Signature
 from salver.core.tensor import AnyArray, Tensor
 from salver.observe.meter import Meter
@@ -17,14 +17,14 @@ WARNING = "salver_out_of_range"
 
 
 class _Rule:
-    """What holds for one variant; ``shapes`` remembers requests of a form that passed."""
+    """What holds for one variant; ``forms`` remembers those that passed."""
 
-    __slots__ = ("declared", "policy", "shapes", "signature")
+    __slots__ = ("declared", "forms", "policy", "signature")
 
     def __init__(self, signature: Signature, policy: str) -> None:
         self.signature = signature
         self.policy = policy
-        self.shapes: set[tuple[object, ...]] = set()
+        self.forms: set[RequestForm] = set()
         self.declared = {
             spec.name: spec.columns
             for spec in signature.inputs
@@ -50,7 +50,7 @@ class _Warned:
         self._responder.fail(error)
 
 
-_MAX_SHAPES = 256
+_MAX_FORMS = 256
 
 
 class SignatureCheck:
@@ -82,19 +82,14 @@ class SignatureCheck:
 
     def _check(self, request: InferenceRequest, context: RequestContext) -> str:
         rule = self._rules[(request.endpoint, context.variant)]
-        inputs = request.inputs
-        if len(inputs) == 1:
-            only = inputs[0]
-            form: tuple[object, ...] = (only.name, only.datatype, only.shape, request.outputs)
-        else:
-            form = (*[(t.name, t.datatype, t.shape) for t in inputs], request.outputs)
-        if form not in rule.shapes:
-            rule.signature.check_inputs(inputs)
+        form = request.form or form_of(request)
+        if form not in rule.forms:
+            rule.signature.check_inputs(request.inputs)
             if request.outputs is not None:
                 rule.signature.check_outputs(request.outputs)
-            if len(rule.shapes) >= _MAX_SHAPES:
-                rule.shapes.clear()
-            rule.shapes.add(form)
+            if len(rule.forms) >= _MAX_FORMS:
+                rule.forms.clear()
+            rule.forms.add(form)
         if rule.policy != OFF and rule.declared:
             return self._check_values(rule, request)
         return ""

@@ -1,17 +1,18 @@
 """Turns finished exchanges into metrics, many at a time."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
-import numpy.typing as npt
 
 from salver.core.exchange import Exchange
-from salver.observe.catalog import BATCH_BUCKETS, SECONDS_BUCKETS
-from salver.observe.meter import Histogram, Meter
+from salver.observe.catalog import SECONDS_BUCKETS
+from salver.observe.meter import Meter
 
 Group = tuple[str, str, str, str]
-Floats = npt.NDArray[np.float64]
 
 _SECONDS = np.array(SECONDS_BUCKETS)
-_BATCHES = np.array(BATCH_BUCKETS)
+_DURATIONS = ("salver_request_seconds", "salver_queue_seconds", "salver_run_seconds")
 _NANOSECOND = 1e-9
 
 
@@ -41,22 +42,24 @@ class ExchangeMetrics:
             codes[exchange.code] = codes.get(exchange.code, 0) + 1
         for code, count in codes.items():
             self._meter.add("salver_requests_total", (*labels, code or "ok"), count)
-        totals = [exchange.total_ns for exchange in exchanges]
-        self._observe("salver_request_seconds", labels, totals)
+        self._observe(_DURATIONS[:1], labels, [[one.total_ns for one in exchanges]])
         timings = [exchange.timing for exchange in exchanges if exchange.timing is not None]
         if timings:
-            self._observe("salver_queue_seconds", labels, [t.queue_ns for t in timings])
-            self._observe("salver_run_seconds", labels, [t.run_ns for t in timings])
-            sizes = np.array([t.batch_size for t in timings], np.float64)
-            _add(self._meter.histogram("salver_batch_size", labels), _BATCHES, sizes)
+            durations = [[one.queue_ns for one in timings], [one.run_ns for one in timings]]
+            self._observe(_DURATIONS[1:], labels, durations)
+            sizes = Counter([one.batch_size for one in timings])
+            histogram = self._meter.histogram("salver_batch_size", labels)
+            for size, count in sizes.items():
+                histogram.observe(size, count)
 
-    def _observe(self, name: str, labels: Group, values_ns: list[int]) -> None:
-        seconds = np.array(values_ns, np.float64) * _NANOSECOND
-        _add(self._meter.histogram(name, labels), _SECONDS, seconds)
-
-
-def _add(histogram: Histogram, bounds: Floats, values: Floats) -> None:
-    places = np.searchsorted(bounds, values, side="left")
-    for place, count in enumerate(np.bincount(places, minlength=len(bounds) + 1).tolist()):
-        histogram.counts[place] += count
-    histogram.total += float(values.sum())
+    def _observe(self, names: Sequence[str], labels: Group, values_ns: list[list[int]]) -> None:
+        """Add to as many histograms as there are rows of values."""
+        seconds = np.array(values_ns, np.float64)
+        seconds *= _NANOSECOND
+        places = _SECONDS.searchsorted(seconds)
+        for name, row, total in zip(names, places, seconds.sum(axis=1).tolist(), strict=True):
+            histogram = self._meter.histogram(name, labels)
+            counts = histogram.counts
+            for place, count in enumerate(np.bincount(row).tolist()):
+                counts[place] += count
+            histogram.total += total

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from salver.core.context import ANONYMOUS, RequestContext
 from salver.core.errors import SalverError, WireError
-from salver.core.request import InferenceRequest, InferenceResponse
+from salver.core.request import InferenceRequest, InferenceResponse, form_of
 from salver.core.signature import Signature
 from salver.core.tensor import Tensor
 from salver.core.timing import Timing
-from salver.engine.client.cohort import cohorts, form_of, infer_many, joint_response
+from salver.engine.client.cohort import cohorts, goes_together, infer_many, joint_response
 from salver.engine.client.pending import Pending, VariantRoute
 from salver.engine.worker.job import many_jobs
 from salver.wire.framing import LARGE_BYTES
@@ -47,9 +47,8 @@ def pending(
     context = RequestContext(f"r{number}", ANONYMOUS, 0, (number + 1) * SECOND_NS)
     context.variant, context.priority = "m:1", priority
     request = InferenceRequest("m", list(tensors), None, outputs, parameters)
-    made = Pending(request, context, Nobody(), VariantRoute(PLAN), id=number)
-    made.form = form_of(made)
-    return made
+    form_of(request)
+    return Pending(request, context, Nobody(), VariantRoute(PLAN), id=number)
 
 
 def row(value: float, width: int = 2, name: str = "x") -> Tensor:
@@ -60,11 +59,11 @@ def row(value: float, width: int = 2, name: str = "x") -> Tensor:
 def test_what_is_special_goes_alone() -> None:
     """Parameters, text and large tensors keep a request out of every cohort."""
     text = Tensor.from_array("x", np.array([[b"a"]], object))
-    assert form_of(pending(1, row(1))) is not None
-    assert form_of(pending(1, row(1), parameters={"stream": True})) is None
-    assert form_of(pending(1, text)) is None
-    assert form_of(pending(1, row(1), text)) is None
-    assert form_of(pending(1, row(1, LARGE_BYTES))) is None
+    assert goes_together(pending(1, row(1)))
+    assert not goes_together(pending(1, row(1), parameters={"stream": True}))
+    assert not goes_together(pending(1, text))
+    assert not goes_together(pending(1, row(1), text))
+    assert not goes_together(pending(1, row(1, LARGE_BYTES)))
 
 
 def test_only_the_values_may_differ() -> None:

@@ -7,9 +7,8 @@ wrong, each of its requests stands for itself.
 
 from collections.abc import Iterator, Sequence
 
-from salver.core.datatypes import BYTES
 from salver.core.errors import WireError
-from salver.core.request import JointResponse
+from salver.core.request import JointResponse, form_of
 from salver.core.tensor import Tensor
 from salver.core.timing import Timing
 from salver.engine.client.pending import Pending, headers_of
@@ -20,41 +19,32 @@ _MAX_MEMBERS = 256
 _MAX_MEMBER_BYTES = LARGE_BYTES // 4
 _NANOSECONDS_PER_MICROSECOND = 1000
 
-Form = tuple[object, ...]
 
-
-def form_of(pending: Pending) -> Form | None:
-    """Return what the members of a cohort have in common; None for a request that goes alone.
+def goes_together(pending: Pending) -> bool:
+    """Tell whether a request may share a message.
 
     Alone go those with parameters of their own (streams are among them), those whose inputs say
     by their bytes how long they are, and large ones, which are sent without a copy.
     """
-    request, context = pending.request, pending.context
-    if request.parameters:
-        return None
-    form: list[object] = [context.variant, context.priority, request.outputs]
-    size = 0
-    for tensor in request.inputs:
-        if tensor.datatype == BYTES:
-            return None
-        size += len(tensor.buffer)
-        form += (tensor.name, tensor.datatype, tensor.shape)
-    return tuple(form) if size <= _MAX_MEMBER_BYTES else None
+    request = pending.request
+    size = (request.form or form_of(request)).size_bytes
+    return size is not None and size <= _MAX_MEMBER_BYTES and not request.parameters
 
 
 def cohorts(turn: Sequence[Pending]) -> Iterator[list[Pending]]:
-    """Yield requests with a form in groups that may share a message, oldest first."""
-    groups: dict[Form | None, list[Pending]] = {}
+    """Yield requests that go together in groups that may share a message, oldest first."""
+    groups: dict[tuple[object, ...], list[Pending]] = {}
     for pending in turn:
-        form = pending.form
-        group = groups.get(form)
+        context = pending.context
+        key = (pending.request.form, context.variant, context.priority)
+        group = groups.get(key)
         if group is None:
-            groups[form] = [pending]
+            groups[key] = [pending]
         else:
             group.append(pending)
     for group in groups.values():
-        size = sum([len(tensor.buffer) for tensor in group[0].request.inputs])
-        limit = min(_MAX_MEMBERS, (LARGE_BYTES - 1) // max(size, 1))
+        size = form_of(group[0].request).size_bytes or 1
+        limit = min(_MAX_MEMBERS, (LARGE_BYTES - 1) // size)
         if len(group) <= limit:
             yield group
         else:

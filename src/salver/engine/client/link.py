@@ -9,7 +9,7 @@ from salver.core.handler import answer_jointly
 from salver.core.request import InferenceResponse
 from salver.engine.client.cohort import (
     cohorts,
-    form_of,
+    goes_together,
     infer_many,
     joint_response,
 )
@@ -121,13 +121,12 @@ class WorkerLink:
         pending.link = self
         pending.started = False
         pending.attempts += 1
-        pending.form = form_of(pending) if self._joins else None
-        if pending.form is None:
-            connection.send(pending.infer(self._clock.monotonic_ns()), pending.buffers())
-        else:
+        if self._joins and goes_together(pending):
             if not self._turn:
                 self._loop.call_soon(self._flush)
             self._turn.append(pending)
+        else:
+            connection.send(pending.infer(self._clock.monotonic_ns()), pending.buffers())
         self.pending[pending.id] = pending
 
     def _flush(self) -> None:
@@ -196,16 +195,13 @@ class WorkerLink:
                 self._connection.abort(error)
             return
         known, finished = self.pending, self._owner.finished
-        answered = [
-            (index, pending)
-            for index, request_id in enumerate(message.ids)
+        responders = [
+            pending.responder
             if (pending := known.pop(request_id, None)) is not None and finished(pending)
+            else None
+            for request_id in message.ids
         ]
-        if len(answered) == len(message.ids):
-            answer_jointly([pending.responder for _, pending in answered], response)
-            return
-        for index, pending in answered:
-            pending.responder.send(response.alone(index))
+        answer_jointly(responders, response)
 
     def _chunk(self, chunk: Chunk, payload: Buffer) -> None:
         pending = self.pending.get(chunk.id)

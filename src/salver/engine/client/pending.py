@@ -66,7 +66,7 @@ class Pending(msgspec.Struct, eq=False):
 
     ``started`` tells that its worker was about to run it; ``attempts`` counts how often it was
     sent; ``quarantined`` that its present attempt is the last one; ``done`` that its caller has
-    had the final answer or has left. ``form`` is set while it may share a message with others.
+    had the final answer or has left.
     """
 
     request: InferenceRequest
@@ -80,7 +80,6 @@ class Pending(msgspec.Struct, eq=False):
     started: bool = False
     quarantined: bool = False
     done: bool = False
-    form: tuple[object, ...] | None = None
 
     def infer(self, now_ns: int) -> Infer:
         """Return the message that asks a worker; raises ``InvalidRequest``."""

@@ -282,8 +282,15 @@ class HttpConnection(asyncio.BufferedProtocol):
         head = heads.get(data[:end]) if heads is not None else None
         if head is None or len(data) - end != head.length or self._server.draining:
             return False
-        method, target, headers, _ = head
-        message = HttpMessage(self, self._clock.monotonic_ns(), method, target, headers, data[end:])
+        message = HttpMessage(
+            self,
+            self._clock.monotonic_ns(),
+            head.method,
+            head.target,
+            head.headers,
+            data[end:],
+            head=head,
+        )
         self.phase = "answer"
         self._hand_over(message)
         return True

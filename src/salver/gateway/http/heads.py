@@ -5,19 +5,23 @@ head whose bytes were accepted once means the same the next time, so it need not
 Off with the setting ``http.remember_heads``; both ways give the same messages.
 """
 
-from typing import NamedTuple
+import msgspec
 
 MAX_HEADS = 1024
 MAX_HEAD_BYTES = 2048
 
 
-class Head(NamedTuple):
-    """What the parser made of a head; ``length`` is that of the body."""
+class Head(msgspec.Struct, eq=False):
+    """What the parser made of a head; ``length`` is that of the body.
+
+    ``reading`` is for the layer above: what it made of the same bytes, and may use again.
+    """
 
     method: bytes
     target: bytes
     headers: dict[bytes, bytes]
     length: int
+    reading: object | None = None
 
 
 class Heads:

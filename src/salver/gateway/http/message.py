@@ -7,6 +7,7 @@ import msgspec
 import orjson
 
 from salver.core.errors import SalverError
+from salver.gateway.http.heads import Head
 from salver.gateway.statuses import STATUSES
 
 Buffer = bytes | bytearray | memoryview
@@ -51,6 +52,7 @@ class HttpMessage(msgspec.Struct, eq=False):
     """A request whose body is complete, and the place for its answer.
 
     Header names are lower case. ``on_gone`` is called when the client leaves before the answer.
+    ``head`` is what it shares with others whose head has the same bytes, if it was remembered.
     ``reply`` is the answer as it goes to the socket, in pieces where joining them would copy much.
     """
 
@@ -63,6 +65,7 @@ class HttpMessage(msgspec.Struct, eq=False):
     close: bool = False
     head_only: bool = False
     request_id: str = ""
+    head: Head | None = None
     on_gone: Callable[[], None] | None = None
     reply: bytes | list[Buffer] | None = None
 

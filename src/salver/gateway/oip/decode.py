@@ -7,7 +7,7 @@ large ones. All give the same tensors or the same refusal.
 import math
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,9 +16,10 @@ import simdjson
 
 from salver.core.datatypes import BYTES, DATATYPES, DTYPES, ITEM_SIZES
 from salver.core.errors import BodyTooLarge, InvalidJson, InvalidRequest, InvalidTensor
-from salver.core.request import InferenceRequest
+from salver.core.request import InferenceRequest, RequestForm, form_of
 from salver.core.settings import HttpSettings
 from salver.core.tensor import Buffer, Tensor, encode_bytes
+from salver.gateway.oip.reading import Target
 
 _FORMATS = {
     "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q",
@@ -36,14 +37,15 @@ _SIMD_BYTES = 16 * 1024
 _packers: dict[tuple[str, int], struct.Struct] = {}
 
 
-class _Form(NamedTuple):
-    """How the numbers of one datatype and shape become bytes."""
+class _Packing(msgspec.Struct, frozen=True):
+    """How the numbers of one input become bytes, and the form of a request with no other."""
 
     length: int
     pack: Callable[..., bytes]
+    form: RequestForm
 
 
-_forms: dict[tuple[str, tuple[int, ...]], _Form] = {}
+_packings: dict[tuple[str, str, tuple[int, ...]], _Packing] = {}
 
 
 class _Input(msgspec.Struct, gc=False):
@@ -68,20 +70,13 @@ class _Body(msgspec.Struct, gc=False):
 _typed = msgspec.json.Decoder(_Body)
 
 
-class Decoded(NamedTuple):
+class Decoded(msgspec.Struct, eq=False):
     """A request and how its answer shall look: binary by default, or output by output."""
 
     request: InferenceRequest
     caller_id: str | None
-    binary_default: bool
-    outputs: dict[str, bool] | None
-
-
-class Target(NamedTuple):
-    """Which endpoint, and which version if one was named."""
-
-    endpoint: str
-    version: str | None
+    binary_default: bool = False
+    outputs: dict[str, bool] | None = None
 
 
 def decode_json(
@@ -114,28 +109,30 @@ def _usual(body: Buffer, target: Target, settings: HttpSettings) -> Decoded | No
     if document.parameters is not msgspec.UNSET or document.outputs is not msgspec.UNSET:
         return None
     tensors: list[Tensor] = []
+    packing: _Packing | None = None
     for item in document.inputs:
-        datatype, shape, data = item.datatype, item.shape, item.data
-        form = _forms.get((datatype, shape)) or _form(datatype, shape)
+        name, datatype, shape, data = item.name, item.datatype, item.shape, item.data
+        packing = _packings.get((name, datatype, shape)) or _packing(name, datatype, shape)
         if (
-            form is None
-            or form.length != len(data)
+            packing is None
+            or packing.length != len(data)
             or len(shape) > settings.max_dimensions
             or item.parameters is not msgspec.UNSET
         ):
             return None
         try:
-            packed = form.pack(*data)
+            packed = packing.pack(*data)
         except (struct.error, OverflowError):
             return None
-        tensors.append(Tensor(item.name, datatype, shape, packed))
-    if not tensors or len(tensors) > settings.max_tensors:
+        tensors.append(Tensor(name, datatype, shape, packed))
+    if packing is None or len(tensors) > settings.max_tensors:
         return None
-    request = InferenceRequest(target.endpoint, tensors, target.version)
-    return Decoded(request, document.id, False, None)
+    form = packing.form if len(tensors) == 1 else None
+    request = InferenceRequest(target.endpoint, tensors, target.version, None, None, form)
+    return Decoded(request, document.id)
 
 
-def _form(datatype: str, shape: tuple[int, ...]) -> "_Form | None":
+def _packing(name: str, datatype: str, shape: tuple[int, ...]) -> _Packing | None:
     """Return how flat numbers of a datatype and shape are packed; None where they are not."""
     if datatype not in _NUMERIC or min(shape, default=0) < 0:
         return None
@@ -143,10 +140,14 @@ def _form(datatype: str, shape: tuple[int, ...]) -> "_Form | None":
     if count > _SIMD_BYTES:
         # No body that is read this way has so many numbers.
         return None
-    if len(_forms) >= _MAX_PACKERS:
-        _forms.clear()
-    form = _forms[(datatype, shape)] = _Form(count, _packer(datatype, count).pack)
-    return form
+    if len(_packings) >= _MAX_PACKERS:
+        _packings.clear()
+    alone = InferenceRequest(
+        "", [Tensor(name, datatype, shape, bytes(count * ITEM_SIZES[datatype]))]
+    )
+    packing = _Packing(count, _packer(datatype, count).pack, form_of(alone))
+    _packings[(name, datatype, shape)] = packing
+    return packing
 
 
 def decode_binary(

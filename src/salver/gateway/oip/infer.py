@@ -1,13 +1,13 @@
 """`POST …/infer`: from a message to the handlers, and from their answer to the message."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import msgspec
 import numpy as np
 
 from salver.core.clock import Clock
-from salver.core.context import Principal, RequestContext
+from salver.core.context import RequestContext
 from salver.core.datatypes import BYTES, ITEM_SIZES
 from salver.core.errors import (
     EndpointNotFound,
@@ -25,8 +25,9 @@ from salver.core.timing import Timing
 from salver.gateway.auth import check_access
 from salver.gateway.http.inflate import deflate, inflate
 from salver.gateway.http.message import BINARY_TYPE, JSON_TYPE, Buffer, HttpMessage
-from salver.gateway.oip.decode import Decoded, Target, decode_binary, decode_json
+from salver.gateway.oip.decode import Decoded, decode_binary, decode_json
 from salver.gateway.oip.encode import encode_joint, encode_json, encode_mixed, opening
+from salver.gateway.oip.reading import Reading, Target
 from salver.observe.logs import get_logger
 from salver.wire.messages import EndpointPlan
 
@@ -58,37 +59,36 @@ class Inference:
         self._timeout_ns = round(settings.request_timeout_s * 1e9)
         self._max_timeout_ns = round(settings.max_request_timeout_s * 1e9)
 
-    def __call__(self, message: HttpMessage, target: Target, principal: Principal) -> None:
+    def __call__(self, message: HttpMessage, reading: Reading) -> None:
         """Answer one inference message, now or later."""
+        principal, target = reading.principal, reading.target
         arrival_ns = message.arrival_ns
         context = RequestContext(
-            message.request_id, principal, arrival_ns, arrival_ns + self._timeout_ns
+            message.request_id,
+            principal,
+            arrival_ns,
+            arrival_ns + self._timeout_ns,
+            None,
+            reading.traceparent,
         )
         answer = _Answer(self, message, target.endpoint, context)
         try:
             check_access(principal, target.endpoint)
             principal.in_flight += 1
             answer.counted = True
-            endpoint = self._find(target.endpoint)
-            if endpoint is None:
-                # Unknown endpoints are refused before their bodies are looked at.
-                raise EndpointNotFound(
-                    f"no endpoint {target.endpoint!r}; 'salver get endpoints' lists what is "
-                    "deployed"
-                )
-            decoded = self._decode(message, target, endpoint)
-            self._fill(context, message, decoded, endpoint)
+            # Unknown endpoints are refused before their bodies are looked at.
+            endpoint = self._find(target.endpoint) or _unknown(target.endpoint)
+            decoded = self._decode(message, reading, endpoint)
+            self._fill(context, decoded, endpoint)
+            answer.decoded = decoded
+            if reading.plain_answer and not decoded.binary_default and decoded.outputs is None:
+                answer.joint = self
+            message.on_gone = answer.gone
+            self._handler(decoded.request, context, answer)
         except SalverError as error:
             answer.fail(error)
-            return
-        answer.decoded = decoded
-        if not decoded.binary_default and decoded.outputs is None:
-            answer.joint = self._joint(message)
-        message.on_gone = answer.gone
-        try:
-            self._handler(decoded.request, context, answer)
         except Exception as error:  # a fault of ours must still be answered
-            log.exception("handler_failed", request_id=message.request_id)
+            log.exception("inference_failed", request_id=message.request_id)
             answer.fail(Internal(f"an internal fault ({type(error).__name__}); it was logged"))
 
     def send_joint(self, responders: Sequence["_Answer"], response: JointResponse) -> None:
@@ -104,12 +104,11 @@ class Inference:
         for answer, text, timing in zip(responders, texts, response.timings, strict=True):
             answer.deliver(text, timing, now_ns)
 
-    def _joint(self, message: HttpMessage) -> JointSink | None:
-        accepted = message.headers.get(b"accept-encoding")
-        return self if accepted is None or accepted == b"identity" else None
-
-    def _decode(self, message: HttpMessage, target: Target, endpoint: EndpointPlan) -> Decoded:
-        headers, body = message.headers, message.body
+    def _decode(self, message: HttpMessage, reading: Reading, endpoint: EndpointPlan) -> Decoded:
+        body, target = message.body, reading.target
+        if reading.plain:
+            return decode_json(body, target, self._settings, self._settings.json_mode)
+        headers = message.headers
         encoding = headers.get(b"content-encoding")
         if encoding is not None:
             body = inflate(body, encoding, self._settings.max_inflated_bytes)
@@ -122,17 +121,8 @@ class Inference:
             return _raw(body, target, endpoint)
         return decode_binary(body, int(json_length), target, self._settings)
 
-    def _fill(
-        self,
-        context: RequestContext,
-        message: HttpMessage,
-        decoded: Decoded,
-        endpoint: EndpointPlan,
-    ) -> None:
+    def _fill(self, context: RequestContext, decoded: Decoded, endpoint: EndpointPlan) -> None:
         context.caller_id = decoded.caller_id
-        traceparent = message.headers.get(b"traceparent")
-        if traceparent is not None:
-            context.traceparent = traceparent.decode("latin-1")
         timeout_ns = int(endpoint.timeout_s * 1e9)
         parameters = decoded.request.parameters
         if parameters is not None:
@@ -150,6 +140,12 @@ class Inference:
                 raise InvalidRequest(f"parameter {name!r} must be a whole number, not {value!r}")
         context.priority = min(priority, 2**31)
         return timeout_us * _MICROSECOND_NS or timeout_ns
+
+
+def _unknown(endpoint: str) -> NoReturn:
+    raise EndpointNotFound(
+        f"no endpoint {endpoint!r}; 'salver get endpoints' lists what is deployed"
+    )
 
 
 class _Answer(msgspec.Struct, eq=False):

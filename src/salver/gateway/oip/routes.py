@@ -1,7 +1,7 @@
 """The paths of the protocol, and who may ask them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import unquote
 
 import orjson
@@ -20,9 +20,9 @@ from salver.core.ids import RequestIds
 from salver.core.names import check_name
 from salver.gateway.auth import Keys, check_access
 from salver.gateway.http.message import HttpMessage
-from salver.gateway.oip.decode import Target
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.metadata import model_metadata, server_metadata
+from salver.gateway.oip.reading import Reading, Target, read_head
 from salver.observe.logs import get_logger
 from salver.wire.messages import EndpointPlan, VariantPlan
 
@@ -70,12 +70,22 @@ class Routes:
     def __call__(self, message: HttpMessage) -> None:
         """Answer one message, now or later."""
         message.request_id = self._ids.make()
+        head = message.head
+        if head is not None:
+            reading = cast("Reading | None", head.reading)
+            if reading is not None and reading.keys_number == self._keys.number:
+                self._inference(message, reading)
+                return
         try:
             route = self._cache.get(message.target)
             if route is None:
                 route = self._resolve(message.target)
             if route.action == "infer" and message.method == b"POST":
-                self._inference(message, route.target, self._keys.identify(message.headers))
+                principal, number = self._keys.identify(message.headers), self._keys.number
+                reading = read_head(message.headers, route.target, principal, number)
+                if head is not None:
+                    head.reading = reading
+                self._inference(message, reading)
                 return
             self._other(message, route)
         except SalverError as error:
