@@ -68,6 +68,9 @@ class EngineSettings:
     cohorts: bool = setting(
         True, "let requests of one loop turn that differ in their values only travel together"
     )
+    ledger: bool = setting(
+        True, "note running batches in shared memory where both ends of a link are on one machine"
+    )
     threads: int = setting(1, "compute threads of one model")
     max_in_flight: int = setting(4096, "requests one gateway may have open at one variant")
     max_frame_bytes: int = setting(1024 * _MIB, "largest message between processes")

@@ -4,9 +4,10 @@ A closed union of msgspec structs, sent as MessagePack arrays: fields are only e
 end, with defaults, so that protocol versions N and N-1 understand each other. Tensor bytes follow
 a message as raw payload in the order of its tensor headers. No pickle, no class names.
 
-Who says what: everybody opens with ``Hello``. Gateways send ``Infer``, ``InferMany``, ``Cancel``
-and ``Credit`` to workers; workers answer with ``BatchStarted``, ``Chunk``, ``ChunkMany`` and
-``Fail``. The two ``Many`` came with version 2 and are said only to peers of it. Control pushes
+Who says what: everybody opens with ``Hello``. Gateways send ``Infer``, ``InferMany``, ``Cancel``,
+``Credit`` and ``Watch`` to workers; workers answer with ``BatchStarted``, ``Chunk``, ``ChunkMany``
+and ``Fail``. ``Watch`` and the two ``Many`` came with version 2 and are said only to peers of it.
+Control pushes
 ``PlanPush`` to gateways, workers and the supervisor and gets ``PlanAck`` and ``Snapshot`` back.
 ``Load``, ``Unload`` and ``Drain`` tell a worker what to host; a plan contains the same ``Load``s,
 so that a worker can restart while control is away.
@@ -20,7 +21,7 @@ from salver.core.timing import Timing
 PROTOCOL_VERSION = 2
 OLDEST_PROTOCOL_VERSION = 1
 FIRST_COHORT_VERSION = 2
-"""From this version on, peers understand ``InferMany`` and ``ChunkMany``."""
+"""From this version on, peers understand ``InferMany``, ``ChunkMany`` and ``Watch``."""
 
 
 class TensorHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -135,6 +136,15 @@ class BatchStarted(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False
     """These requests are about to run; if the worker dies now, one of them may be why."""
 
     ids: tuple[int, ...]
+
+
+class Watch(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """The sender reads the ledger of this name beside the worker's socket.
+
+    Batches that are noted there need no ``BatchStarted``.
+    """
+
+    ledger: str
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):
@@ -307,6 +317,7 @@ Message = (
     | InferMany
     | Cancel
     | BatchStarted
+    | Watch
     | Chunk
     | ChunkMany
     | Fail

@@ -28,6 +28,10 @@ class NoReply:
     def __init__(self, *, joins: bool = False) -> None:
         self.joins = joins
 
+    def announce(self, slot: int, ids: tuple[int, ...]) -> bool:
+        """Nobody needs to know."""
+        return True
+
     def when_unblocked(self, callback: Callable[[], None]) -> None:
         """Never happens."""
 

@@ -115,8 +115,14 @@ class EngineClient:
                 self._leaving.append(self._links.pop(identity))
         for identity, worker in workers.items():
             if identity not in self._links:
+                settings = self._settings
                 link = WorkerLink(
-                    worker, self._hello, self, self._clock, gathers=self._settings.cohorts
+                    worker,
+                    self._hello,
+                    self,
+                    self._clock,
+                    gathers=settings.cohorts,
+                    watches=settings.ledger,
                 )
                 self._links[identity] = link
                 link.start(self._settings.connect_timeout_s, self._options)

@@ -1,6 +1,8 @@
 """The link to one worker: what it can answer, and what it was asked."""
 
 import asyncio
+import secrets
+from pathlib import Path
 from typing import Protocol
 
 from salver.core.clock import Clock
@@ -14,7 +16,9 @@ from salver.engine.client.cohort import (
     joint_response,
 )
 from salver.engine.client.pending import Pending, tensors_of
+from salver.engine.ledger import Ledger
 from salver.observe.logs import get_logger
+from salver.wire.address import UnixAddress, parse_address
 from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
 from salver.wire.messages import (
@@ -28,6 +32,7 @@ from salver.wire.messages import (
     Hello,
     Message,
     Snapshot,
+    Watch,
     WorkerPlan,
 )
 from salver.wire.transport import LinkOptions, connect
@@ -77,6 +82,7 @@ class WorkerLink:
         clock: Clock,
         *,
         gathers: bool = True,
+        watches: bool = True,
     ) -> None:
         self.identity = worker.id
         self.address = worker.address
@@ -89,6 +95,8 @@ class WorkerLink:
         self._clock = clock
         self._connection: Connection | None = None
         self._gathers = gathers
+        self._watches = watches
+        self._ledger: Ledger | None = None
         self._joins = False
         self._turn: list[Pending] = []
         self._loop = asyncio.get_running_loop()
@@ -176,16 +184,39 @@ class WorkerLink:
 
     def on_lost(self, error: WireError | None) -> None:
         """Hand the open requests to the owner."""
-        self._connection = None
+        self._connection, self._joins = None, False
         self._turn = []
         self.ready = frozenset()
         pending, self.pending = list(self.pending.values()), {}
+        self._read_ledger(pending)
         if pending:
             log.warning(
                 "worker_lost", worker=self.identity, requests=len(pending), cause=str(error or "")
             )
         self._owner.lost(self, pending)
         self._lost.set()
+
+    def _watch(self, connection: Connection) -> None:
+        """Have the worker note its batches in shared memory, where both can have the same."""
+        address = parse_address(self.address)
+        if not self._watches or not isinstance(address, UnixAddress):
+            return
+        try:
+            name = f"ledger-{secrets.token_hex(8)}"
+            self._ledger = Ledger.create(Path(address.path).parent, name)
+        except OSError as error:
+            log.warning("no_ledger", worker=self.identity, cause=str(error))
+        else:
+            connection.send(Watch(name))
+
+    def _read_ledger(self, pending: list[Pending]) -> None:
+        ledger, self._ledger = self._ledger, None
+        if ledger is None:
+            return
+        noted = ledger.noted() if pending else frozenset()
+        for request in pending:
+            request.started = request.started or request.id in noted
+        ledger.close()
 
     def _chunks(self, message: ChunkMany, payload: Buffer) -> None:
         try:
@@ -236,7 +267,9 @@ class WorkerLink:
     def _accepted(self, connection: Connection) -> "WorkerLink":
         self._connection = connection
         peer = connection.peer
-        self._joins = self._gathers and peer is not None and peer.version >= FIRST_COHORT_VERSION
+        if peer is not None and peer.version >= FIRST_COHORT_VERSION:
+            self._joins = self._gathers
+            self._watch(connection)
         return self
 
     async def _stay_connected(self, timeout_s: float, options: LinkOptions) -> None:

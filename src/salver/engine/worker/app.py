@@ -18,6 +18,7 @@ from salver.observe.logs import get_logger
 from salver.observe.memory import resident_bytes
 from salver.observe.meter import Meter
 from salver.runtimes.table import is_stream
+from salver.wire.address import UnixAddress, parse_address
 from salver.wire.connection import Connection
 from salver.wire.follower import PlanFollower
 from salver.wire.messages import PROTOCOL_VERSION, Hello, Load, Plan, Snapshot, VariantState
@@ -173,14 +174,27 @@ class Worker:
             batches = Loading(
                 load, self._loader.batch, clock, meter, self._changed, engine.load_timeout_s
             )
-            host = BatchHost(batches, engine, clock, meter, self._turn)
+            host = BatchHost(batches, engine, clock, meter, self._turn, self._free_slot())
         self._hosts[load.variant] = host
         if not load.lazy or is_stream(load.runtime):
             host.begin_load()
 
+    def _free_slot(self) -> int:
+        """Return the lowest slot of the ledgers that no version here uses."""
+        hosts = (*self._hosts.values(), *self._retiring)
+        used = {host.slot for host in hosts if isinstance(host, BatchHost)}
+        return min(set(range(len(used) + 1)) - used)
+
     def _accept(self, connection: Connection) -> GatewayLink:
-        joins = self._settings.engine.cohorts
-        link = GatewayLink(connection, self._hosts.get, self._links.discard, joins=joins)
+        engine, address = self._settings.engine, parse_address(self._identity.address)
+        local = address if engine.ledger and isinstance(address, UnixAddress) else None
+        link = GatewayLink(
+            connection,
+            self._hosts.get,
+            self._links.discard,
+            joins=engine.cohorts,
+            folder=None if local is None else Path(local.path).parent,
+        )
         self._links.add(link)
         connection.send(self._announcement())
         return link

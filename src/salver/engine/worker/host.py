@@ -17,7 +17,7 @@ from salver.engine.worker.turn import Turn
 from salver.observe.meter import Meter
 from salver.runtimes.base import BatchRuntime
 from salver.wire.framing import Buffer
-from salver.wire.messages import BatchStarted, Infer, InferMany, Load
+from salver.wire.messages import Infer, InferMany, Load
 
 _SMOOTHING = 0.2
 
@@ -37,6 +37,7 @@ class BatchHost:
         clock: Clock,
         meter: Meter,
         turn: Turn | None = None,
+        slot: int = 0,
     ) -> None:
         self.loading = loading
         self.last_used_ns = clock.monotonic_ns()
@@ -44,6 +45,7 @@ class BatchHost:
         self._clock = clock
         self._meter = meter
         self._turn = turn
+        self.slot = slot
         self._holding = False
         self._queue: deque[Job] = deque()
         self._aside = 0
@@ -225,12 +227,10 @@ class BatchHost:
         told: list[Job] = []
         for group in groups:
             reply = group[0].reply
-            reply.send(BatchStarted(tuple([job.id for job in group])))
-            reply.flush()
-            if reply.is_blocked:
-                self._put_aside(reply, group)
-            else:
+            if reply.announce(self.slot, tuple([job.id for job in group])):
                 told += group
+            else:
+                self._put_aside(reply, group)
         return told
 
     def _put_aside(self, reply: Reply, group: list[Job]) -> None:

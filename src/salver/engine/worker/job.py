@@ -25,6 +25,14 @@ class Reply(Protocol):
         """Tell whether the receiver has stopped reading."""
         ...
 
+    def announce(self, slot: int, ids: tuple[int, ...]) -> bool:
+        """Let the receiver know what is about to run, so that it outlives this process.
+
+        ``slot`` is the version's. False when it is not certain; ``when_unblocked`` tells when to
+        try again.
+        """
+        ...
+
     def when_unblocked(self, callback: Callable[[], None]) -> None:
         """Call back once, when the receiver reads again or is gone."""
         ...

@@ -1,22 +1,29 @@
 """One gateway's link into a worker."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from salver.core.errors import NotReady, SalverError, WireError
+from salver.engine.ledger import Ledger
 from salver.engine.worker.job import Job, Reply
 from salver.engine.worker.refusals import RETRY_AFTER_S
+from salver.observe.logs import get_logger
 from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
 from salver.wire.messages import (
     FIRST_COHORT_VERSION,
+    BatchStarted,
     Cancel,
     Credit,
     Fail,
     Infer,
     InferMany,
     Message,
+    Watch,
 )
+
+log = get_logger(__name__)
 
 
 class Host(Protocol):
@@ -35,7 +42,10 @@ Hosts = Callable[[str], Host | None]
 
 
 class GatewayLink:
-    """Receiver of one gateway's messages and reply of its jobs."""
+    """Receiver of one gateway's messages and reply of its jobs.
+
+    ``joins`` allows answers that are joint; ``folder`` is where ledgers lie, None for no ledger.
+    """
 
     def __init__(
         self,
@@ -44,11 +54,14 @@ class GatewayLink:
         closed: Callable[["GatewayLink"], None],
         *,
         joins: bool,
+        folder: Path | None,
     ) -> None:
         self.connection = connection
         self._hosts = hosts
         self._closed = closed
         self._jobs: dict[int, Job] = {}
+        self._folder = folder
+        self._ledger: Ledger | None = None
         peer = connection.peer
         self.joins = joins and peer is not None and peer.version >= FIRST_COHORT_VERSION
 
@@ -68,6 +81,8 @@ class GatewayLink:
                 self.send(Fail(message.id, NotReady.code, cause, RETRY_AFTER_S))
                 return
             host.accept(self, message, payload)
+        elif isinstance(message, Watch):
+            self._watched(message.ledger)
         elif isinstance(message, Cancel):
             self._cancel(self._jobs.pop(message.id, None))
         elif isinstance(message, Credit):
@@ -78,6 +93,9 @@ class GatewayLink:
     def on_lost(self, error: WireError | None) -> None:
         """Nobody waits for this link's requests any more."""
         del error
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
             self._cancel(job)
@@ -94,6 +112,22 @@ class GatewayLink:
             host.accept_many(self, message, payload)
         except WireError as error:
             self.connection.abort(error)
+
+    def _watched(self, name: str) -> None:
+        if self._folder is None or self._ledger is not None:
+            return
+        try:
+            self._ledger = Ledger.open(self._folder, name)
+        except (OSError, SalverError) as error:
+            log.warning("no_ledger", cause=str(error))
+
+    def announce(self, slot: int, ids: tuple[int, ...]) -> bool:
+        """Let the gateway know what is about to run; False while it could not."""
+        if self._ledger is not None and self._ledger.note(slot, ids):
+            return True
+        self.connection.send(BatchStarted(ids))
+        self.connection.flush()
+        return not self.connection.is_blocked
 
     @property
     def is_blocked(self) -> bool:
