@@ -36,7 +36,9 @@ def datatype_of(dtype: np.dtype[np.generic]) -> str:
 
     Raises ``InvalidTensor`` for dtypes the protocol cannot carry (complex, dates).
     """
-    name = _NAMES.get(dtype.newbyteorder("<") if dtype.kind in "iuf" else dtype)
+    name = _NAMES.get(dtype)
+    if name is None and dtype.kind in "iuf":
+        name = _NAMES.get(dtype.newbyteorder("<"))
     if name is not None:
         return name
     if dtype.kind in "OSU":

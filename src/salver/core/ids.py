@@ -3,7 +3,7 @@
 Layout of the 20 bytes, shown as 40 hexadecimal digits: 48-bit Unix milliseconds, 16-bit process
 number, 32-bit counter, 64-bit tag. The tag lets feedback be joined to an answer later without
 trusting whoever sends it. Tags are cut from one keyed BLAKE2b digest for eight ids that follow
-each other within a millisecond; the digest is over the head of the first of them.
+each other within a few milliseconds; the digest is over the head of the first of them.
 """
 
 import hmac
@@ -19,6 +19,7 @@ _TAG_DIGITS = 2 * _TAG_BYTES
 # Both backwards, since ids are taken from the end of a list.
 _DIGITS = {0: "76543210", 8: "fedcba98"}
 _TAG_STARTS = range((_PER_DIGEST - 1) * _TAG_DIGITS, -1, -_TAG_DIGITS)
+_MAX_AGE_MS = 16
 _COUNTER_MASK = 0xFFFFFFFF
 _PROCESS_MASK = 0xFFFF
 _NANOSECONDS_PER_MILLISECOND = 1_000_000
@@ -45,7 +46,7 @@ class RequestIds:
         """Return a fresh id."""
         unix_ms = self._clock.unix_ns() // _NANOSECONDS_PER_MILLISECOND
         ready = self._ready
-        if unix_ms == self._unix_ms and ready:
+        if ready and 0 <= unix_ms - self._unix_ms < _MAX_AGE_MS:
             return ready.pop()
         self._unix_ms = unix_ms
         self._ready = ready = self._block((unix_ms << 16) | self._process)

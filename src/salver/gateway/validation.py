@@ -19,7 +19,7 @@ WARNING = "salver_out_of_range"
 class _Rule:
     """What holds for one variant; ``forms`` remembers those that passed."""
 
-    __slots__ = ("declared", "forms", "policy", "signature")
+    __slots__ = ("checks_values", "declared", "forms", "policy", "signature")
 
     def __init__(self, signature: Signature, policy: str) -> None:
         self.signature = signature
@@ -30,6 +30,7 @@ class _Rule:
             for spec in signature.inputs
             if any(_declares(column) for column in spec.columns)
         }
+        self.checks_values = policy != OFF and bool(self.declared)
 
 
 class _Warned:
@@ -73,16 +74,19 @@ class SignatureCheck:
         self, request: InferenceRequest, context: RequestContext, responder: Responder
     ) -> None:
         """Check, then pass on or fail."""
+        rule = self._rules[(request.endpoint, context.variant)]
+        if request.form in rule.forms and not rule.checks_values:
+            self._inner(request, context, responder)
+            return
         try:
-            warning = self._check(request, context)
+            warning = self._check(rule, request)
         except SalverError as error:
             responder.fail(error)
             return
         self._inner(request, context, _Warned(responder, warning) if warning else responder)
 
-    def _check(self, request: InferenceRequest, context: RequestContext) -> str:
-        rule = self._rules[(request.endpoint, context.variant)]
-        form = request.form or form_of(request)
+    def _check(self, rule: _Rule, request: InferenceRequest) -> str:
+        form = form_of(request)
         if form not in rule.forms:
             rule.signature.check_inputs(request.inputs)
             if request.outputs is not None:
@@ -90,9 +94,7 @@ class SignatureCheck:
             if len(rule.forms) >= _MAX_FORMS:
                 rule.forms.clear()
             rule.forms.add(form)
-        if rule.policy != OFF and rule.declared:
-            return self._check_values(rule, request)
-        return ""
+        return self._check_values(rule, request) if rule.checks_values else ""
 
     def _check_values(self, rule: _Rule, request: InferenceRequest) -> str:
         found = ""

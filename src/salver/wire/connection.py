@@ -101,7 +101,17 @@ class Connection(asyncio.BufferedProtocol):
         self._unblocked.append(callback)
 
     def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
-        """Queue a message and its payload; silently lost when the link is closing.
+        """Send a message and its payload with all others of this turn of the loop.
+
+        As ``queue``, whose errors it raises, but nobody needs to call ``flush``.
+        """
+        self.queue(message, buffers)
+        if self._coalesce and not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self.flush)
+
+    def queue(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
+        """Queue a message and its payload for ``flush``; lost when the link is closing.
 
         Buffers over 64 KiB are not copied and must not change until they are sent. Raises
         ``WireError`` for a message that the peer could not take; nothing is queued then.
@@ -119,9 +129,6 @@ class Connection(asyncio.BufferedProtocol):
                 self._large_out = True
         if not self._coalesce:
             self.flush()
-        elif not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write everything queued now instead of at the end of the loop's turn.

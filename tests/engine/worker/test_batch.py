@@ -38,6 +38,9 @@ class NoReply:
     def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
         """Drop."""
 
+    def queue(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
+        """Drop."""
+
     def flush(self) -> None:
         """Nothing to do."""
 

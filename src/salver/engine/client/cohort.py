@@ -7,10 +7,11 @@ wrong, each of its requests stands for itself.
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from salver.core.errors import WireError
 from salver.core.request import JointResponse, form_of
 from salver.core.tensor import Tensor
-from salver.core.timing import Timing
 from salver.engine.client.pending import Pending, headers_of
 from salver.wire.framing import LARGE_BYTES, Buffer
 from salver.wire.messages import ChunkMany, InferMany
@@ -94,16 +95,9 @@ def joint_response(message: ChunkMany, payload: Buffer) -> JointResponse:
         raise WireError(
             f"a joint answer of {len(payload)} bytes does not fit its headers; restart the worker"
         )
-    common = message.timing
-    timings = [
-        Timing(
-            queue_ns,
-            common.preprocess_ns,
-            common.run_ns,
-            common.postprocess_ns,
-            common.batch_size,
-            common.cold,
-        )
-        for queue_ns in message.queue_ns
-    ]
-    return JointResponse(outputs, rows, timings)
+    # Those that came together waited equally long.
+    timings = {
+        queue_ns: msgspec.structs.replace(message.timing, queue_ns=queue_ns)
+        for queue_ns in set(message.queue_ns)
+    }
+    return JointResponse(outputs, rows, [timings[queue_ns] for queue_ns in message.queue_ns])

@@ -40,6 +40,8 @@ from salver.wire.transport import LinkOptions, connect
 log = get_logger(__name__)
 
 QUARANTINE = "quarantine"
+# So many requests are worth a message of their own while the worker has nothing else to do.
+_HEAD_START = 4
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.05
 _NOT_RUN = ("draining", "not_ready")
@@ -129,13 +131,18 @@ class WorkerLink:
         pending.link = self
         pending.started = False
         pending.attempts += 1
-        if self._joins and goes_together(pending):
-            if not self._turn:
-                self._loop.call_soon(self._flush)
-            self._turn.append(pending)
-        else:
+        if not (self._joins and goes_together(pending)):
             connection.send(pending.infer(self._clock.monotonic_ns()), pending.buffers())
+            self.pending[pending.id] = pending
+            return
         self.pending[pending.id] = pending
+        turn = self._turn
+        if not turn:
+            self._loop.call_soon(self._flush)
+        turn.append(pending)
+        if len(turn) == _HEAD_START == len(self.pending):
+            # The worker idles: it can run these while the rest of this turn is being read.
+            self._flush()
 
     def _flush(self) -> None:
         """Send what was gathered in this turn of the loop, cohort by cohort."""
@@ -143,12 +150,13 @@ class WorkerLink:
         connection, now_ns = self._connection, self._clock.monotonic_ns()
         if connection is None:
             return
-        for cohort in cohorts([pending for pending in turn if not pending.done]):
+        waiting = [pending for pending in turn if not pending.done]
+        for cohort in cohorts(waiting) if len(waiting) > 1 else (waiting,):
             try:
-                if len(cohort) == 1:
-                    connection.send(cohort[0].infer(now_ns), cohort[0].buffers())
-                else:
-                    connection.send(*infer_many(cohort, now_ns))
+                if len(cohort) > 1:
+                    connection.queue(*infer_many(cohort, now_ns))
+                elif cohort:
+                    connection.queue(cohort[0].infer(now_ns), cohort[0].buffers())
             except SalverError as error:
                 for pending in cohort:
                     del self.pending[pending.id]

@@ -50,10 +50,13 @@ class VariantRoute:
 
     def best(self, besides: Link | None = None) -> Link | None:
         """Return the usable link with the least outstanding work."""
+        links, variant = self.links, self.plan.id
+        if len(links) == 1:
+            only = links[0]
+            return only if variant in only.ready and only is not besides else None
         best: Link | None = None
         least = 0
-        variant = self.plan.id
-        for link in self.links:
+        for link in links:
             if variant in link.ready and link is not besides:
                 waiting = len(link.pending)
                 if best is None or waiting < least:

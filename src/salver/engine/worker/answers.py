@@ -9,17 +9,20 @@ from salver.wire.messages import Chunk, ChunkMany
 
 
 def send_answer(answer: Answer, started_ns: int, timing: Timing) -> None:
-    """Send one message for all jobs of an answer; ``timing`` lacks their time in the queue."""
+    """Send one message for all jobs of an answer when their gateway's link is flushed.
+
+    ``timing`` lacks their time in the queue.
+    """
     jobs = answer.jobs
     reply = jobs[0].reply
     queued = [started_ns - job.arrival_ns for job in jobs]
     try:
         if len(jobs) == 1:
             own = msgspec.structs.replace(timing, queue_ns=queued[0])
-            reply.send(Chunk(jobs[0].id, 0, True, answer.headers, own), answer.buffers)
+            reply.queue(Chunk(jobs[0].id, 0, True, answer.headers, own), answer.buffers)
         else:
             ids = tuple([job.id for job in jobs])
-            reply.send(ChunkMany(ids, answer.headers, tuple(queued), timing), answer.buffers)
+            reply.queue(ChunkMany(ids, answer.headers, tuple(queued), timing), answer.buffers)
     except WireError as error:
         for job in jobs:
             reply.fail(job, ModelFailed(f"the answer cannot be sent: {error.message}"))

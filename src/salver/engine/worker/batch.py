@@ -40,8 +40,16 @@ def take_batch(queue: deque[Job], max_rows: int) -> list[Job]:
     first = queue.popleft()
     if first.key is ALONE or not queue:
         return [first]
+    key, rows = first.key, first.rows
+    for job in queue:
+        rows += job.rows
+        if job.key != key or rows > max_rows:
+            break
+    else:
+        batch = [first, *queue]
+        queue.clear()
+        return batch
     batch, rows, passed = [first], first.rows, list[Job]()
-    key = first.key
     while queue and rows < max_rows and len(passed) < _SCAN_LIMIT:
         job = queue.popleft()
         if job.key == key and rows + job.rows <= max_rows:

@@ -41,8 +41,12 @@ class Reply(Protocol):
         """Send one message of the answer."""
         ...
 
+    def queue(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
+        """Keep one message of the answer for ``flush``."""
+        ...
+
     def flush(self) -> None:
-        """Write now what was sent."""
+        """Write now what was sent or queued."""
         ...
 
     def begin(self, job: "Job") -> None:

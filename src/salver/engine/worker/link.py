@@ -142,8 +142,12 @@ class GatewayLink:
         """Send one message of an answer."""
         self.connection.send(message, buffers)
 
+    def queue(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
+        """Keep one message of an answer for ``flush``."""
+        self.connection.queue(message, buffers)
+
     def flush(self) -> None:
-        """Write now what was sent."""
+        """Write now what was sent or queued."""
         self.connection.flush()
 
     def begin(self, job: Job) -> None:

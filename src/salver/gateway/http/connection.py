@@ -289,7 +289,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             head.target,
             head.headers,
             data[end:],
-            head=head,
+            head,
         )
         self.phase = "answer"
         self._hand_over(message)

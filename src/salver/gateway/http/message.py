@@ -62,10 +62,10 @@ class HttpMessage(msgspec.Struct, eq=False):
     target: bytes = b""
     headers: dict[bytes, bytes] = {}
     body: Buffer = b""
+    head: Head | None = None
     close: bool = False
     head_only: bool = False
     request_id: str = ""
-    head: Head | None = None
     on_gone: Callable[[], None] | None = None
     reply: bytes | list[Buffer] | None = None
 

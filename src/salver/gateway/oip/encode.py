@@ -58,7 +58,9 @@ def encode_joint(response: JointResponse) -> list[bytes]:
     for tensor in response.outputs:
         alone = Tensor(tensor.name, tensor.datatype, (response.rows, *tensor.shape[1:]), b"")
         pieces.append(repeat(opening + _head(alone) + b'"data":['))
-        array = np.frombuffer(tensor.buffer, DTYPES[tensor.datatype]).reshape(count, -1)
+        dtype = DTYPES[tensor.datatype]
+        shape = (count, tensor.size_bytes // dtype.itemsize // count)
+        array = np.ndarray(shape, dtype, tensor.buffer)
         text = _finite(tensor, orjson.dumps(array, option=_NUMPY))
         pieces.append(text[2:-2].split(b"],["))
         opening = b"]},"

@@ -58,6 +58,7 @@ class Inference:
         self.clock = clock
         self._timeout_ns = round(settings.request_timeout_s * 1e9)
         self._max_timeout_ns = round(settings.max_request_timeout_s * 1e9)
+        self._timeouts_ns: dict[float, int] = {}
 
     def __call__(self, message: HttpMessage, reading: Reading) -> None:
         """Answer one inference message, now or later."""
@@ -78,7 +79,11 @@ class Inference:
             answer.counted = True
             # Unknown endpoints are refused before their bodies are looked at.
             endpoint = self._find(target.endpoint) or _unknown(target.endpoint)
-            decoded = self._decode(message, reading, endpoint)
+            if reading.plain:
+                settings = self._settings
+                decoded = decode_json(message.body, target, settings, settings.json_mode)
+            else:
+                decoded = self._decode(message, target, endpoint)
             self._fill(context, decoded, endpoint)
             answer.decoded = decoded
             if reading.plain_answer and not decoded.binary_default and decoded.outputs is None:
@@ -104,11 +109,8 @@ class Inference:
         for answer, text, timing in zip(responders, texts, response.timings, strict=True):
             answer.deliver(text, timing, now_ns)
 
-    def _decode(self, message: HttpMessage, reading: Reading, endpoint: EndpointPlan) -> Decoded:
-        body, target = message.body, reading.target
-        if reading.plain:
-            return decode_json(body, target, self._settings, self._settings.json_mode)
-        headers = message.headers
+    def _decode(self, message: HttpMessage, target: Target, endpoint: EndpointPlan) -> Decoded:
+        headers, body = message.headers, message.body
         encoding = headers.get(b"content-encoding")
         if encoding is not None:
             body = inflate(body, encoding, self._settings.max_inflated_bytes)
@@ -123,11 +125,14 @@ class Inference:
 
     def _fill(self, context: RequestContext, decoded: Decoded, endpoint: EndpointPlan) -> None:
         context.caller_id = decoded.caller_id
-        timeout_ns = int(endpoint.timeout_s * 1e9)
-        parameters = decoded.request.parameters
+        timeout_s, parameters = endpoint.timeout_s, decoded.request.parameters
+        timeout_ns = self._timeouts_ns.get(timeout_s)
+        if timeout_ns is None:
+            timeout_ns = min(round(timeout_s * 1e9), self._max_timeout_ns)
+            self._timeouts_ns[timeout_s] = timeout_ns
         if parameters is not None:
             timeout_ns = self._parameters(context, parameters, timeout_ns)
-        context.deadline_ns = context.arrival_ns + min(timeout_ns, self._max_timeout_ns)
+        context.deadline_ns = context.arrival_ns + timeout_ns
 
     def _parameters(
         self, context: RequestContext, parameters: dict[str, Any], timeout_ns: int
@@ -139,7 +144,9 @@ class Inference:
             if type(value) is not int or value < 0:
                 raise InvalidRequest(f"parameter {name!r} must be a whole number, not {value!r}")
         context.priority = min(priority, 2**31)
-        return timeout_us * _MICROSECOND_NS or timeout_ns
+        if timeout_us:
+            timeout_ns = min(int(timeout_us) * _MICROSECOND_NS, self._max_timeout_ns)
+        return timeout_ns
 
 
 def _unknown(endpoint: str) -> NoReturn:
@@ -199,8 +206,9 @@ class _Answer(msgspec.Struct, eq=False):
         if self.finished:
             return
         message, context = self.message, self.context
-        identity = _IDENTITY % (message.request_id.encode(), context.variant.encode())
+        request_id, variant = message.request_id, context.variant
         head = opening(self.endpoint, context.version, context.caller_id)
+        identity = _IDENTITY % (request_id.encode(), variant.encode())
         message.respond_json(identity, head, text)
         self._finish("", timing, now_ns)
 
