@@ -9,9 +9,9 @@ from salver.core.context import ANONYMOUS, RequestContext
 from salver.core.errors import SalverError, ValueRejected
 from salver.core.handler import Responder
 from salver.core.request import InferenceRequest, InferenceResponse
-from salver.core.signature import Column, Signature, TensorSpec
+from salver.core.signature import OUT_OF_RANGE, Column, Signature, TensorSpec
 from salver.core.tensor import AnyArray, Tensor
-from salver.gateway.validation import WARNING, SignatureCheck
+from salver.gateway.validation import SignatureCheck
 from salver.observe.meter import Meter
 from salver.wire.messages import EndpointPlan, Plan, VariantPlan
 
@@ -85,7 +85,7 @@ def test_values_are_checked_by_policy(datatype: str, values: AnyArray, fits: boo
     answers, meter = ask(datatype, values, "warn")
     assert answers.response is not None
     assert (answers.response.parameters is None) == fits
-    assert fits or COLUMNS[datatype].name in (answers.response.parameters or {})[WARNING]
+    assert fits or COLUMNS[datatype].name in (answers.response.parameters or {})[OUT_OF_RANGE]
     counted = {sample.name for sample in meter.counters()}
     assert ("salver_out_of_range_total" in counted) == (not fits)
     answers, _ = ask(datatype, values, "off")

@@ -8,13 +8,14 @@ import orjson
 import typer
 
 from salver.cli.options import HomeOption, KeyOption, Output, OutputOption, UrlOption
-from salver.cli.output import emit
+from salver.cli.output import emit, note
 from salver.client.calls import DATA, Call, Steps, json_of
-from salver.client.inference import PredictOptions, metadata, predict
+from salver.client.inference import Prediction, PredictOptions, metadata, predict
 from salver.client.sync import Client
 from salver.core.errors import InvalidExample
 from salver.core.names import check_name
 from salver.core.rows import parse_document, rows_to_tensors
+from salver.core.signature import OUT_OF_RANGE
 
 _STDIN = "-"
 _MAX_BYTES = 256 * 1024 * 1024
@@ -40,7 +41,11 @@ def command(
             answer = client.run(_raw(endpoint, data))
             emit(answer, Output.JSON if output is Output.TABLE else output)
             return
-        emit(client.run(_rows(endpoint, data, file)), output)
+        prediction = client.run(_rows(endpoint, data, file))
+    warning = prediction.parameters.get(OUT_OF_RANGE)
+    if warning:
+        note(f"warning: {warning}")
+    emit(prediction.rows(), output)
 
 
 def _read(file: str) -> bytes:
@@ -72,8 +77,7 @@ def _raw(endpoint: str, data: bytes) -> Steps[dict[str, Any]]:
     return answer
 
 
-def _rows(endpoint: str, data: bytes, file: str) -> Steps[list[dict[str, Any]]]:
+def _rows(endpoint: str, data: bytes, file: str) -> Steps[Prediction]:
     signature = yield from metadata(f"/v2/models/{endpoint}")
     tensors = rows_to_tensors(parse_document(data, file), signature)
-    prediction = yield from predict(endpoint, tensors, PredictOptions())
-    return prediction.rows()
+    return (yield from predict(endpoint, tensors, PredictOptions()))

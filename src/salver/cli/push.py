@@ -29,6 +29,10 @@ def command(
     label: Annotated[
         list[str] | None, typer.Option("--label", help="key=value; may be repeated.")
     ] = None,
+    columns: Annotated[
+        Path | None,
+        typer.Option("--columns", help="YAML: per column minimum, maximum, categories, sensitive."),
+    ] = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Accept a file that runs code when loaded.")
     ] = False,
@@ -55,6 +59,7 @@ def command(
             golden=golden,
             alias=alias,
             labels=_labels(label or []),
+            columns=columns,
             trust_pickle=trust_pickle,
         )
     for warning in version.get("warnings", []):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from salver.client.calls import API, CONTROL, Call, Steps, admin_call, check, json_of
+from salver.client.columns import Columns, read_columns
 from salver.client.packing import pack
 from salver.core.errors import InvalidExample, NotFound
 from salver.core.names import check_name, parse_reference
@@ -34,6 +35,7 @@ class PushOptions:
     alias: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     trust_pickle: bool = False
+    columns: str | Path | Columns | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Ste
     ``InvalidArtifact`` for links and special files, and whatever the server refuses with.
     """
     check_name(name, "model")
+    columns = {} if options.columns is None else read_columns(options.columns)
     files = pack(path)
     for file in files:
         yield from _upload(file.source, file.sha256)
@@ -68,6 +71,8 @@ def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Ste
         "trust_pickle": options.trust_pickle,
         "provenance": provenance(path),
     }
+    if columns:
+        body["columns"] = columns
     if options.runtime is not None:
         body["runtime"] = options.runtime
     if options.alias is not None:

@@ -1,7 +1,7 @@
 """Predictions over the data port, with tensors as raw bytes behind the JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -33,12 +33,13 @@ class PredictOptions:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An answer: arrays by output name, and who gave it."""
+    """An answer: arrays by output name, who gave it, and what the server says beside it."""
 
     model: str
     version: str
     request_id: str
     tensors: tuple[Tensor, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def outputs(self) -> dict[str, AnyArray]:
@@ -108,6 +109,7 @@ def decode(reply: Reply) -> Prediction:
         document.get("model_version", ""),
         reply.headers.get(REQUEST_ID, ""),
         tuple(tensors),
+        document.get("parameters", {}),
     )
 
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
+from salver.artifact.declare import Declaration, declare
 from salver.artifact.manifest import FileEntry, Manifest
 from salver.client.packing import MAX_FILES, check_path
 from salver.control.reconcile import DatabaseThread
@@ -43,6 +44,7 @@ class Push(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     trust_pickle: bool = False
     provenance: dict[str, str] = {}
+    columns: dict[str, Declaration] = {}
 
 
 class Pushed(msgspec.Struct, frozen=True):
@@ -90,7 +92,7 @@ class Pusher:
                 lambda: self._catalog.set_alias(push.model, push.alias, record.version)
             )
             self._alias_moved()
-        return Pushed(record, not fresh, report.warnings)
+        return Pushed(record, not fresh, (*report.warnings, *_stale(push, manifest, record)))
 
     def _check_files(self, files: tuple[FileEntry, ...]) -> None:
         if not 0 < len(files) <= MAX_FILES:
@@ -133,11 +135,20 @@ class Pusher:
         return Manifest(
             report.runtime,
             tuple(sorted(push.files, key=lambda file: file.path)),
-            report.signature,
+            declare(report.signature, push.columns),
             max_batch_size=report.max_batch_size,
             batching_note=report.batching_note,
             golden=golden,
             trust_pickle=push.trust_pickle,
             resident_bytes=report.resident_bytes,
             provenance={**push.provenance, **report.frameworks},
+        )
+
+
+def _stale(push: Push, manifest: Manifest, record: VersionRecord) -> Iterator[str]:
+    """Say that a version which was there before keeps what was declared of its columns then."""
+    if push.columns and record.manifest.signature != manifest.signature:
+        yield (
+            f"these bytes are {record.id} already; a version is immutable, so its columns stay as "
+            "they were declared then"
         )

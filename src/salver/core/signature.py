@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from salver.core.tensor import Tensor
 
 VARIABLE = -1
+OUT_OF_RANGE = "salver_out_of_range"
+"""Parameter of an answer that names a declared value which the request did not keep."""
 
 
 class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -7,13 +7,12 @@ from salver.core.datatypes import BYTES
 from salver.core.errors import SalverError, ValueRejected
 from salver.core.handler import Handler, Responder
 from salver.core.request import InferenceRequest, InferenceResponse, RequestForm, form_of
-from salver.core.signature import Column, Signature
+from salver.core.signature import OUT_OF_RANGE, Column, Signature
 from salver.core.tensor import AnyArray, Tensor
 from salver.observe.meter import Meter
 from salver.wire.messages import Plan
 
 OFF, WARN, REJECT = "off", "warn", "reject"
-WARNING = "salver_out_of_range"
 
 
 class _Rule:
@@ -44,7 +43,7 @@ class _Warned:
 
     def send(self, response: InferenceResponse, *, final: bool = True) -> None:
         if final:
-            response.parameters = {**(response.parameters or {}), WARNING: self._problem}
+            response.parameters = {**(response.parameters or {}), OUT_OF_RANGE: self._problem}
         self._responder.send(response, final=final)
 
     def fail(self, error: SalverError) -> None:

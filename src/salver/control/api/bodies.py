@@ -26,6 +26,15 @@ class DocumentBody(Body):
     sha256: str = _DIGEST
 
 
+class ColumnBody(Body):
+    """What holds for one input column."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+    categories: list[str | int | float | bool] | None = Field(default=None, max_length=10_000)
+    sensitive: bool = False
+
+
 class PushBody(Body):
     """A new version of a model."""
 
@@ -36,6 +45,7 @@ class PushBody(Body):
     alias: str | None = Field(default=None, max_length=128)
     labels: dict[str, str] = Field(default_factory=dict, max_length=64)
     trust_pickle: bool = False
+    columns: dict[str, ColumnBody] = Field(default_factory=dict, max_length=10_000)
     provenance: dict[str, str] = Field(default_factory=dict, max_length=64)
 
 

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from salver.artifact.declare import Declaration
 from salver.artifact.manifest import FileEntry, to_json
-from salver.control.api.bodies import AliasBody, DocumentBody, EndpointBody, PushBody
+from salver.control.api.bodies import AliasBody, ColumnBody, DocumentBody, EndpointBody, PushBody
 from salver.control.deploy import Deployer
 from salver.control.overview import Overview
 from salver.control.push import Document, Push, Pushed, Pusher
@@ -206,7 +207,13 @@ def _push(name: str, body: PushBody) -> Push:
         body.labels,
         body.trust_pickle,
         body.provenance,
+        {name: _declaration(column) for name, column in body.columns.items()},
     )
+
+
+def _declaration(body: ColumnBody) -> Declaration:
+    categories = None if body.categories is None else tuple(body.categories)
+    return Declaration(body.minimum, body.maximum, categories, body.sensitive)
 
 
 def _document(body: DocumentBody | None) -> Document | None:
@@ -231,7 +238,13 @@ def _pushed(pushed: Pushed) -> dict[str, Any]:
 
 def _tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
     return [
-        {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)} for spec in specs
+        {
+            "name": spec.name,
+            "datatype": spec.datatype,
+            "shape": list(spec.shape),
+            "columns": [column.name for column in spec.columns],
+        }
+        for spec in specs
     ]
 
 
