@@ -119,10 +119,18 @@ def _startup(results: Results) -> str:
             f"{_median(figures, lambda f: f.pss_mb):.0f}",
             f"{_median(figures, lambda f: f.rss_mb):.0f}",
             f"{_median(figures, lambda f: f.processes):.0f}",
+            _seconds([f.recovery_s for f in figures if f.recovery_s is not None]),
         ]
         for server, figures in results.startup.items()
     ]
-    header = ["server", "first answer s", "PSS MB", "sum of RSS MB", "processes"]
+    header = [
+        "server",
+        "first answer s",
+        "PSS MB",
+        "sum of RSS MB",
+        "processes",
+        "back after the worker's death s",
+    ]
     return "## Start-up with one model\n\n" + _table(header, rows)
 
 
@@ -141,6 +149,10 @@ def _targets(results: Results) -> str:
 
 def _median(items: Sequence[T], value: Callable[[T], float]) -> float:
     return statistics.median([value(item) for item in items]) if items else float("nan")
+
+
+def _seconds(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f}" if values else "—"
 
 
 def _times(ratio: float | None) -> str:

@@ -26,12 +26,16 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class StartUp:
-    """One start: seconds to the first answer, then the memory of all processes in MB (10^6)."""
+    """One start: seconds to the first answer, then the memory of all processes in MB (10^6).
+
+    ``recovery_s`` is the time from the death of the only worker to the next answer.
+    """
 
     first_answer_s: float
     pss_mb: float
     rss_mb: float
     processes: int
+    recovery_s: float | None = None
 
 
 @dataclass(slots=True)

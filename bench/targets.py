@@ -12,6 +12,7 @@ OF_TRITON = 2.5
 P50_OF_CEILING = 1.6
 FIRST_ANSWER_S = 1.5
 MEMORY_MB = 350.0
+RECOVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,11 @@ def verdicts(results: Results) -> list[Verdict]:
     found.append(_at_most("Salver / ceiling, p50 at c=1", ratio, P50_OF_CEILING))
     starts = results.startup.get("salver", [])
     seconds = statistics.median([s.first_answer_s for s in starts]) if starts else None
+    back = [s.recovery_s for s in starts if s.recovery_s is not None]
+    recovery = statistics.median(back) if back else None
     memory = statistics.median([s.pss_mb for s in starts]) if starts else None
     found.append(_at_most("Salver, first answer after (s)", seconds, FIRST_ANSWER_S))
+    found.append(_at_most("Salver, back after its only worker died (s)", recovery, RECOVERY_S))
     found.append(_at_most("Salver, memory of all processes (MB, PSS)", memory, MEMORY_MB))
     return found
 

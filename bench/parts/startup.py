@@ -1,4 +1,7 @@
-"""Seconds from the command to the first right answer, and the memory of all processes then."""
+"""Seconds from the command to the first right answer, and the memory of all processes then.
+
+Where the model lives in a process of its own, also the seconds from its kill -9 to the next answer.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ def run(options: Options, workspace: Workspace, results: Results) -> None:
                 check_answers(server, cases)
                 time.sleep(SETTLE_S)
                 memory = server.memory()
+                recovery_s = server.recovery()
             finally:
                 server.stop()
             figure = StartUp(
@@ -34,6 +38,7 @@ def run(options: Options, workspace: Workspace, results: Results) -> None:
                 pss_mb=memory.pss_kib * 1024 / 1e6,
                 rss_mb=memory.rss_kib * 1024 / 1e6,
                 processes=memory.processes,
+                recovery_s=recovery_s,
             )
             results.startup.setdefault(server.name, []).append(figure)
             print(

@@ -46,9 +46,21 @@ class Server(ABC):
 
     def start(self) -> float:
         """Launch and wait for the first right answer; returns seconds since the launch."""
-        body = self.workspace.cases()[0].body
         begin = time.monotonic()
         self.launch()
+        return self._until_answer(begin)
+
+    def kill_worker(self) -> bool:
+        """kill -9 the process that holds the model; False where there is none of its own."""
+        return False
+
+    def recovery(self) -> float | None:
+        """Kill the only worker; returns seconds until the next answer, None without a worker."""
+        begin = time.monotonic()
+        return self._until_answer(begin) if self.kill_worker() else None
+
+    def _until_answer(self, begin: float) -> float:
+        body = self.workspace.cases()[0].body
         while not self._answers(body):
             if time.monotonic() - begin > START_TIMEOUT_S:
                 raise BenchError(f"{self.name} gave no answer; see {self.folder}")

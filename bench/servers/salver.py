@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -77,6 +78,13 @@ class Salver(Server):
         """Start `salver up` in the foreground of its own group."""
         command: list[str | Path] = [self._salver, *self._up()]
         self.spawn(Group(command, self.folder / "server.log", self._environment()))
+
+    def kill_worker(self) -> bool:
+        """End the one worker that serves; the supervisor starts another."""
+        table = json.loads((self.folder / "home" / "run" / "processes.json").read_text())
+        (pid,) = [p["pid"] for p in table["processes"] if p["identity"] == "shared-0"]
+        os.kill(pid, signal.SIGKILL)
+        return True
 
     def tabular(self) -> Target:
         """OIP over HTTP, with the key."""

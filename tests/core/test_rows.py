@@ -98,3 +98,26 @@ def test_bodies_and_rows_go_back() -> None:
     again = body_to_tensors({"inputs": tensors_to_body(tensors)})
     assert [bytes(t.buffer) for t in again] == [bytes(t.buffer) for t in tensors]
     assert tensors_to_rows(tensors) == [{"label": 1, "p": [0.5, 0.5]}, {"label": 0, "p": [1, 0]}]
+
+
+def test_text_columns_of_csv_stay_as_written() -> None:
+    """01234 is a number in a numeric column and text in a text column; 1_000 is always text."""
+    codes = rows_to_tensors(parse_document(b"city,age\n01234,3\n1_000,4\n", "x.csv"), MIXED)
+    assert codes[0].array().tolist() == [[b"01234"], [b"1_000"]]
+    (numbers,) = rows_to_tensors(parse_document(b"a,b\n01,2e3\n", "x.csv"), TABULAR)
+    assert numbers.array().tolist() == [[1, 2000]]
+    with pytest.raises(InvalidTensor):
+        rows_to_tensors(parse_document(b"a,b\n1_000,2\n", "x.csv"), TABULAR)
+    specs, _ = infer_inputs(parse_document(b"a,b\nx_1,2\n", "x.csv"))
+    assert [spec.datatype for spec in specs] == ["BYTES", "FP64"]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value"),
+    [("UINT8", -1), ("UINT8", 300), ("INT32", 2**40 + 7), ("BOOL", 2), ("FP16", 1e6)],
+)
+def test_what_does_not_fit_is_refused_not_wrapped(datatype: str, value: float) -> None:
+    """A value never turns into another one on its way into a tensor."""
+    signature = Signature((TensorSpec("x", datatype, (-1, 1)),), ())
+    with pytest.raises(InvalidTensor):
+        rows_to_tensors([[value]], signature)

@@ -97,6 +97,13 @@ class Computer:
         else:
             self._answer(request, responder)
 
+    def _stream(self, widths: str, responder: Responder) -> None:
+        """Answer in chunks of one row each, as wide as is asked, and an empty one at the end."""
+        for width in widths.split(","):
+            tensor = Tensor.from_array("y", np.full((1, int(width)), 1, np.float32))
+            responder.send(InferenceResponse([tensor]), final=False)
+        responder.send(InferenceResponse([], Timing()), final=True)
+
     def answer_jointly(self) -> None:
         """Answer what was held, identity models with one row each, as an engine does."""
         waiting, self.waiting, self.held = self.waiting, [], []
@@ -112,6 +119,9 @@ class Computer:
             outputs = {"sum": arrays["a"] + arrays["b"], "difference": arrays["a"] - arrays["b"]}
         else:
             outputs = {"y": arrays["x"]}
+        if request.parameters and request.parameters.get("chunks"):
+            self._stream(request.parameters["chunks"], responder)
+            return
         if request.parameters and request.parameters.get("fail"):
             responder.fail(ModelFailed("it was asked to fail"))
             return

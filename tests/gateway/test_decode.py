@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from salver.core import request
 from salver.core.datatypes import DATATYPES
 from salver.core.errors import CallerError
+from salver.core.request import form_of
 from salver.core.settings import HttpSettings
 from salver.gateway.oip import decode
 from salver.gateway.oip.decode import decode_json
@@ -171,3 +173,18 @@ def test_large_lists_of_floats_are_left_to_the_large_reader(
         [1.5, 2, 3],
         [b"text"],
     ]
+
+
+def test_strange_names_are_not_kept() -> None:
+    """Callers with ever new and long names cannot fill the memory of forms and packings."""
+    for number in range(50):
+        name = f"{number}" + "n" * 300_000
+        item = {"name": name, "datatype": "FP32", "shape": [1], "data": [1.0]}
+        decoded = decode_json(_dumps({"inputs": [item]}), TARGET, SETTINGS)
+        form_of(decoded.request)
+    for number in range(50):
+        item["name"] = f"{number}" + "n" * 1000
+        decode_json(_dumps({"inputs": [item]}), TARGET, SETTINGS)
+    lengths = [sum(len(name) for name, _, _ in form.inputs) for form in request._forms.values()]
+    assert max(lengths, default=0) <= 1024
+    assert max((len(name) for name, _, _ in decode._packings), default=0) <= 128

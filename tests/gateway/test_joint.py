@@ -7,7 +7,9 @@ import time
 
 import numpy as np
 import orjson
+import pytest
 
+from salver.core.request import JointResponse
 from tests.gateway.inprocess import RunningServer, post, read_all, split_reply
 
 INFER = "/v2/models/identity-fp32/infer"
@@ -143,6 +145,24 @@ def test_a_caller_who_left_holds_up_nobody(server: RunningServer) -> None:
         clients[number].close()
     server.call(drained(server))
     assert sorted(one.code for one in server.exchanges[-3:]) == ["", "", "cancelled"]
+
+
+def test_a_fault_in_writing_them_jointly_is_answered(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong while many are written at once, each is then written alone."""
+
+    def broken(response: JointResponse) -> list[bytes]:
+        raise TypeError("odd")
+
+    clients = ask(server, *[post(INFER, row(float(n))) for n in range(3)])
+    monkeypatch.setattr("salver.gateway.oip.infer.encode_joint", broken)
+    server.release_jointly()
+    for number, client in enumerate(clients):
+        status, _, body = split_reply(read_all(client))
+        assert status == 200
+        assert orjson.loads(body)["outputs"][0]["data"] == [number, number]
+        client.close()
 
 
 async def drained(server: RunningServer) -> None:

@@ -5,11 +5,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from salver.core.datatypes import BYTES, DTYPES
+from salver.core.datatypes import BYTES
 from salver.core.errors import InvalidTensor, MissingInput
 from salver.core.rows import rows_to_tensors
 from salver.core.signature import Signature, TensorSpec
-from salver.core.tensor import AnyArray, Tensor
+from salver.core.tensor import AnyArray, Tensor, converted
 
 
 @runtime_checkable
@@ -83,16 +83,7 @@ def _only_input(signature: Signature) -> TensorSpec:
 def _cast(spec: TensorSpec, array: AnyArray) -> Tensor:
     if spec.datatype == BYTES:
         return Tensor.from_array(spec.name, array.astype(object))
-    dtype = DTYPES[spec.datatype]
-    if array.dtype != dtype:
-        try:
-            array = array.astype(dtype, casting="same_kind")
-        except TypeError as error:
-            raise InvalidTensor(
-                f"input {spec.name!r} is {spec.datatype}; {array.dtype} does not convert to it "
-                "without loss, convert it first"
-            ) from error
-    return Tensor.from_array(spec.name, array)
+    return Tensor.from_array(spec.name, converted(spec.name, array, spec.datatype))
 
 
 def _from_frame(frame: Frame, signature: Signature) -> list[Tensor]:

@@ -10,7 +10,9 @@ from salver.core.timing import Timing
 
 Parameters = dict[str, Any]
 
-_MAX_FORMS = 4096
+_MAX_FORMS = 1024
+_MAX_TENSORS = 32
+_MAX_NAMES_CHARS = 1024
 
 
 class RequestForm(msgspec.Struct, frozen=True, eq=False):
@@ -43,7 +45,10 @@ class InferenceRequest(msgspec.Struct, eq=False):
 
 
 def form_of(request: InferenceRequest) -> RequestForm:
-    """Return the request's form: the same object for all that differ in their values only."""
+    """Return the request's form: the same object for all that differ in their values only.
+
+    Unusually long ones are not remembered, and are different for each request.
+    """
     form = request.form
     if form is None:
         inputs = tuple([(t.name, t.datatype, t.shape) for t in request.inputs])
@@ -52,11 +57,19 @@ def form_of(request: InferenceRequest) -> RequestForm:
         if form is None:
             sized = all(tensor.datatype != BYTES for tensor in request.inputs)
             size = sum(tensor.size_bytes for tensor in request.inputs) if sized else None
-            if len(_forms) >= _MAX_FORMS:
-                _forms.clear()
-            form = _forms[key] = RequestForm(inputs, request.outputs, size)
+            form = RequestForm(inputs, request.outputs, size)
+            if _is_usual(request):
+                if len(_forms) >= _MAX_FORMS:
+                    _forms.clear()
+                _forms[key] = form
         request.form = form
     return form
+
+
+def _is_usual(request: InferenceRequest) -> bool:
+    """Tell whether a form is short enough to be kept, so that callers cannot fill the memory."""
+    names = [tensor.name for tensor in request.inputs] + [*(request.outputs or ())]
+    return len(names) <= _MAX_TENSORS and sum(map(len, names)) <= _MAX_NAMES_CHARS
 
 
 class InferenceResponse(msgspec.Struct, eq=False):

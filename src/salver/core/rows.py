@@ -16,7 +16,7 @@ import orjson
 from salver.core.datatypes import BYTES, DTYPES
 from salver.core.errors import InvalidExample, InvalidTensor, MissingInput, UnknownInput
 from salver.core.signature import VARIABLE, Column, Signature, TensorSpec
-from salver.core.tensor import AnyArray, Tensor, encode_bytes
+from salver.core.tensor import AnyArray, Tensor, converted, encode_bytes
 
 SINGLE_INPUT = "input"
 Rows = Sequence[Sequence[Any]] | Sequence[Mapping[str, Any]]
@@ -67,16 +67,25 @@ def _csv_rows(data: bytes) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise InvalidExample(f"line {number} has another number of cells than the header")
-    return [{key: _cell(value) for key, value in row.items()} for row in rows]
+    return [{key: CsvText(value) for key, value in row.items()} for row in rows]
 
 
-def _cell(text: str) -> Any:
-    for kind in (int, float):
+class CsvText(str):
+    """A cell as it is written; whether it is a number depends on its column."""
+
+    __slots__ = ()
+
+
+def _cell(text: Any) -> Any:
+    """Return a cell of CSV as the number that it is, or text; anything else as it is."""
+    if type(text) is not CsvText:
+        return text
+    for kind in (int, float) if "_" not in text else ():
         try:
             return kind(text)
         except ValueError:
             continue
-    return text
+    return str(text)
 
 
 def rows_to_tensors(rows: Any, signature: Signature) -> list[Tensor]:
@@ -141,8 +150,9 @@ def _tensor(spec: TensorSpec, values: Any) -> Tensor:
 def _array(spec: TensorSpec, values: Any) -> AnyArray:
     if spec.datatype == BYTES:
         return np.array(values, dtype=object)
-    dtype = DTYPES[spec.datatype]
     try:
+        if type(values[0]) is list and values[0] and type(values[0][0]) is CsvText:
+            values = [[_cell(cell) for cell in row] for row in values]
         array: AnyArray = np.array(values)
         if array.dtype.kind == "O":
             array = np.array([[_missing(cell) for cell in row] for row in values], np.float64)
@@ -152,9 +162,9 @@ def _array(spec: TensorSpec, values: Any) -> AnyArray:
         raise InvalidTensor(
             f"input {spec.name!r} is {spec.datatype}; the rows hold something else than numbers"
         )
-    if dtype.kind in "iu" and array.dtype.kind == "f":
+    if DTYPES[spec.datatype].kind in "iu" and array.dtype.kind == "f":
         raise InvalidTensor(f"input {spec.name!r} is {spec.datatype}; the rows hold fractions")
-    return array.astype(dtype)
+    return converted(spec.name, array, spec.datatype)
 
 
 def _missing(cell: Any) -> float:
@@ -176,7 +186,7 @@ def infer_inputs(rows: Any) -> tuple[tuple[TensorSpec, ...], list[Tensor]]:
         return specs, tensors
     names = list(rows[0]) if isinstance(rows[0], Mapping) else None
     width = len(rows[0])
-    table = [[row[name] for name in names] if names else list(row) for row in rows]
+    table = [[_cell(cell) for cell in (map(row.get, names) if names else row)] for row in rows]
     if any(len(row) != width for row in table):
         raise InvalidExample("the rows have unequal numbers of columns")
     kinds = [_kind([row[index] for row in table]) for index in range(width)]

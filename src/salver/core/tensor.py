@@ -100,6 +100,26 @@ class Tensor(msgspec.Struct, eq=False):
         return cls(name, datatype, array.shape, plain.reshape(-1).view(np.uint8).data)
 
 
+def converted(name: str, array: AnyArray, datatype: str) -> AnyArray:
+    """Return numbers as a datatype; raises ``InvalidTensor`` where a value would be another.
+
+    Floats may lose digits, but not become infinite; fractions do not become integers.
+    """
+    dtype = DTYPES[datatype]
+    if array.dtype == dtype:
+        return array
+    if array.dtype.kind not in "biuf" or (dtype.kind != "f" and array.dtype.kind == "f"):
+        raise InvalidTensor(
+            f"input {name!r} is {datatype}; {array.dtype} does not convert to it without loss"
+        )
+    with np.errstate(over="ignore"):
+        result: AnyArray = array.astype(dtype)
+    same = np.isfinite(result) == np.isfinite(array) if dtype.kind == "f" else result == array
+    if not same.all():
+        raise InvalidTensor(f"input {name!r}: a value does not fit into {datatype}")
+    return result
+
+
 def encode_bytes(items: list[Any]) -> bytes:
     """Join elements (``bytes`` or ``str``) as length-prefixed ``BYTES``.
 

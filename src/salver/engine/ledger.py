@@ -11,6 +11,7 @@ so a note need not be erased: a request that it names is open still, or it is no
 
 import mmap
 import os
+import secrets
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,6 +28,17 @@ MAX_IDS = (_SLOT_BYTES - _IDS_AT) // 8
 _SIZE_BYTES = SLOTS * _SLOT_BYTES
 
 
+def new_name(worker: str) -> str:
+    """Return a name for a ledger of a link to this worker."""
+    return f"ledger-{worker}-{secrets.token_hex(8)}"
+
+
+def clear(folder: Path, worker: str) -> None:
+    """Remove what gateways of an earlier process of this worker left behind."""
+    for path in folder.glob(f"ledger-{worker}-{'[0-9a-f]' * 16}"):
+        path.unlink(missing_ok=True)
+
+
 class Ledger:
     """One link's notes; the gateway makes and reads them, the worker writes them."""
 
@@ -38,8 +50,13 @@ class Ledger:
 
     @classmethod
     def create(cls, folder: Path, name: str) -> "Ledger":
-        """Make an empty ledger as a new file; raises ``OSError``."""
-        return cls._mapped(folder / check_name(name, "ledger"), os.O_CREAT | os.O_EXCL)
+        """Make an empty ledger as a new file; raises ``OSError``, also when there is no room."""
+        path = folder / check_name(name, "ledger")
+        try:
+            return cls._mapped(path, os.O_CREAT | os.O_EXCL)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
     @classmethod
     def open(cls, folder: Path, name: str) -> "Ledger":
@@ -56,7 +73,8 @@ class Ledger:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
         try:
             if flags & os.O_CREAT:
-                os.ftruncate(descriptor, _SIZE_BYTES)
+                # A sparse file would kill whoever writes to it on a full disk (SIGBUS).
+                os.posix_fallocate(descriptor, 0, _SIZE_BYTES)
             elif os.fstat(descriptor).st_size != _SIZE_BYTES:
                 raise WireError(f"{path.name} is not a ledger of this version")
             return cls(path, mmap.mmap(descriptor, _SIZE_BYTES))

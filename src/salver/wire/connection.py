@@ -77,6 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         self._spare = -1
         self._blocked = False
         self._unblocked: list[Callable[[], None]] = []
+        self.is_direct = True
         self.peer: Hello | None = None
         self.greeted: asyncio.Future[None] = self._loop.create_future()
 
@@ -98,7 +99,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def when_unblocked(self, callback: Callable[[], None]) -> None:
         """Call back once, when the socket has taken everything or the link is lost."""
-        self._unblocked.append(callback)
+        if self.is_direct or self._blocked or not self.is_open:
+            self._unblocked.append(callback)
+        else:
+            # By the loop's next turn the encrypted bytes were handed to the socket.
+            self._loop.call_soon(callback)
 
     def send(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
         """Send a message and its payload with all others of this turn of the loop.
@@ -133,7 +138,8 @@ class Connection(asyncio.BufferedProtocol):
     def flush(self) -> None:
         """Write everything queued now instead of at the end of the loop's turn.
 
-        When it returns the bytes are with the kernel, unless ``is_blocked``.
+        When it returns the bytes are with the kernel, unless ``is_blocked``, or the link is
+        encrypted and not ``is_direct``: then a turn of the loop lies between.
         """
         self._flush_due = False
         out, transport = self._out, self._transport
@@ -163,8 +169,10 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, or wait for the greeting."""
         self._transport = cast(asyncio.Transport, transport)
-        # Any byte left over blocks, so that nobody mistakes a queued message for a sent one.
-        self._transport.set_write_buffer_limits(high=0)
+        self.is_direct = transport.get_extra_info("sslcontext") is None
+        if self.is_direct:
+            # Any byte left over blocks, so that nobody mistakes a queued message for a sent one.
+            self._transport.set_write_buffer_limits(high=0)
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family == socket.AF_UNIX:
             self._spare = os.dup(raw.fileno())

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import numpy as np
 import pytest
 import uvloop
@@ -110,8 +111,14 @@ def test_broken_messages_are_refused() -> None:
     group = [pending(n, row(n)) for n in range(3)]
     message, buffers = infer_many(group, 0)
     payload = b"".join(bytes(buffer) for buffer in buffers)
-    with pytest.raises(WireError):
-        many_jobs(NoReply(), message, payload[:-4], 0, batches=True)
+    for broken, size in (
+        (message, len(payload) - 4),
+        (msgspec.structs.replace(message, ids=(), remaining_us=(), request_ids=()), 0),
+        (msgspec.structs.replace(message, remaining_us=(1,)), len(payload)),
+        (msgspec.structs.replace(message, request_ids=("a",)), len(payload)),
+    ):
+        with pytest.raises(WireError):
+            many_jobs(NoReply(), broken, bytes(size), 0, batches=True)
     header = TensorHeader("y", "FP32", (1, 2), 8)
     good = ChunkMany((1, 2), (header,), (0, 0), Timing())
     assert len(joint_response(good, bytes(16)).timings) == 2
@@ -119,6 +126,11 @@ def test_broken_messages_are_refused() -> None:
         (good, 15),
         (ChunkMany((1, 2), (header,), (0,), Timing()), 16),
         (ChunkMany((1, 2), (TensorHeader("y", "FP32", (), 8),), (0, 0), Timing()), 16),
+        (ChunkMany((), (), (), Timing()), 0),
+        (ChunkMany((1, 2), (TensorHeader("y", "FP99", (1, 2), 8),), (0, 0), Timing()), 16),
+        (ChunkMany((1, 2), (TensorHeader("y", "BYTES", (1, 2), 8),), (0, 0), Timing()), 16),
+        (ChunkMany((1, 2), (TensorHeader("y", "FP32", (1, 3), 8),), (0, 0), Timing()), 16),
+        (ChunkMany((1, 2), (TensorHeader("y", "FP32", (1, -2), -8),), (0, 0), Timing()), 0),
         (
             ChunkMany((1, 2), (header, TensorHeader("z", "FP32", (2, 1), 8)), (0, 0), Timing()),
             32,

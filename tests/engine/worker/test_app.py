@@ -3,13 +3,17 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from salver.core.errors import WireError
+from salver.core.settings import EngineSettings
+from salver.engine.client.handler import EngineClient
+from salver.observe.meter import Meter
 from salver.wire.connection import Connection
-from salver.wire.messages import PlanPush, Snapshot
+from salver.wire.messages import BatchPolicy, PlanPush, Snapshot, WorkerPlan
 from salver.wire.transport import LinkOptions, connect, listen
-from tests.engine.fleet import Fleet, Model, client_of, finish, fleet, until
+from tests.engine.fleet import CLOCK, Callers, Fleet, Model, client_of, finish, fleet, until
 from tests.wire.links import Inbox, hello, make_tls
 
 
@@ -115,11 +119,15 @@ def test_a_flipped_bit_is_refused_at_load() -> None:
 
 
 def test_answers_over_tls(tmp_path: Path) -> None:
-    """A worker on a TCP port with TLS and a token announces its versions to who has both."""
+    """A worker on a TCP port with TLS and a token answers a client that has both.
+
+    When it dies, the client knows which request was running, as without TLS.
+    """
     tls = make_tls(tmp_path)
     token = tmp_path / "token"
     token.write_text("secret\n")
-    running = Fleet((Model(),), 1, {})
+    alone = BatchPolicy(max_batch_size=1)
+    running = Fleet((Model(runtime="very-slow", policy=alone),), 1, {})
 
     async def run() -> None:
         inbox = Inbox()
@@ -137,6 +145,25 @@ def test_answers_over_tls(tmp_path: Path) -> None:
                     await asyncio.sleep(0.05)
         await until(lambda: states(inbox) == {"affine:1": "ready"})
         await hang_up(inbox)
+        await ask_over(LinkOptions(tls), address)
+
+    async def ask_over(options: LinkOptions, address: str) -> None:
+        client = EngineClient(hello("gateway", "secret"), EngineSettings(), CLOCK, Meter(), options)
+        workers = (WorkerPlan("shared-0", "shared", address),)
+        await client.start()
+        client.apply(msgspec.structs.replace(running.plan, workers=workers))
+        await until(lambda: client.is_ready("affine:1"))
+        callers = Callers(client)
+        asked = [callers.ask(float(value)) for value in range(4)]
+        await finish(asked)
+        assert [caller.answer for caller in asked] == [3.0 * value + 1 for value in range(4)]
+        asked = [callers.ask(float(value)) for value in range(4)]
+        await asyncio.sleep(0.1)
+        pending = list(client._links["shared-0"].pending.values())
+        running.kill("shared-0")
+        await finish(asked)
+        assert [item.started for item in pending] == [True, False, False, False]
+        await client.stop()
 
     try:
         uvloop.run(run())

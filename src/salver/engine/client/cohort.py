@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from salver.core.errors import WireError
+from salver.core.datatypes import BYTES
+from salver.core.errors import InvalidTensor, WireError
 from salver.core.request import JointResponse, form_of
 from salver.core.tensor import Tensor
 from salver.engine.client.pending import Pending, headers_of
@@ -81,6 +82,8 @@ def infer_many(group: Sequence[Pending], now_ns: int) -> tuple[InferMany, list[B
 def joint_response(message: ChunkMany, payload: Buffer) -> JointResponse:
     """Return the answers of a cohort, uncut; raises ``WireError`` when they do not add up."""
     count = len(message.ids)
+    if not count:
+        raise WireError("a joint answer to nobody")
     outputs: list[Tensor] = []
     position = 0
     rows = message.outputs[0].shape[0] if message.outputs and message.outputs[0].shape else 0
@@ -89,7 +92,9 @@ def joint_response(message: ChunkMany, payload: Buffer) -> JointResponse:
         if not header.shape or header.shape[0] != rows:
             raise WireError(f"output {header.name!r} of a joint answer has no rows to cut")
         shape = (rows * count, *header.shape[1:])
-        outputs.append(Tensor(header.name, header.datatype, shape, payload[position:stop]))
+        tensor = Tensor(header.name, header.datatype, shape, payload[position:stop])
+        _check(tensor)
+        outputs.append(tensor)
         position = stop
     if position != len(payload) or len(message.queue_ns) != count:
         raise WireError(
@@ -101,3 +106,12 @@ def joint_response(message: ChunkMany, payload: Buffer) -> JointResponse:
         for queue_ns in set(message.queue_ns)
     }
     return JointResponse(outputs, rows, [timings[queue_ns] for queue_ns in message.queue_ns])
+
+
+def _check(tensor: Tensor) -> None:
+    if tensor.datatype == BYTES:
+        raise WireError(f"output {tensor.name!r} of a joint answer has elements of no fixed size")
+    try:
+        tensor.check()
+    except InvalidTensor as error:
+        raise WireError(f"a joint answer does not add up: {error.message}") from error

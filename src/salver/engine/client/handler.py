@@ -14,6 +14,7 @@ from salver.core.context import RequestContext
 from salver.core.errors import (
     DeadlineExceeded,
     Draining,
+    Internal,
     InvalidRequest,
     NotReady,
     Overloaded,
@@ -28,9 +29,12 @@ from salver.core.settings import EngineSettings
 from salver.engine.client.link import WorkerLink
 from salver.engine.client.pending import Link, Pending, VariantRoute
 from salver.engine.memory import uninitialised
+from salver.observe.logs import get_logger
 from salver.observe.meter import Meter
 from salver.wire.messages import Fail, Hello, Plan, VariantPlan
 from salver.wire.transport import LinkOptions
+
+log = get_logger(__name__)
 
 _RETRY_AFTER_S = 1.0
 _SWEEP_S = 0.02
@@ -173,11 +177,16 @@ class EngineClient:
         pending.context.on_cancel = None
         return True
 
-    def unsendable(self, pending: Pending, error: SalverError) -> None:
+    def unsendable(self, pending: Pending, error: Exception) -> None:
         """End a request that no worker would understand."""
         if isinstance(error, WireError):
-            error = InvalidRequest(f"the request cannot be sent: {error.message}")
-        self._end(pending, error)
+            self._end(pending, InvalidRequest(f"the request cannot be sent: {error.message}"))
+        elif isinstance(error, SalverError):
+            self._end(pending, error)
+        else:
+            log.error("send_failed", request_id=pending.context.request_id, exc_info=error)
+            name = type(error).__name__
+            self._end(pending, Internal(f"an internal fault ({name}); it was logged"))
 
     def refused(self, pending: Pending, error: Fail) -> None:
         """Try another worker, since this one did not run the request."""
@@ -229,7 +238,7 @@ class EngineClient:
         if link is not None:
             try:
                 link.send(pending)
-            except SalverError as error:
+            except Exception as error:  # whatever it was, the caller must be answered
                 self.unsendable(pending, error)
         elif self._clock.monotonic_ns() < pending.route.settle_ns:
             self._waiting[pending] = None

@@ -1,7 +1,6 @@
 """The link to one worker: what it can answer, and what it was asked."""
 
 import asyncio
-import secrets
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +15,7 @@ from salver.engine.client.cohort import (
     joint_response,
 )
 from salver.engine.client.pending import Pending, tensors_of
-from salver.engine.ledger import Ledger
+from salver.engine.ledger import Ledger, new_name
 from salver.observe.logs import get_logger
 from salver.wire.address import UnixAddress, parse_address
 from salver.wire.connection import Connection
@@ -56,7 +55,7 @@ class Owner(Protocol):
         """Take note that a request gets its final answer; False if it has had one."""
         ...
 
-    def unsendable(self, pending: Pending, error: SalverError) -> None:
+    def unsendable(self, pending: Pending, error: Exception) -> None:
         """End a request that could not be sent as it is."""
         ...
 
@@ -157,7 +156,7 @@ class WorkerLink:
                     connection.queue(*infer_many(cohort, now_ns))
                 elif cohort:
                     connection.queue(cohort[0].infer(now_ns), cohort[0].buffers())
-            except SalverError as error:
+            except Exception as error:  # whatever it was, its callers must be answered
                 for pending in cohort:
                     del self.pending[pending.id]
                     self._owner.unsendable(pending, error)
@@ -210,7 +209,7 @@ class WorkerLink:
         if not self._watches or not isinstance(address, UnixAddress):
             return
         try:
-            name = f"ledger-{secrets.token_hex(8)}"
+            name = new_name(self.identity)
             self._ledger = Ledger.create(Path(address.path).parent, name)
         except OSError as error:
             log.warning("no_ledger", worker=self.identity, cause=str(error))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from salver.core.clock import Clock
 from salver.core.settings import Settings
+from salver.engine.ledger import clear
 from salver.engine.materialize import remove
 from salver.engine.worker.host import BatchHost
 from salver.engine.worker.link import GatewayLink
@@ -79,6 +80,7 @@ class Worker:
         """Listen, and load what the plan says."""
         identity = self._identity
         self._loader.clear()
+        clear(identity.home / "run", identity.id)
         hello = Hello(PROTOCOL_VERSION, "worker", identity.id, identity.incarnation, identity.token)
         self._listener = await listen(identity.address, hello, self._accept, self._link_options)
         self._state = "ready"

@@ -106,10 +106,7 @@ def many_jobs(
     reply: Reply, message: InferMany, payload: Buffer, now_ns: int, *, batches: bool
 ) -> list[Job]:
     """Return the jobs of a cohort; raises ``WireError`` when the message does not add up."""
-    inputs, ids = message.inputs, message.ids
-    size = sum([header.size_bytes for header in inputs])
-    if size * len(ids) != len(payload) or len(message.remaining_us) != len(ids):
-        raise WireError(f"a cohort of {len(payload)} bytes does not fit its headers")
+    inputs, ids, size = message.inputs, message.ids, member_bytes(message, payload)
     infer = Infer(0, message.variant, inputs, 0, "", message.outputs, None, message.priority)
     rows = _rows(inputs)
     key = _key(infer) if batches and rows > 0 else ALONE
@@ -122,6 +119,15 @@ def many_jobs(
         jobs.append(Job(reply, request_id, infer, part, now_ns, deadline_ns, rows, key))
         start = stop
     return jobs
+
+
+def member_bytes(message: InferMany, payload: Buffer) -> int:
+    """Return each member's share of the payload; raises ``WireError`` if it does not add up."""
+    count, size = len(message.ids), sum([header.size_bytes for header in message.inputs])
+    per_member = (message.remaining_us, message.request_ids)
+    if not count or size * count != len(payload) or any(len(one) != count for one in per_member):
+        raise WireError(f"a cohort of {len(payload)} bytes does not fit its headers")
+    return size
 
 
 def _rows(inputs: tuple[TensorHeader, ...]) -> int:

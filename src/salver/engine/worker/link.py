@@ -60,6 +60,7 @@ class GatewayLink:
         self._hosts = hosts
         self._closed = closed
         self._jobs: dict[int, Job] = {}
+        self._told: set[int] = set()
         self._folder = folder
         self._ledger: Ledger | None = None
         peer = connection.peer
@@ -125,8 +126,13 @@ class GatewayLink:
         """Let the gateway know what is about to run; False while it could not."""
         if self._ledger is not None and self._ledger.note(slot, ids):
             return True
-        self.connection.send(BatchStarted(ids))
-        self.connection.flush()
+        news = tuple([request_id for request_id in ids if request_id not in self._told])
+        if news:
+            self.connection.queue(BatchStarted(news))
+            self.connection.flush()
+            if not self.connection.is_direct:
+                self._told.update(news)
+                return False
         return not self.connection.is_blocked
 
     @property
@@ -156,12 +162,13 @@ class GatewayLink:
 
     def fail(self, job: Job, error: SalverError) -> None:
         """End a job with an error."""
-        self._jobs.pop(job.id, None)
+        self.forget(job)
         self.connection.send(Fail(job.id, error.code, error.message, error.retry_after_s))
 
     def forget(self, job: Job) -> None:
         """Drop a job that has had its final answer."""
         self._jobs.pop(job.id, None)
+        self._told.discard(job.id)
 
     @staticmethod
     def _cancel(job: Job | None) -> None:

@@ -16,7 +16,7 @@ from salver.core.errors import (
 )
 from salver.core.timing import Timing
 from salver.engine.worker.batch import assemble, whole
-from salver.engine.worker.job import Job, Reply, one_job
+from salver.engine.worker.job import Job, Reply, member_bytes, one_job
 from salver.engine.worker.loading import Loading
 from salver.engine.worker.refusals import RETRY_AFTER_S, late, refusal
 from salver.engine.worker.run import failure
@@ -158,12 +158,19 @@ class StreamHost:
         return job
 
     def accept_many(self, reply: Reply, message: InferMany, payload: Buffer) -> None:
-        """Begin a stream for each request of a cohort."""
-        size = sum([header.size_bytes for header in message.inputs])
+        """Begin a stream for each request of a cohort; raises ``WireError`` for a broken one."""
+        size = member_bytes(message, payload)
         for index, request_id in enumerate(message.ids):
             remaining_us, trace = message.remaining_us[index], message.request_ids[index]
             infer = Infer(
-                request_id, message.variant, message.inputs, remaining_us, trace, message.outputs
+                request_id,
+                message.variant,
+                message.inputs,
+                remaining_us,
+                trace,
+                message.outputs,
+                None,
+                message.priority,
             )
             self.accept(reply, infer, payload[index * size : (index + 1) * size])
 

@@ -32,6 +32,8 @@ _NUMBER_TYPES = frozenset((int, float))
 _INT_TYPES = frozenset((int,))
 _BOOL_TYPES = frozenset((bool,))
 _MAX_PACKERS = 4096
+_MAX_PACKINGS = 1024
+_MAX_KEPT_NAME = 128
 _SIMD_BYTES = 16 * 1024
 
 _packers: dict[tuple[str, int], struct.Struct] = {}
@@ -140,7 +142,10 @@ def _packing(name: str, datatype: str, shape: tuple[int, ...]) -> _Packing | Non
     if count > _SIMD_BYTES:
         # No body that is read this way has so many numbers.
         return None
-    if len(_packings) >= _MAX_PACKERS:
+    if len(name) > _MAX_KEPT_NAME:
+        # Long names are read the general way, which keeps nothing.
+        return None
+    if len(_packings) >= _MAX_PACKINGS:
         _packings.clear()
     alone = InferenceRequest(
         "", [Tensor(name, datatype, shape, bytes(count * ITEM_SIZES[datatype]))]

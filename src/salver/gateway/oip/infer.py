@@ -59,6 +59,7 @@ class Inference:
         self._timeout_ns = round(settings.request_timeout_s * 1e9)
         self._max_timeout_ns = round(settings.max_request_timeout_s * 1e9)
         self._timeouts_ns: dict[float, int] = {}
+        self.max_answer_bytes = settings.max_body_bytes
 
     def __call__(self, message: HttpMessage, reading: Reading) -> None:
         """Answer one inference message, now or later."""
@@ -100,8 +101,7 @@ class Inference:
         """Write the answers of many callers at once; see ``core.handler.JointSink``."""
         try:
             texts = encode_joint(response)
-        except SalverError:
-            # One of them cannot be written; only that one must fail.
+        except Exception:  # one of them cannot be written, and only that one must fail
             for index, answer in enumerate(responders):
                 answer.send(response.alone(index))
             return
@@ -170,6 +170,7 @@ class _Answer(msgspec.Struct, eq=False):
     counted: bool = False
     joint: JointSink | None = None
     chunks: list[InferenceResponse] | None = None
+    chunk_bytes: int = 0
     finished: bool = False
 
     def send(self, response: InferenceResponse, *, final: bool = True) -> None:
@@ -177,17 +178,31 @@ class _Answer(msgspec.Struct, eq=False):
         if self.finished:
             return
         if not final or self.chunks is not None:
-            self.chunks = self.chunks or []
-            self.chunks.append(response)
-            if not final:
+            self._keep(response)
+            if not final or self.finished:
                 return
-            response = InferenceResponse(_joined(self.chunks), response.timing, response.parameters)
         try:
+            if self.chunks is not None:
+                outputs = _joined(self.chunks)
+                response = InferenceResponse(outputs, response.timing, response.parameters)
             self._write(response)
         except SalverError as error:
             self.fail(error)
-            return
-        self._finish("", response.timing)
+        except Exception as error:  # a fault of ours must still be answered
+            log.exception("answer_failed", request_id=self.message.request_id)
+            self.fail(Internal(f"an internal fault ({type(error).__name__}); it was logged"))
+        else:
+            self._finish("", response.timing)
+
+    def _keep(self, response: InferenceResponse) -> None:
+        """Keep a chunk for the end; a stream that is too long for one answer ends here."""
+        self.chunks = self.chunks or []
+        self.chunks.append(response)
+        self.chunk_bytes += sum([tensor.size_bytes for tensor in response.outputs])
+        limit = self.owner.max_answer_bytes
+        if self.chunk_bytes > limit:
+            self.fail(ModelFailed(f"the stream is over {limit} bytes, too long for one answer"))
+            self.context.cancel()
 
     def fail(self, error: SalverError) -> None:
         """Answer with a coded error."""
