@@ -44,9 +44,9 @@ def test_a_run_without_triton_is_not_judged() -> None:
 def test_verdicts_follow_the_bounds() -> None:
     """Each target is met at its bound, missed beyond it, and unknown where not measured."""
     results = make_results({"ceiling": [100.0], "salver": [70.0], "triton": [28.0]})
-    results.startup["salver"] = [StartUp(1.6, 350.0, 500.0, 5)]
+    results.startup["salver"] = [StartUp(1.6, 350.0, 500.0, 5, 2.0)]
     words = [verdict.word for verdict in verdicts(results)]
-    assert words == ["met", "met", "met", "met", "met", "NOT MET", "met"]
+    assert words == ["met"] * 5 + ["NOT MET", "met", "met"]
     assert {v.word for v in verdicts(make_results({}))} == {"not measured"}
 
 

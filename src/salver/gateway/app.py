@@ -22,6 +22,7 @@ from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
 from salver.gateway.validation import SignatureCheck
 from salver.observe.exchanges import ExchangeMetrics
+from salver.observe.faults import FaultLog
 from salver.observe.logs import get_logger
 from salver.observe.memory import resident_bytes
 from salver.observe.meter import Meter
@@ -69,6 +70,7 @@ class Gateway:
         self._router = Router(self._check, rng)
         self._ring = ExchangeRing(settings.observe.exchange_ring_bytes)
         self._ring.subscribe(ExchangeMetrics(meter))
+        self._ring.subscribe(FaultLog(clock))
         inference = Inference(self._router, self._router.endpoint, self._ring, settings.http, clock)
         directory = Directory(self._router.endpoint, self._engine.is_ready, self._is_ready)
         ids = RequestIds(identity.id_key, rng.getrandbits(16), clock)
