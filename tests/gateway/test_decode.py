@@ -14,7 +14,7 @@ from salver.core.errors import CallerError
 from salver.core.request import form_of
 from salver.core.settings import HttpSettings
 from salver.gateway.oip import decode
-from salver.gateway.oip.decode import decode_json
+from salver.gateway.oip.decode import decode_binary, decode_json
 from salver.gateway.oip.reading import Target
 
 TARGET = Target("m", None)
@@ -188,3 +188,21 @@ def test_strange_names_are_not_kept() -> None:
     lengths = [sum(len(name) for name, _, _ in form.inputs) for form in request._forms.values()]
     assert max(lengths, default=0) <= 1024
     assert max((len(name) for name, _, _ in decode._packings), default=0) <= 128
+
+
+@pytest.mark.parametrize("reader", ["plain", "auto", "large", "binary"])
+def test_the_last_of_equal_keys_wins_everywhere(reader: str) -> None:
+    """At every level, whichever way a body is read."""
+    pad = b'"parameters":{"pad":"' + b"p" * (20_000 if reader == "large" else 0) + b'"},'
+    json = (
+        b'{"id":"first",' + pad + b'"inputs":[],"inputs":[{"name":"x","shape":[9],"shape":[1,2],'
+        b'"datatype":"INT8","datatype":"FP32","data":[7,7,7],"data":[1,2]}],"id":"last"}'
+    )
+    if reader == "binary":
+        decoded = decode_binary(json, len(json), TARGET, SETTINGS)
+    else:
+        decoded = decode_json(json, TARGET, SETTINGS, "plain" if reader == "plain" else "auto")
+    (tensor,) = decoded.request.inputs
+    assert (tensor.shape, tensor.datatype) == ((1, 2), "FP32")
+    assert tensor.array().tolist() == [[1, 2]]
+    assert decoded.caller_id == "last"

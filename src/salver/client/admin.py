@@ -2,6 +2,7 @@
 
 import getpass
 import hashlib
+import os
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
@@ -130,13 +131,20 @@ def status() -> Steps[Json]:
 
 def provenance(path: Path) -> dict[str, str]:
     """Say who pushes, from where, and which git commit the model's folder is at."""
-    facts = {"user": getpass.getuser(), "host": platform.node()}
+    facts = {"user": _user(), "host": platform.node()}
     folder = path if path.is_dir() else path.parent
     commit = _git(folder, "rev-parse", "HEAD")
     if commit:
         facts["git_commit"] = commit
         facts["git_dirty"] = "true" if _git(folder, "status", "--porcelain") else "false"
     return facts
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no entry and no variables
+        return str(os.getuid())
 
 
 def _git(folder: Path, *arguments: str) -> str:
