@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import skops.io
 import xgboost
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from skl2onnx import to_onnx
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
@@ -24,6 +24,7 @@ from salver.core.tensor import AnyArray
 _FOLDER = tempfile.TemporaryDirectory(prefix="salver-models-")
 _OPSET = 17
 _IR_VERSION = 9
+_SLOW_SIZE = 700
 
 
 def _path(name: str) -> Path:
@@ -145,3 +146,42 @@ def magika() -> Path:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent / "models" / "standard_v3_3" / "model.onnx"
+
+
+@functools.cache
+def onnx_slow(scale: int, rounds: int = 1) -> Path:
+    """Return ``onnx_identity("FP32", scale)`` with about 10 ms of arithmetic for each round."""
+    weights = np.full((_SLOW_SIZE, _SLOW_SIZE), 1 / _SLOW_SIZE, np.float32)
+    graph = helper.make_graph(
+        [*_slow_nothing(rounds), helper.make_node("Add", ["scaled", "nothing"], ["y"])],
+        "slow",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, None])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None])],
+        [
+            helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+            helper.make_tensor("factor", TensorProto.FLOAT, [], [scale]),
+            numpy_helper.from_array(weights, "weights"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
+    model.ir_version = _IR_VERSION
+    path = _path(f"slow{scale}rounds{rounds}.onnx")
+    onnx.save(model, path)
+    return path
+
+
+def _slow_nothing(rounds: int) -> list[Any]:
+    """Return nodes that reach zero by long ways, beginning at ``x`` so that none runs ahead."""
+    multiplications = [
+        helper.make_node("MatMul", [f"product{index}", "weights"], [f"product{index + 1}"])
+        for index in range(rounds)
+    ]
+    return [
+        helper.make_node("Mul", ["x", "factor"], ["scaled"]),
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "zero"], ["start"]),
+        helper.make_node("Add", ["weights", "start"], ["product0"]),
+        *multiplications,
+        helper.make_node("ReduceSum", [f"product{rounds}"], ["total"], keepdims=0),
+        helper.make_node("Mul", ["total", "zero"], ["nothing"]),
+    ]

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections import Counter
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import orjson
 
@@ -12,8 +12,9 @@ import orjson
 class Load:
     """Callers that each ask for the double of their own numbers, until stopped.
 
-    ``failed`` counts answers by status and code, ``broken`` connections that died in the middle,
-    ``wrong`` answers that belong to somebody else. A context manager.
+    ``failed`` counts answers by status and code, ``broken`` requests whose connection died before
+    their answer, ``cut`` those of them that had a part of it, ``refused`` connections that could
+    not be opened, ``wrong`` answers that belong to somebody else. A context manager.
     """
 
     def __init__(
@@ -22,6 +23,8 @@ class Load:
         self.answered = 0
         self.wrong = 0
         self.broken = 0
+        self.cut = 0
+        self.refused = 0
         self.failed: Counter[str] = Counter()
         self.factors: Counter[float] = Counter()
         self._port = port
@@ -56,37 +59,62 @@ class Load:
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             except OSError:
-                self.broken += 1
+                self.refused += 1
                 await asyncio.sleep(self._pause_s)
                 continue
             try:
-                while not self._stopping:
+                goes_on = True
+                while goes_on and not self._stopping:
                     number += 1
-                    await self._ask(reader, writer, number)
+                    goes_on = await self._ask(reader, writer, number)
                     await asyncio.sleep(self._pause_s)
-            except (OSError, asyncio.IncompleteReadError):
+            except OSError:
                 self.broken += 1
+            except asyncio.IncompleteReadError as error:
+                self.broken += 1
+                self.cut += bool(error.partial)
             finally:
                 writer.close()
 
     async def _ask(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: float
-    ) -> None:
+    ) -> bool:
+        """Ask once; returns whether the connection may be used again."""
         body = orjson.dumps(
             {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [number]}]}
         )
         head = f"POST {self._path} HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
-        fields = await reader.readuntil(b"\r\n\r\n")
-        length = int(fields.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-        document = orjson.loads(await reader.readexactly(length))
+        fields = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(fields.split(b"content-length: ")[1].split(b"\r\n")[0])
+        document = await self._document(reader, length)
         status = fields.split(b" ", 2)[1].decode()
+        self._count(status, document, number, retry=b"retry-after" in fields)
+        return b"connection: close" not in fields
+
+    async def _document(self, reader: asyncio.StreamReader, length: int) -> Any:
+        try:
+            return orjson.loads(await reader.readexactly(length))
+        except (OSError, asyncio.IncompleteReadError) as error:
+            # The head has come, so the answer is cut even where nothing of the body has.
+            self.cut += not getattr(error, "partial", b"")
+            raise
+
+    def _count(self, status: str, document: Any, number: float, *, retry: bool) -> None:
         if status != "200":
-            retry = "retry-after" if b"retry-after" in fields.lower() else ""
-            self.failed[f"{status} {document['code']} {retry}".strip()] += 1
+            self.failed[f"{status} {document['code']} {'retry-after' * retry}".strip()] += 1
             return
         self.answered += 1
         factor = document["outputs"][0]["data"][0] / number
         if factor not in (1.0, 2.0, 3.0):
             self.wrong += 1
         self.factors[factor] += 1
+
+
+def assert_unharmed(load: Load) -> None:
+    """Every request was answered, rightly."""
+    assert load.answered > 0
+    assert not load.failed
+    assert load.broken == 0
+    assert load.refused == 0
+    assert load.wrong == 0

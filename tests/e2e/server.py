@@ -1,17 +1,22 @@
 """A whole server, started and driven through the command line, as a person does it."""
 
+import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from salver.client.sync import Client
+from tests import models
 
 SALVER = Path(sys.executable).with_name("salver")
 _WAIT_S = 60.0
@@ -30,6 +35,34 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = _WAI
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
         time.sleep(0.02)
+
+
+def ask(
+    port: int, endpoint: str, number: float, headers: Mapping[str, str] | None = None
+) -> tuple[int, Any]:
+    """Send one number over a connection of its own; returns the status and the document."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [number]}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_WAIT_S)
+    try:
+        connection.request("POST", f"/v2/models/{endpoint}/infer", body, dict(headers or {}))
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def metric(base_url: str, name: str, **labels: str) -> float | None:
+    """Return the sum of a metric's samples with these labels, or None when there are none."""
+    with urllib.request.urlopen(f"{base_url}/metrics", timeout=_WAIT_S) as response:
+        families = list(text_string_to_metric_families(response.read().decode()))
+    values = [
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+    return sum(values) if values else None
 
 
 class Server:
@@ -86,6 +119,30 @@ class Server:
     def push(self, path: Path, name: str, *options: str) -> None:
         """Push a model."""
         self.ok("push", str(path), "--name", name, *options)
+
+    def deploy_scaled(self, folder: Path, scale: int = 2, path: Path | None = None) -> None:
+        """Push and deploy ``scaled``, which multiplies by ``scale``; ``path`` is another such."""
+        self.push_scaled(folder, scale, path)
+        self.ok("deploy", "scaled")
+
+    def push_scaled(self, folder: Path, scale: int = 2, path: Path | None = None) -> None:
+        """Push the model without deploying it."""
+        example = write_rows(folder / "rows.json", [[1.0, 2.0]])
+        model = path or models.onnx_identity("FP32", scale)
+        self.push(model, "scaled", "--example", str(example))
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        """Return a metric of the control port, which knows all processes."""
+        return metric(str(self.state()["control_url"]), name, **labels)
+
+    def gateway_metric(self, name: str, **labels: str) -> float | None:
+        """Return a metric as the first gateway has it at this moment."""
+        facts = json.loads((self.home / "run" / "gateway-0.json").read_text())
+        return metric(str(facts["admin_url"]), name, **labels)
+
+    def in_flight(self, endpoint: str) -> float | None:
+        """Return how many requests of an endpoint the first gateway is answering."""
+        return self.gateway_metric("salver_requests_in_flight", endpoint=endpoint)
 
     @property
     def port(self) -> int:

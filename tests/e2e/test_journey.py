@@ -1,19 +1,22 @@
 """From a model file to predictions through the command line, for every format."""
 
 import json
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import lightgbm
 import numpy as np
 import onnxruntime
+import psutil
 import pytest
 import skops.io
 import xgboost
 
 from salver.core.tensor import AnyArray
 from tests import models
-from tests.e2e.server import Server, run, write_rows
+from tests.e2e.server import SALVER, Server, run, wait_until, write_rows
 
 
 def direct_onnx(path: Path, rows: AnyArray) -> dict[str, AnyArray]:
@@ -169,6 +172,30 @@ def test_undeploy(server: Server) -> None:
     assert done.returncode == 1
     assert b"endpoint_not_found" in done.stderr
     server.ok("deploy", "leaving:1")
+
+
+def test_in_the_foreground(home: Path, tmp_path: Path) -> None:
+    """Without --detach the command serves until Ctrl-C, and then ends with 0 and its children."""
+    words = ["up", "--home", str(home), "--http-port", "0", "--control-port", "0"]
+    process = subprocess.Popen([str(SALVER), *words], stderr=subprocess.PIPE)
+    server = Server(home)
+    try:
+        wait_until(lambda: server.supervisor_pid() == process.pid, "it is up")
+        server.deploy_scaled(tmp_path)
+        answer = server.ok("predict", "scaled", "-", "-o", "json", stdin=b"[[4]]")
+        assert json.loads(answer) == [{"y": 8.0}]
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert b"data port http://127.0.0.1:" in said
+        assert said.endswith(b"stopped\n")
+        assert children
+        assert not any(child.is_running() for child in children)
+    finally:
+        process.kill()
+        process.wait()
 
 
 REFUSED = {

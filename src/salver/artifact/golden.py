@@ -92,9 +92,10 @@ def first_difference(expected: AnyArray, actual: AnyArray, rtol: float, atol: fl
     if bool(np.all(same)):
         return ""
     place = tuple(int(index) for index in np.argwhere(~np.atleast_1d(same))[0])
+    got, wanted = (np.atleast_1d(array)[place] for array in (actual, expected))
     return (
-        f"differs at {list(place)}: {np.atleast_1d(actual)[place]!r} instead of "
-        f"{np.atleast_1d(expected)[place]!r} (rtol {rtol:g}, atol {atol:g})"
+        f"differs at {list(place)}: {getattr(got, 'item', lambda: got)()!r} instead of "
+        f"{getattr(wanted, 'item', lambda: wanted)()!r} (rtol {rtol:g}, atol {atol:g})"
     )
 
 

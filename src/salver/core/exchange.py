@@ -40,7 +40,7 @@ class Exchange(msgspec.Struct, eq=False):
 
 
 _RECORD_BYTES = 512
-_BATCH = 256
+_BATCH = 512
 
 Subscriber = Callable[[list[Exchange]], None]
 

@@ -16,17 +16,6 @@ _DURATIONS = ("salver_request_seconds", "salver_queue_seconds", "salver_run_seco
 _NANOSECOND = 1e-9
 
 
-def _alike(one: Exchange, other: Exchange) -> bool:
-    """Tell, quickly, that two count towards the same series; False may be wrong."""
-    mine, its = one.context, other.context
-    return (
-        mine.principal is its.principal
-        and one.endpoint == other.endpoint
-        and mine.variant is its.variant
-        and mine.weight_epoch == its.weight_epoch
-    )
-
-
 class ExchangeMetrics:
     """Subscriber of the exchange ring."""
 
@@ -36,13 +25,21 @@ class ExchangeMetrics:
     def __call__(self, exchanges: list[Exchange]) -> None:
         """Count a batch of exchanges."""
         groups: dict[tuple[str, str, str, int], list[Exchange]] = {}
-        last: Exchange | None = None
         group: list[Exchange] = []
+        principal = variant = endpoint = None
+        epoch = -1
         for exchange in exchanges:
-            if last is None or not _alike(exchange, last):
-                context = exchange.context
-                key = (context.tenant, exchange.endpoint, context.variant, context.weight_epoch)
-                group, last = groups.setdefault(key, []), exchange
+            context = exchange.context
+            # Neighbours mostly count towards the same series, which identities tell quickly.
+            if (
+                context.variant is not variant
+                or exchange.endpoint is not endpoint
+                or context.principal is not principal
+                or context.weight_epoch != epoch
+            ):
+                principal, variant = context.principal, context.variant
+                endpoint, epoch = exchange.endpoint, context.weight_epoch
+                group = groups.setdefault((context.tenant, endpoint, variant, epoch), [])
             group.append(exchange)
         for (tenant, endpoint, variant, epoch), members in groups.items():
             self._count((tenant, endpoint, variant, str(epoch)), members)

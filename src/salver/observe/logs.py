@@ -5,6 +5,7 @@ from typing import Any
 
 import structlog
 
+EventDict = structlog.typing.EventDict
 Logger = structlog.typing.FilteringBoundLogger
 
 
@@ -16,8 +17,14 @@ def get_logger(name: str) -> Logger:
 
 def configure_logs(level: str, **context: Any) -> None:
     """Send events to standard error as JSON; ``context`` goes into every event of the process."""
+
+    def with_context(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        # Not by context variables: callbacks from other threads run without them.
+        return {**context, **event}
+
     structlog.configure(
         processors=[
+            with_context,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -28,4 +35,3 @@ def configure_logs(level: str, **context: Any) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(**context)

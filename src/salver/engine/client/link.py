@@ -39,7 +39,7 @@ from salver.wire.transport import LinkOptions, connect
 log = get_logger(__name__)
 
 QUARANTINE = "quarantine"
-# So many requests are worth a message of their own while the worker has nothing else to do.
+# So many requests are worth a message of their own while the worker has little else to do.
 _HEAD_START = 4
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.05
@@ -139,8 +139,8 @@ class WorkerLink:
         if not turn:
             self._loop.call_soon(self._flush)
         turn.append(pending)
-        if len(turn) == _HEAD_START == len(self.pending):
-            # The worker idles: it can run these while the rest of this turn is being read.
+        if len(turn) >= _HEAD_START and len(turn) * 2 >= len(self.pending):
+            # The worker has no more to do than this: it can begin while the rest is being read.
             self._flush()
 
     def _flush(self) -> None:
