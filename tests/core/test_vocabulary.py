@@ -170,6 +170,20 @@ def test_the_ring_is_bounded_and_counts_are_not_lost() -> None:
     assert len(seen) == 1000
 
 
+def test_many_exchanges_ask_once_to_be_drained() -> None:
+    """The owner is asked when a batch is full, not at every one after it, and again later."""
+    ring = ExchangeRing(1024 * 1024)
+    asked: list[int] = []
+    ring.drain_soon = lambda: asked.append(len(asked))
+    for _ in range(900):
+        ring.append(exchange())
+    assert len(asked) == 1
+    assert ring.drain() == 900
+    for _ in range(600):
+        ring.append(exchange())
+    assert len(asked) == 2
+
+
 def test_cancelling_twice_is_harmless() -> None:
     """The holder of the work is told once."""
     context = RequestContext("id", ANONYMOUS, 0, 0)

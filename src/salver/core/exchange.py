@@ -49,15 +49,16 @@ class ExchangeRing:
     """Exchanges on their way to the observers, bounded in bytes.
 
     ``append`` is called on the request path and does no more than store. ``drain`` hands
-    everything to the subscribers in batches; so does every append of many, while what it hands on
-    is still in the processor's cache. When the bound is reached the payloads of the
-    newcomer are let go first, and ``full`` asks the owner to drain; counts are never lost.
+    everything to the subscribers in batches. ``drain_soon`` is called when many have come, so that
+    they are handed on while they are in the processor's cache. When the bound is reached the
+    payloads of the newcomer are let go first, then the ring drains itself; counts are never lost.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.held_bytes = 0
         self.dropped_payloads = 0
+        self.drain_soon: Callable[[], object] | None = None
         self._items: deque[Exchange] = deque()
         self._subscribers: list[Subscriber] = []
 
@@ -79,8 +80,8 @@ class ExchangeRing:
                 self.drain()
         self.held_bytes += size
         self._items.append(exchange)
-        if len(self._items) >= _BATCH:
-            self.drain()
+        if len(self._items) == _BATCH and self.drain_soon is not None:
+            self.drain_soon()
 
     def drain(self) -> int:
         """Hand everything stored to each subscriber; returns how many exchanges that was."""

@@ -95,6 +95,8 @@ class Gateway:
 
     async def start(self, listening: socket.socket) -> None:
         """Answer on a socket that is already bound."""
+        loop = asyncio.get_running_loop()
+        self._ring.drain_soon = lambda: loop.call_soon(self._ring.drain)
         await self._engine.start()
         await self._follower.start()
         await self._server.start(listening)

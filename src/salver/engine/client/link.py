@@ -158,7 +158,7 @@ class WorkerLink:
                     connection.queue(cohort[0].infer(now_ns), cohort[0].buffers())
             except Exception as error:  # whatever it was, its callers must be answered
                 for pending in cohort:
-                    del self.pending[pending.id]
+                    self.pending.pop(pending.id, None)
                     self._owner.unsendable(pending, error)
         connection.flush()
 
