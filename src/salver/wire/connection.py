@@ -50,6 +50,7 @@ class Connection(asyncio.BufferedProtocol):
     """A link. ``accept`` is called once the peer's Hello is in order and gives the receiver.
 
     ``initiator`` greets first; the other side answers. ``token`` must match on both sides.
+    ``on_read_end``, which a receiver may set, is called when all that arrived was handed on.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Connection(asyncio.BufferedProtocol):
         self._blocked = False
         self._unblocked: list[Callable[[], None]] = []
         self.is_direct = True
+        self.on_read_end: Callable[[], None] | None = None
         self.peer: Hello | None = None
         self.greeted: asyncio.Future[None] = self._loop.create_future()
 
@@ -202,6 +204,8 @@ class Connection(asyncio.BufferedProtocol):
             on_message = receiver.on_message
             for message, payload in messages:
                 on_message(message, payload)
+            if self.on_read_end is not None:
+                self.on_read_end()
 
     def pause_writing(self) -> None:
         """Note that the socket is full."""

@@ -99,6 +99,7 @@ class WorkerLink:
         self._watches = watches
         self._ledger: Ledger | None = None
         self._joins = False
+        self._alone = True
         self._turn: list[Pending] = []
         self._loop = asyncio.get_running_loop()
         self._last_id = 0
@@ -130,9 +131,12 @@ class WorkerLink:
         pending.link = self
         pending.started = False
         pending.attempts += 1
-        if not (self._joins and goes_together(pending)):
+        alone = self._alone and not self.pending
+        if alone or not (self._joins and goes_together(pending)):
             connection.send(pending.infer(self._clock.monotonic_ns()), pending.buffers())
             self.pending[pending.id] = pending
+            if alone:
+                connection.flush()
             return
         self.pending[pending.id] = pending
         turn = self._turn
@@ -146,6 +150,8 @@ class WorkerLink:
     def _flush(self) -> None:
         """Send what was gathered in this turn of the loop, cohort by cohort."""
         turn, self._turn = self._turn, []
+        # Who asks one by one need not wait for company that does not come.
+        self._alone = len(turn) <= 1
         connection, now_ns = self._connection, self._clock.monotonic_ns()
         if connection is None:
             return

@@ -196,6 +196,7 @@ class Worker:
             self._links.discard,
             joins=engine.cohorts,
             folder=None if local is None else Path(local.path).parent,
+            is_only=lambda: len(self._links) == 1,
         )
         self._links.add(link)
         connection.send(self._announcement())

@@ -49,6 +49,7 @@ class BatchHost:
         self._holding = False
         self._queue: deque[Job] = deque()
         self._aside = 0
+        self._announcing = 0
         self._scheduled = False
         self._busy = False
         self._cold = True
@@ -102,6 +103,11 @@ class BatchHost:
         if queue and not self._scheduled and not self._busy and not loading.active:
             self._schedule()
 
+    def run_now(self) -> None:
+        """Begin with what waits without another turn of the loop, unless it shall wait longer."""
+        if self._scheduled and self.load.policy.max_queue_delay_ms <= 0:
+            self._pump()
+
     def retire(self) -> None:
         """Refuse new work; what was accepted is finished."""
         self.loading.retire()
@@ -145,7 +151,7 @@ class BatchHost:
         """Run one batch of what waits, or load what it waits for, then come back for the rest."""
         self._scheduled = False
         turn = self._turn
-        if self._busy or self.loading.active or not self._queue:
+        if self._busy or self._announcing or self.loading.active or not self._queue:
             if turn is not None:
                 turn.offer()
             return
@@ -234,10 +240,14 @@ class BatchHost:
         return told
 
     def _put_aside(self, reply: Reply, group: list[Job]) -> None:
+        # An announcement that is on its way must be followed by its run, not by another one.
+        on_its_way = not reply.is_blocked
         self._aside += len(group)
+        self._announcing += on_its_way
 
         def back() -> None:
             self._aside -= len(group)
+            self._announcing -= on_its_way
             self._queue.extendleft(reversed(group))
             if not self._scheduled and not self._busy:
                 self._schedule()

@@ -37,6 +37,10 @@ class Host(Protocol):
         """Take a cohort over; raises ``WireError`` for one that does not add up."""
         ...
 
+    def run_now(self) -> None:
+        """Begin with what waits, if it would begin in the next turn of the loop."""
+        ...
+
 
 Hosts = Callable[[str], Host | None]
 
@@ -44,7 +48,8 @@ Hosts = Callable[[str], Host | None]
 class GatewayLink:
     """Receiver of one gateway's messages and reply of its jobs.
 
-    ``joins`` allows answers that are joint; ``folder`` is where ledgers lie, None for no ledger.
+    ``joins`` allows answers that are joint; ``folder`` is where ledgers lie, None for no ledger;
+    ``is_only`` tells whether this is the only link of the worker.
     """
 
     def __init__(
@@ -55,12 +60,16 @@ class GatewayLink:
         *,
         joins: bool,
         folder: Path | None,
+        is_only: Callable[[], bool],
     ) -> None:
         self.connection = connection
         self._hosts = hosts
         self._closed = closed
         self._jobs: dict[int, Job] = {}
         self._told: set[int] = set()
+        self._touched: dict[str, Host] = {}
+        self._is_only = is_only
+        connection.on_read_end = self._read_end
         self._folder = folder
         self._ledger: Ledger | None = None
         peer = connection.peer
@@ -81,6 +90,7 @@ class GatewayLink:
                 cause = f"{message.variant} is not hosted here"
                 self.send(Fail(message.id, NotReady.code, cause, RETRY_AFTER_S))
                 return
+            self._touched[message.variant] = host
             host.accept(self, message, payload)
         elif isinstance(message, Watch):
             self._watched(message.ledger)
@@ -90,6 +100,13 @@ class GatewayLink:
             job = self._jobs.get(message.id)
             if job is not None and job.flow is not None:
                 job.flow.grant(message.chunks)
+
+    def _read_end(self) -> None:
+        """Let what came run at once, when no other gateway could add to it in this turn."""
+        touched, self._touched = self._touched, {}
+        if self._is_only():
+            for host in touched.values():
+                host.run_now()
 
     def on_lost(self, error: WireError | None) -> None:
         """Nobody waits for this link's requests any more."""
@@ -109,6 +126,7 @@ class GatewayLink:
             for request_id in message.ids:
                 self.send(Fail(request_id, NotReady.code, cause, RETRY_AFTER_S))
             return
+        self._touched[message.variant] = host
         try:
             host.accept_many(self, message, payload)
         except WireError as error:

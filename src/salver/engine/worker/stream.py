@@ -174,6 +174,9 @@ class StreamHost:
             )
             self.accept(reply, infer, payload[index * size : (index + 1) * size])
 
+    def run_now(self) -> None:
+        """Streams begin when they are accepted."""
+
     def retire(self) -> None:
         """Refuse new streams; open ones go on."""
         self.loading.retire()
