@@ -1,6 +1,5 @@
 """The note a worker leaves of what it is about to run."""
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -14,9 +13,10 @@ import uvloop
 
 from salver.core.errors import InvalidName, WireError
 from salver.core.settings import EngineSettings
+from salver.engine.client.link import WorkerLink
 from salver.engine.ledger import MAX_IDS, SLOTS, Ledger, clear, new_name
 from salver.wire.messages import BatchPolicy
-from tests.engine.fleet import Fleet, Model, client_of, finish, fleet
+from tests.engine.fleet import Fleet, Model, client_of, finish, fleet, until
 
 
 def pair(folder: Path) -> tuple[Ledger, Ledger]:
@@ -112,6 +112,12 @@ def test_a_full_disk_means_no_ledger(full: Path) -> None:
     assert not list(full.glob("ledger-*"))
 
 
+def _runs(link: WorkerLink) -> bool:
+    """Tell whether the client could know that one of its requests runs."""
+    noted = frozenset() if link._ledger is None else link._ledger.noted()
+    return any(one.started or one.id in noted for one in link.pending.values())
+
+
 @pytest.mark.parametrize(("here", "there"), [(True, True), (False, True), (True, False)])
 def test_who_was_running_is_known_either_way(here: bool, there: bool) -> None:
     """After a death the running batch is told from the queue, with a ledger and without.
@@ -125,7 +131,7 @@ def test_who_was_running_is_known_either_way(here: bool, there: bool) -> None:
             await finish([first])
             asked = [callers.ask(float(value)) for value in range(1, 9)]
             link = callers.client._links["shared-0"]
-            await asyncio.sleep(0.1)
+            await until(lambda: _runs(link))
             lost: list[int] = []
             was_lost = callers.client.lost
 

@@ -158,8 +158,8 @@ def test_answers_over_tls(tmp_path: Path) -> None:
         await finish(asked)
         assert [caller.answer for caller in asked] == [3.0 * value + 1 for value in range(4)]
         asked = [callers.ask(float(value)) for value in range(4)]
-        await asyncio.sleep(0.1)
         pending = list(client._links["shared-0"].pending.values())
+        await until(lambda: any(item.started for item in pending))
         running.kill("shared-0")
         await finish(asked)
         assert [item.started for item in pending] == [True, False, False, False]
