@@ -72,6 +72,10 @@ def test_strange_files_and_names_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ledger-link").symlink_to("/etc/hostname")
     with pytest.raises(OSError, match="symbolic"):
         Ledger.open(tmp_path, "ledger-link")
+    (tmp_path / "plan.msgpack").write_bytes(bytes(256 * 1024))
+    with pytest.raises(WireError):
+        Ledger.open(tmp_path, "plan.msgpack")
+    assert (tmp_path / "plan.msgpack").exists()
     with pytest.raises(InvalidName):
         Ledger.open(tmp_path, "../ledger")
     with pytest.raises(FileNotFoundError):

@@ -21,6 +21,7 @@ from salver.core.errors import WireError
 from salver.core.names import check_name
 
 SLOTS = 64
+_PREFIX = "ledger-"
 _SLOT_BYTES = 4096
 _COUNT = struct.Struct("<I")
 _IDS_AT = 8
@@ -30,12 +31,12 @@ _SIZE_BYTES = SLOTS * _SLOT_BYTES
 
 def new_name(worker: str) -> str:
     """Return a name for a ledger of a link to this worker."""
-    return f"ledger-{worker}-{secrets.token_hex(8)}"
+    return f"{_PREFIX}{worker}-{secrets.token_hex(8)}"
 
 
 def clear(folder: Path, worker: str) -> None:
     """Remove what gateways of an earlier process of this worker left behind."""
-    for path in folder.glob(f"ledger-{worker}-{'[0-9a-f]' * 16}"):
+    for path in folder.glob(f"{_PREFIX}{worker}-{'[0-9a-f]' * 16}"):
         path.unlink(missing_ok=True)
 
 
@@ -64,7 +65,10 @@ class Ledger:
 
         Raises ``OSError``, ``InvalidName``, or ``WireError`` for a file that is none.
         """
-        ledger = cls._mapped(folder / check_name(name, "ledger"), os.O_NOFOLLOW)
+        check_name(name, "ledger")
+        if not name.startswith(_PREFIX):
+            raise WireError(f"{name!r} is not the name of a ledger")
+        ledger = cls._mapped(folder / name, os.O_NOFOLLOW)
         ledger.forget_name()
         return ledger
 
