@@ -394,3 +394,8 @@ ERRORS_BY_CODE: dict[str, type[SalverError]] = {cls.code: cls for cls in _leaves
 def from_code(code: str, message: str, retry_after_s: float | None = None) -> SalverError:
     """Rebuild an error that crossed a process boundary; an unknown code becomes ``Internal``."""
     return ERRORS_BY_CODE.get(code, Internal)(message, retry_after_s=retry_after_s)
+
+
+def fault_of(error: Exception) -> Internal:
+    """Return what a caller is told of a fault of ours, which the log describes in full."""
+    return Internal(f"an internal fault ({type(error).__name__}); it was logged")

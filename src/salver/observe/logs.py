@@ -19,13 +19,12 @@ def configure_logs(level: str, **context: Any) -> None:
     """Send events to standard error as JSON; ``context`` goes into every event of the process."""
 
     def with_context(_logger: Any, _method: str, event: EventDict) -> EventDict:
-        # Not by context variables: callbacks from other threads run without them.
+        # Not by structlog's context variables: callbacks from other threads run without them.
         return {**context, **event}
 
     structlog.configure(
         processors=[
             with_context,
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

@@ -7,8 +7,8 @@ a message as raw payload in the order of its tensor headers. No pickle, no class
 Who says what: everybody opens with ``Hello``. Gateways send ``Infer``, ``InferMany``, ``Cancel``,
 ``Credit`` and ``Watch`` to workers; workers answer with ``BatchStarted``, ``Chunk``, ``ChunkMany``
 and ``Fail``. ``Watch`` and the two ``Many`` came with version 2 and are said only to peers of it.
-Control pushes
-``PlanPush`` to gateways, workers and the supervisor and gets ``PlanAck`` and ``Snapshot`` back.
+Control pushes ``PlanPush`` to gateways, workers and the supervisor and gets ``PlanAck`` and
+``Snapshot`` back.
 ``Load``, ``Unload`` and ``Drain`` tell a worker what to host; a plan contains the same ``Load``s,
 so that a worker can restart while control is away.
 """

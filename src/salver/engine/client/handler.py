@@ -14,13 +14,13 @@ from salver.core.context import RequestContext
 from salver.core.errors import (
     DeadlineExceeded,
     Draining,
-    Internal,
     InvalidRequest,
     NotReady,
     Overloaded,
     SalverError,
     WireError,
     WorkerCrashed,
+    fault_of,
     from_code,
 )
 from salver.core.handler import Responder
@@ -185,8 +185,7 @@ class EngineClient:
             self._end(pending, error)
         else:
             log.error("send_failed", request_id=pending.context.request_id, exc_info=error)
-            name = type(error).__name__
-            self._end(pending, Internal(f"an internal fault ({name}); it was logged"))
+            self._end(pending, fault_of(error))
 
     def refused(self, pending: Pending, error: Fail) -> None:
         """Try another worker, since this one did not run the request."""

@@ -231,12 +231,15 @@ class WorkerLink:
             request.started = request.started or request.id in noted
         ledger.close()
 
+    def _abort(self, error: WireError) -> None:
+        if self._connection is not None:
+            self._connection.abort(error)
+
     def _chunks(self, message: ChunkMany, payload: Buffer) -> None:
         try:
             response = joint_response(message, payload)
         except WireError as error:
-            if self._connection is not None:
-                self._connection.abort(error)
+            self._abort(error)
             return
         known, finished = self.pending, self._owner.finished
         responders = [
@@ -254,8 +257,7 @@ class WorkerLink:
         try:
             tensors = tensors_of(chunk, payload)
         except WireError as error:
-            if self._connection is not None:
-                self._connection.abort(error)
+            self._abort(error)
             return
         response = InferenceResponse(tensors, chunk.timing, chunk.parameters)
         if chunk.final:

@@ -11,10 +11,10 @@ from salver.core.context import RequestContext
 from salver.core.datatypes import BYTES, ITEM_SIZES
 from salver.core.errors import (
     EndpointNotFound,
-    Internal,
     InvalidRequest,
     ModelFailed,
     SalverError,
+    fault_of,
 )
 from salver.core.exchange import Exchange, ExchangeRing
 from salver.core.handler import Handler, JointSink
@@ -95,7 +95,7 @@ class Inference:
             answer.fail(error)
         except Exception as error:  # a fault of ours must still be answered
             log.exception("inference_failed", request_id=message.request_id)
-            answer.fail(Internal(f"an internal fault ({type(error).__name__}); it was logged"))
+            answer.fail(fault_of(error))
 
     def send_joint(self, responders: Sequence["_Answer"], response: JointResponse) -> None:
         """Write the answers of many callers at once; see ``core.handler.JointSink``."""
@@ -107,7 +107,11 @@ class Inference:
             return
         now_ns = self.clock.monotonic_ns()
         for answer, text, timing in zip(responders, texts, response.timings, strict=True):
-            answer.deliver(text, timing, now_ns)
+            try:
+                answer.deliver(text, timing, now_ns)
+            except Exception as error:  # those after it must be answered too
+                log.exception("answer_failed", request_id=answer.context.request_id)
+                answer.fail(fault_of(error))
 
     def _decode(self, message: HttpMessage, target: Target, endpoint: EndpointPlan) -> Decoded:
         headers, body = message.headers, message.body
@@ -190,7 +194,7 @@ class _Answer(msgspec.Struct, eq=False):
             self.fail(error)
         except Exception as error:  # a fault of ours must still be answered
             log.exception("answer_failed", request_id=self.message.request_id)
-            self.fail(Internal(f"an internal fault ({type(error).__name__}); it was logged"))
+            self.fail(fault_of(error))
         else:
             self._finish("", response.timing)
 

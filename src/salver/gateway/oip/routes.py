@@ -9,12 +9,12 @@ import orjson
 from salver.core.context import Principal
 from salver.core.errors import (
     EndpointNotFound,
-    Internal,
     MethodNotAllowed,
     NotReady,
     RouteNotFound,
     SalverError,
     VersionNotFound,
+    fault_of,
 )
 from salver.core.ids import RequestIds
 from salver.core.names import check_name
@@ -92,9 +92,7 @@ class Routes:
             self.refuse(message, error)
         except Exception as error:  # a fault of ours must still be answered
             log.exception("request_failed", request_id=message.request_id)
-            self.refuse(
-                message, Internal(f"an internal fault ({type(error).__name__}); it was logged")
-            )
+            self.refuse(message, fault_of(error))
 
     def refuse(self, message: HttpMessage, error: SalverError) -> None:
         """Answer a request that got no further than here, and count it."""
