@@ -114,10 +114,24 @@ def test_text_columns_of_csv_stay_as_written() -> None:
 
 @pytest.mark.parametrize(
     ("datatype", "value"),
-    [("UINT8", -1), ("UINT8", 300), ("INT32", 2**40 + 7), ("BOOL", 2), ("FP16", 1e6)],
+    [
+        ("UINT8", -1),
+        ("UINT8", 300),
+        ("UINT64", -1),
+        ("INT64", 2**63),
+        ("INT32", 2**40 + 7),
+        ("BOOL", 2),
+        ("FP16", 1e6),
+    ],
 )
 def test_what_does_not_fit_is_refused_not_wrapped(datatype: str, value: float) -> None:
     """A value never turns into another one on its way into a tensor."""
     signature = Signature((TensorSpec("x", datatype, (-1, 1)),), ())
     with pytest.raises(InvalidTensor):
         rows_to_tensors([[value]], signature)
+
+
+def test_an_example_that_lacks_a_column_is_refused() -> None:
+    """Not taken for a missing number: a slip in one record would change the signature."""
+    with pytest.raises(MissingInput, match="row 2 lacks the column 'b'"):
+        infer_inputs([{"a": 1, "b": 2}, {"a": 3}])

@@ -186,7 +186,10 @@ def infer_inputs(rows: Any) -> tuple[tuple[TensorSpec, ...], list[Tensor]]:
         return specs, tensors
     names = list(rows[0]) if isinstance(rows[0], Mapping) else None
     width = len(rows[0])
-    table = [[_cell(cell) for cell in (map(row.get, names) if names else row)] for row in rows]
+    table = [
+        [_cell(cell) for cell in ([_value(row, name, number) for name in names] if names else row)]
+        for number, row in enumerate(rows)
+    ]
     if any(len(row) != width for row in table):
         raise InvalidExample("the rows have unequal numbers of columns")
     kinds = [_kind([row[index] for row in table]) for index in range(width)]
