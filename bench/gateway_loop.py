@@ -78,7 +78,7 @@ def server(settings: HttpSettings) -> tuple[HttpServer, ExchangeRing]:
     directory = Directory(router.endpoint, lambda _: True, lambda: True)
     ids = RequestIds(b"k" * 32, 1, clock)
     routes = Routes(inference, directory, Keys(None), ids, lambda _: None)
-    return HttpServer(settings, clock, routes, routes.refuse), ring
+    return HttpServer(settings, clock, routes.answer, routes.refuse), ring
 
 
 def script() -> str:

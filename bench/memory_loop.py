@@ -27,6 +27,7 @@ from salver.engine.client.link import WorkerLink
 from salver.gateway.auth import Keys
 from salver.gateway.http.connection import HttpConnection
 from salver.gateway.http.server import HttpServer
+from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
 from salver.gateway.validation import SignatureCheck
@@ -80,7 +81,7 @@ def request() -> bytes:
 class InMemory:
     """A gateway's parts between callers and one worker's link."""
 
-    def __init__(self, connections: int) -> None:
+    def __init__(self, connections: int, *, gathers_turns: bool = True) -> None:
         clock, meter = SystemClock(), Meter()
         hello = Hello(PROTOCOL_VERSION, "gateway", "bench", "0")
         engine = EngineClient(hello, EngineSettings(), clock, meter, LinkOptions())
@@ -96,32 +97,35 @@ class InMemory:
         inference = Inference(router, router.endpoint, self.ring, HttpSettings(), clock)
         directory = Directory(router.endpoint, lambda _: True, lambda: True)
         ids = RequestIds(b"k" * 32, 1, clock)
-        routes = Routes(inference, directory, Keys(None), ids, lambda _: None)
-        server = HttpServer(HttpSettings(), clock, routes)
+        gather = Gatherer(inference, ids, HttpSettings()).add if gathers_turns else None
+        routes = Routes(inference, directory, Keys(None), ids, lambda _: None, gather)
+        server = HttpServer(HttpSettings(), clock, routes.answer)
         limits = LinkLimits(1 << 30)
         self.worker = Connection(hello, self.link._accepted, initiator=True, limits=limits)
         self.worker.connection_made(Sink())  # type: ignore[arg-type]
         feed(self.worker, encode(Hello(PROTOCOL_VERSION, "worker", "w", "0"), 0))
         self.link.ready = frozenset(["m:1"])
         self.callers = [HttpConnection(server) for _ in range(connections)]
+        self.answered = 0
         for caller in self.callers:
             caller.connection_made(Sink())  # type: ignore[arg-type]
 
     async def turn(self, data: bytes) -> None:
         """Let every caller ask once, and answer them together."""
         for caller in self.callers:
-            feed(caller, data)
+            caller.data_received(data)
         await asyncio.sleep(0)
-        ids = tuple(self.link.pending)
+        ids = tuple(range(self.answered + 1, self.link._last_id + 1))
+        self.answered = self.link._last_id
         header = (TensorHeader("y", "FP32", (1, 2), 8),)
         answer = ChunkMany(ids, header, (1000,) * len(ids), Timing(0, 0, 5000, 0, len(ids)))
         feed(self.worker, encode(answer, 8 * len(ids)) + b"abc?abc?" * len(ids))
 
 
-async def measure(connections: int) -> float:
+async def measure(connections: int, *, gathers_turns: bool) -> float:
     """Return the least microseconds per request over some rounds."""
     settle()
-    path, data = InMemory(connections), request()
+    path, data = InMemory(connections, gathers_turns=gathers_turns), request()
     turns, best = REQUESTS // connections, float("inf")
     for _ in range(ROUNDS):
         begin = time.process_time()
@@ -136,8 +140,10 @@ def main() -> None:
     """Read the options and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connections", type=int, default=16, help="at least 2 (default 16)")
+    parser.add_argument("--one-by-one", action="store_true", help="with http.gather off")
     options = parser.parse_args()
-    figure = asyncio.run(measure(max(2, options.connections)))
+    connections, gathers_turns = max(2, options.connections), not options.one_by_one
+    figure = asyncio.run(measure(connections, gathers_turns=gathers_turns))
     print(f"{figure:.2f} us per request at {options.connections} connections")
 
 

@@ -14,12 +14,13 @@ from salver.core.clock import ManualClock
 from salver.core.context import ANONYMOUS, RequestContext
 from salver.core.durable import durable_write
 from salver.core.errors import ERRORS_BY_CODE, Internal, InvalidName, InvalidSettings, from_code
-from salver.core.exchange import Exchange, ExchangeRing
+from salver.core.exchange import Exchange, ExchangeRing, JointExchange, Record
 from salver.core.ids import RequestIds
 from salver.core.names import check_name, parse_reference
 from salver.core.secret_file import load_secret
 from salver.core.settings import load_settings
 from salver.core.settings_file import read_settings
+from salver.core.timing import Timing
 
 
 def test_the_tree_of_errors_is_printed_as_it_is() -> None:
@@ -161,13 +162,35 @@ def exchange() -> Exchange:
 def test_the_ring_is_bounded_and_counts_are_not_lost() -> None:
     """More records than fit are handed on early instead of dropped."""
     ring = ExchangeRing(10 * 1024)
-    seen: list[Exchange] = []
+    seen: list[Record] = []
     ring.subscribe(seen.extend)
     for _ in range(1000):
         ring.append(exchange())
         assert ring.held_bytes <= 10 * 1024
     ring.drain()
     assert len(seen) == 1000
+
+
+def test_joint_exchanges_count_as_many() -> None:
+    """They take as much room as their members, and come apart into these."""
+    ring = ExchangeRing(20 * 1024)
+    seen: list[Record] = []
+    ring.subscribe(seen.extend)
+    context = RequestContext("", ANONYMOUS, 0, 0, variant="m:1")
+    ids, timings = ["a", "b", "c"], [Timing(queue_ns=n) for n in range(3)]
+    for _ in range(100):
+        ring.append_joint(JointExchange(context, "e", "http", 7, ids, timings))
+        assert ring.held_bytes <= 20 * 1024
+    handed_on = len(seen)
+    assert handed_on > 80
+    assert ring.drain() == 3 * (100 - handed_on)
+    assert len(seen) == 100
+    joint = seen[0]
+    assert isinstance(joint, JointExchange)
+    singles = list(joint.each())
+    assert [one.context.request_id for one in singles] == ids
+    assert [one.timing for one in singles] == timings
+    assert {(one.code, one.total_ns, one.context.variant) for one in singles} == {("", 7, "m:1")}
 
 
 def test_many_exchanges_ask_once_to_be_drained() -> None:

@@ -17,9 +17,11 @@ import msgspec
 import numpy as np
 
 from salver.core.clock import SystemClock
+from salver.core.cohort import Cohort, Piece
 from salver.core.context import ANONYMOUS, RequestContext
 from salver.core.errors import SalverError
-from salver.core.request import InferenceRequest, InferenceResponse
+from salver.core.handler import Responder
+from salver.core.request import InferenceRequest, InferenceResponse, JointResponse, form_of
 from salver.core.settings import EngineSettings
 from salver.core.signature import Signature
 from salver.core.tensor import Tensor
@@ -176,7 +178,15 @@ class Caller:
         self.responses: list[InferenceResponse] = []
         self.error: SalverError | None = None
         self.finals = 0
+        self.cohort: Cohort | None = None
         self.over = asyncio.Event()
+
+    def leave(self) -> None:
+        """Wait no longer."""
+        if self.context is None and self.cohort is not None and self.cohort.when_apart is not None:
+            self.cohort.when_apart()
+        assert self.context is not None
+        self.context.cancel()
 
     def send(self, response: InferenceResponse, *, final: bool = True) -> None:
         """Take an answer or a part of one."""
@@ -249,6 +259,52 @@ class Callers:
         parameters = {"stream": True} if stream else None
         request = InferenceRequest(variant, inputs, parameters=parameters)
         self.client(request, context, caller)
+        return caller
+
+    def ask_together(self, values: Sequence[float], *, timeout_s: float = 30.0) -> list[Caller]:
+        """Ask for one row each, as a cohort."""
+        callers = [Caller() for _ in values]
+        template = InferenceRequest(VARIANT, [Tensor.from_array("x", np.array([[0.0]]))])
+        form_of(template)
+        template.inputs = []
+        now_ns = CLOCK.monotonic_ns()
+        context = RequestContext("", ANONYMOUS, now_ns, now_ns + round(timeout_s * 1e9))
+        context.variant = VARIANT
+        count = len(callers)
+        cohort = Cohort(
+            template,
+            context,
+            Room(),
+            [*callers],
+            ["0" * 40] * count,
+            [None] * count,
+            [np.float64(value).tobytes() for value in values],
+        )
+        for caller, value in zip(callers, values, strict=True):
+            caller.value, caller.cohort = value, cohort
+        self.all += callers
+        self.client.many([cohort])
+        return callers
+
+
+class Room:
+    """Audience whose seats are callers."""
+
+    def answer(self, pieces: Sequence[Piece], response: JointResponse) -> None:
+        """Hand each caller its part."""
+        position = 0
+        for cohort, start, stop in pieces:
+            for caller in cohort.seats[start:stop]:
+                caller.send(response.alone(position))
+                position += 1
+
+    def responder(
+        self, cohort: Cohort, index: int, request: InferenceRequest, context: RequestContext
+    ) -> Responder:
+        """Let a caller stand for itself from now on."""
+        caller: Caller = cohort.seats[index]
+        assert request.inputs[0].array().item() == caller.value
+        caller.context = context
         return caller
 
 

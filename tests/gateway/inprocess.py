@@ -16,8 +16,8 @@ import uvloop
 from salver.core.clock import SystemClock
 from salver.core.context import RequestContext
 from salver.core.errors import ModelFailed
-from salver.core.exchange import Exchange, ExchangeRing
-from salver.core.handler import Responder, answer_jointly
+from salver.core.exchange import Exchange, ExchangeRing, JointExchange, Record
+from salver.core.handler import Handler, Responder, answer_jointly
 from salver.core.ids import RequestIds
 from salver.core.request import InferenceRequest, InferenceResponse, JointResponse
 from salver.core.settings import HttpSettings
@@ -26,6 +26,7 @@ from salver.core.tensor import Tensor
 from salver.core.timing import Timing
 from salver.gateway.auth import Keys
 from salver.gateway.http.server import HttpServer
+from salver.gateway.oip.gather import Gatherer, gathers
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
 from salver.gateway.validation import SignatureCheck
@@ -133,12 +134,18 @@ class Computer:
 class RunningServer:
     """The HTTP side on a thread and event loop of its own; a context manager."""
 
-    def __init__(self, settings: HttpSettings | None = None, keys: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: HttpSettings | None = None,
+        keys: Path | None = None,
+        last: Handler | None = None,
+    ) -> None:
         self.settings = settings or HttpSettings()
+        self.last = last
         self.computer = Computer()
         self.exchanges: list[Exchange] = []
         self.meter = Meter()
-        self._keys = Keys(keys)
+        self.keys = self._keys = Keys(keys)
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.port = 0
@@ -169,6 +176,26 @@ class RunningServer:
         future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
         return future.result(timeout=30)
 
+    def run(self, act: Callable[[], object]) -> None:
+        """Do something on the server's loop."""
+
+        async def once() -> None:
+            act()
+
+        self.call(once())
+
+    def busy(self) -> threading.Event:
+        """Keep the server's loop busy until the event is set."""
+        event, begun = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            begun.set()
+            event.wait(10)
+
+        self._loop.call_soon_threadsafe(wait)
+        begun.wait(10)
+        return event
+
     def release(self) -> None:
         """Answer what was held."""
         held, self.computer.held = self.computer.held, []
@@ -179,20 +206,26 @@ class RunningServer:
         """Answer what was held by one joint response."""
         self._loop.call_soon_threadsafe(self.computer.answer_jointly)
 
+    def _record(self, records: list[Record]) -> None:
+        for record in records:
+            self.exchanges += record.each() if isinstance(record, JointExchange) else [record]
+
     async def _start(self) -> None:
         clock = SystemClock()
-        check = SignatureCheck(self.computer, self.meter)
+        check = SignatureCheck(self.last or self.computer, self.meter)
         router = Router(check, random.Random(0))
         check.apply(PLAN)
         router.apply(PLAN)
         ring = ExchangeRing(1024 * 1024)
-        ring.subscribe(self.exchanges.extend)
+        ring.subscribe(self._record)
         self.ring = ring
-        inference = Inference(router, router.endpoint, ring, self.settings, clock)
+        self.inference = inference = Inference(router, router.endpoint, ring, self.settings, clock)
         directory = Directory(router.endpoint, lambda _: True, lambda: True)
         ids = RequestIds(b"k" * 32, 1, clock)
-        routes = Routes(inference, directory, self._keys, ids, lambda _: None)
-        self.server = HttpServer(self.settings, clock, routes, routes.refuse)
+        self.gatherer = gatherer = Gatherer(inference, ids, self.settings)
+        gather = gatherer.add if gathers(self.settings) else None
+        self.routes = routes = Routes(inference, directory, self._keys, ids, lambda _: None, gather)
+        self.server = HttpServer(self.settings, clock, routes.answer, routes.refuse)
         listening = socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
         await self.server.start(listening)

@@ -48,6 +48,16 @@ class Wire:
 
     def __init__(self) -> None:
         self.written: list[Any] = []
+        self.protocol: asyncio.Protocol | asyncio.BufferedProtocol = asyncio.Protocol()
+
+    def carry(self, protocol: asyncio.Protocol | asyncio.BufferedProtocol) -> None:
+        """Begin to deliver to a protocol."""
+        self.set_protocol(protocol)
+        protocol.connection_made(self)  # type: ignore[arg-type]
+
+    def set_protocol(self, protocol: asyncio.Protocol | asyncio.BufferedProtocol) -> None:
+        """Deliver to this one from now on."""
+        self.protocol = protocol
 
     def write(self, data: Any) -> None:
         """Keep one piece."""
@@ -83,15 +93,20 @@ class Wire:
         return piece
 
 
-def feed(protocol: asyncio.BufferedProtocol, data: bytes) -> list[memoryview]:
-    """Deliver bytes as a socket does; returns the memory they were written to."""
+def feed(wire: Wire, data: bytes) -> list[memoryview]:
+    """Deliver bytes as a socket does; returns the memory that the receiver gave for them."""
     used: list[memoryview] = []
     while data:
-        room = memoryview(protocol.get_buffer(-1))
-        count = min(len(room), len(data), 256 * 1024)
-        room[:count] = data[:count]
-        used.append(room)
-        protocol.buffer_updated(count)
+        protocol = wire.protocol
+        if isinstance(protocol, asyncio.BufferedProtocol):
+            room = memoryview(protocol.get_buffer(-1))
+            count = min(len(room), len(data), 256 * 1024)
+            room[:count] = data[:count]
+            used.append(room)
+            protocol.buffer_updated(count)
+        else:
+            count = min(len(data), 256 * 1024)
+            protocol.data_received(data[:count])
         data = data[count:]
     return used
 
@@ -115,16 +130,16 @@ def gateway() -> tuple[HttpConnection, Wire, Connection, Wire]:
         Connection(hello, link._accepted, initiator=True, limits=limits),
         Wire(),
     )
-    to_worker.connection_made(worker_wire)  # type: ignore[arg-type]
-    feed(to_worker, encode(Hello(PROTOCOL_VERSION, "worker", "w", "2"), 0))
+    worker_wire.carry(to_worker)
+    feed(worker_wire, encode(Hello(PROTOCOL_VERSION, "worker", "w", "2"), 0))
     link.ready = frozenset(["m:1"])
     ring = ExchangeRing(1 << 20)
     inference = Inference(router, router.endpoint, ring, HttpSettings(), clock)
     directory = Directory(router.endpoint, lambda _: True, lambda: True)
     ids = RequestIds(b"k" * 32, 1, clock)
     routes = Routes(inference, directory, Keys(None), ids, lambda _: None)
-    client, client_wire = HttpConnection(HttpServer(HttpSettings(), clock, routes)), Wire()
-    client.connection_made(client_wire)  # type: ignore[arg-type]
+    client, client_wire = HttpConnection(HttpServer(HttpSettings(), clock, routes.answer)), Wire()
+    client_wire.carry(client)
     return client, client_wire, to_worker, worker_wire
 
 
@@ -155,7 +170,7 @@ def test_no_copy_between_the_sockets() -> None:
 
     async def run() -> None:
         client, client_wire, to_worker, worker_wire = gateway()
-        arrived = feed(client, request())[-1]
+        arrived = feed(client_wire, request())[-1]
         await asyncio.sleep(0)
         sent = worker_wire.large()
         assert same_memory(sent, arrived)
@@ -163,10 +178,10 @@ def test_no_copy_between_the_sockets() -> None:
         header = TensorHeader("x", "FP32", (1, COUNT), SIZE)
         answer = np.full(COUNT, 7, np.float32).tobytes()
         frame = encode(Chunk(1, 0, True, (header,)), SIZE) + answer
-        received = feed(to_worker, frame)[-1]
+        received = feed(worker_wire, frame)[-1]
         delivered = client_wire.large()
         assert same_memory(delivered, received)
         assert bytes(delivered) == answer
-        del client
+        del client, to_worker
 
     uvloop.run(run())

@@ -3,6 +3,8 @@
 ``BYTES`` has no fixed size: each element is a 32-bit little-endian length and that many bytes.
 """
 
+import math
+
 import numpy as np
 
 from salver.core.errors import InvalidTensor
@@ -47,3 +49,8 @@ def datatype_of(dtype: np.dtype[np.generic]) -> str:
         f"numpy dtype {dtype} has no datatype in the protocol; cast it to one of "
         f"{', '.join(DATATYPES)}"
     )
+
+
+def size_of_elements(datatype: str, shape: tuple[int, ...]) -> int:
+    """Return the bytes that a tensor of a fixed-size datatype takes."""
+    return ITEM_SIZES[datatype] * math.prod(shape)

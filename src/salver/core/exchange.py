@@ -1,7 +1,7 @@
 """The record of one finished request, and the bounded ring that observers drain."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -39,10 +39,35 @@ class Exchange(msgspec.Struct, eq=False):
         return held
 
 
+class JointExchange(msgspec.Struct, eq=False):
+    """Requests of one cohort that were answered together, all of them well.
+
+    ``context`` is common to them and has no ids; ``timings`` are in the order of ``request_ids``.
+    """
+
+    context: RequestContext
+    endpoint: str
+    protocol: str
+    total_ns: int
+    request_ids: list[str]
+    timings: list[Timing]
+
+    def __len__(self) -> int:
+        """Count the requests."""
+        return len(self.request_ids)
+
+    def each(self) -> Iterator[Exchange]:
+        """Yield the record of each request."""
+        for request_id, timing in zip(self.request_ids, self.timings, strict=True):
+            context = msgspec.structs.replace(self.context, request_id=request_id)
+            yield Exchange(context, self.endpoint, self.protocol, "", self.total_ns, timing)
+
+
 _RECORD_BYTES = 512
 _BATCH = 512
 
-Subscriber = Callable[[list[Exchange]], None]
+Record = Exchange | JointExchange
+Subscriber = Callable[[list[Record]], None]
 
 
 class ExchangeRing:
@@ -59,7 +84,8 @@ class ExchangeRing:
         self.held_bytes = 0
         self.dropped_payloads = 0
         self.drain_soon: Callable[[], object] | None = None
-        self._items: deque[Exchange] = deque()
+        self._items: deque[Record] = deque()
+        self._count = 0
         self._subscribers: list[Subscriber] = []
 
     def subscribe(self, subscriber: Subscriber) -> None:
@@ -78,18 +104,30 @@ class ExchangeRing:
                 size = _RECORD_BYTES
             if self.held_bytes + size > self.max_bytes:
                 self.drain()
-        self.held_bytes += size
-        self._items.append(exchange)
-        if len(self._items) == _BATCH and self.drain_soon is not None:
+        self._store(exchange, size, 1)
+
+    def append_joint(self, exchange: JointExchange) -> None:
+        """Store those of a cohort; drains first when there is no room for them."""
+        count = len(exchange)
+        size = _RECORD_BYTES * count
+        if self.held_bytes + size > self.max_bytes:
+            self.drain()
+        self._store(exchange, size, count)
+
+    def _store(self, record: Record, size_bytes: int, count: int) -> None:
+        self.held_bytes += size_bytes
+        self._items.append(record)
+        before, self._count = self._count, self._count + count
+        if before < _BATCH <= self._count and self.drain_soon is not None:
             self.drain_soon()
 
     def drain(self) -> int:
         """Hand everything stored to each subscriber; returns how many exchanges that was."""
         if not self._items:
             return 0
-        batch = list(self._items)
+        batch, count = list(self._items), self._count
         self._items.clear()
-        self.held_bytes = 0
+        self.held_bytes = self._count = 0
         for subscriber in self._subscribers:
             subscriber(batch)
-        return len(batch)
+        return count

@@ -52,6 +52,18 @@ class RequestIds:
         self._ready = ready = self._block((unix_ms << 16) | self._process)
         return ready.pop()
 
+    def make_many(self, count: int) -> list[str]:
+        """Return fresh ids, as ``make`` does one by one."""
+        ids = [self.make()]
+        while len(ids) < count:
+            ready = self._ready
+            if not ready:
+                self._ready = ready = self._block((self._unix_ms << 16) | self._process)
+            taken = ready[: -(count - len(ids)) - 1 : -1]
+            del ready[len(ready) - len(taken) :]
+            ids += taken
+        return ids
+
     def _block(self, stamp: int) -> list[str]:
         first = self._counter
         self._counter = (first + _PER_DIGEST) & _COUNTER_MASK

@@ -93,10 +93,19 @@ class JointResponse(msgspec.Struct, eq=False):
 
     def alone(self, index: int) -> InferenceResponse:
         """Return the answer to one of the requests, as if it had come by itself."""
-        count = len(self.timings)
+        return InferenceResponse(self._cut(index, index + 1), self.timings[index])
+
+    def part(self, start: int, stop: int) -> "JointResponse":
+        """Return the answers to the requests from ``start`` to before ``stop``."""
+        if stop - start == len(self.timings):
+            return self
+        return JointResponse(self._cut(start, stop), self.rows, self.timings[start:stop])
+
+    def _cut(self, start: int, stop: int) -> list[Tensor]:
+        count, rows = len(self.timings), self.rows * (stop - start)
         cut: list[Tensor] = []
         for tensor in self.outputs:
             size = tensor.size_bytes // count
-            part = tensor.buffer[index * size : (index + 1) * size]
-            cut.append(Tensor(tensor.name, tensor.datatype, (self.rows, *tensor.shape[1:]), part))
-        return InferenceResponse(cut, self.timings[index])
+            part = tensor.buffer[start * size : stop * size]
+            cut.append(Tensor(tensor.name, tensor.datatype, (rows, *tensor.shape[1:]), part))
+        return cut

@@ -48,6 +48,9 @@ class HttpSettings:
     remember_heads: bool = setting(
         True, "skip parsing request heads whose bytes were parsed before"
     )
+    gather: bool = setting(
+        True, "treat usual requests of one loop turn that differ in their values only as one"
+    )
     json_mode: str = setting(
         "auto", "auto reads JSON numbers the fast ways, plain in the obvious way"
     )

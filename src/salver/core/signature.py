@@ -41,9 +41,10 @@ class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
 
     def accepts_shape(self, shape: tuple[int, ...]) -> bool:
         """Tell whether a concrete shape fits the declared one."""
-        if len(shape) != len(self.shape):
+        declared = self.shape
+        if len(shape) != len(declared):
             return False
-        return all(want in (VARIABLE, got) for want, got in zip(self.shape, shape, strict=True))
+        return all(want in (VARIABLE, got) for want, got in zip(declared, shape, strict=True))
 
 
 class Signature(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

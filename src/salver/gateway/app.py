@@ -18,6 +18,7 @@ from salver.engine.client.handler import EngineClient
 from salver.gateway.admin import AdminServer
 from salver.gateway.auth import Keys
 from salver.gateway.http.server import HttpServer
+from salver.gateway.oip.gather import Gatherer, gathers
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
 from salver.gateway.validation import SignatureCheck
@@ -74,8 +75,9 @@ class Gateway:
         inference = Inference(self._router, self._router.endpoint, self._ring, settings.http, clock)
         directory = Directory(self._router.endpoint, self._engine.is_ready, self._is_ready)
         ids = RequestIds(identity.id_key, rng.getrandbits(16), clock)
-        routes = Routes(inference, directory, self._keys, ids, self._refused)
-        self._server = HttpServer(settings.http, clock, routes, routes.refuse)
+        gather = Gatherer(inference, ids, settings.http).add if gathers(settings.http) else None
+        routes = Routes(inference, directory, self._keys, ids, self._refused, gather)
+        self._server = HttpServer(settings.http, clock, routes.answer, routes.refuse)
         self._admin = AdminServer(settings.http, clock, self._metrics)
         self._follower = PlanFollower(
             identity.home / "run" / "plan.msgpack",

@@ -124,6 +124,14 @@ def check_access(principal: Principal, endpoint: str) -> None:
         )
 
 
+def may_ask(principal: Principal, endpoint: str, count: int) -> bool:
+    """Tell whether ``check_access`` would let the caller ask so many times now."""
+    allowed, quota = principal.endpoints, principal.max_in_flight
+    if allowed is not None and endpoint not in allowed:
+        return False
+    return quota is None or principal.in_flight + count <= quota
+
+
 def _same(known: Principal | None, fresh: Principal) -> Principal:
     """Carry the open requests over, so that a changed file does not renew a used quota."""
     if known is None:

@@ -1,7 +1,10 @@
 """Checks a routed request against its variant's signature and declared values."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from salver.core.cohort import Cohort, many_of, one_by_one
 from salver.core.context import RequestContext
 from salver.core.datatypes import BYTES
 from salver.core.errors import SalverError, ValueRejected
@@ -58,6 +61,7 @@ class SignatureCheck:
 
     def __init__(self, inner: Handler, meter: Meter) -> None:
         self._inner = inner
+        self._inner_many = many_of(inner)
         self._meter = meter
         self._rules: dict[tuple[str, str], _Rule] = {}
 
@@ -83,6 +87,18 @@ class SignatureCheck:
             responder.fail(error)
             return
         self._inner(request, context, _Warned(responder, warning) if warning else responder)
+
+    def many(self, cohorts: Sequence[Cohort]) -> None:
+        """Pass on cohorts of a form that has passed before, where no values are checked."""
+        whole: list[Cohort] = []
+        for cohort in cohorts:
+            rule = self._rules[(cohort.request.endpoint, cohort.context.variant)]
+            if cohort.request.form in rule.forms and not rule.checks_values:
+                whole.append(cohort)
+            else:
+                one_by_one(self, cohort)
+        if whole:
+            self._inner_many(whole)
 
     def _check(self, rule: _Rule, request: InferenceRequest) -> str:
         form = form_of(request)

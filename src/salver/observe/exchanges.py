@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from salver.core.exchange import Exchange
+from salver.core.exchange import JointExchange, Record
+from salver.core.timing import Timing
 from salver.observe.catalog import SECONDS_BUCKETS
 from salver.observe.meter import Meter
 
@@ -22,34 +23,46 @@ class ExchangeMetrics:
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
 
-    def __call__(self, exchanges: list[Exchange]) -> None:
+    def __call__(self, records: list[Record]) -> None:
         """Count a batch of exchanges."""
-        groups: dict[tuple[str, str, str, int], list[Exchange]] = {}
-        group: list[Exchange] = []
+        groups: dict[tuple[str, str, str, int], list[Record]] = {}
+        group: list[Record] = []
         principal = variant = endpoint = None
         epoch = -1
-        for exchange in exchanges:
-            context = exchange.context
+        for record in records:
+            context = record.context
             # Neighbours mostly count towards the same series, which identities tell quickly.
             if (
                 context.variant is not variant
-                or exchange.endpoint is not endpoint
+                or record.endpoint is not endpoint
                 or context.principal is not principal
                 or context.weight_epoch != epoch
             ):
                 principal, variant = context.principal, context.variant
-                endpoint, epoch = exchange.endpoint, context.weight_epoch
+                endpoint, epoch = record.endpoint, context.weight_epoch
                 group = groups.setdefault((context.tenant, endpoint, variant, epoch), [])
-            group.append(exchange)
+            group.append(record)
         for (tenant, endpoint, variant, epoch), members in groups.items():
             self._count((tenant, endpoint, variant, str(epoch)), members)
 
-    def _count(self, labels: Group, exchanges: list[Exchange]) -> None:
-        codes = Counter([exchange.code for exchange in exchanges])
+    def _count(self, labels: Group, records: list[Record]) -> None:
+        codes: Counter[str] = Counter()
+        totals_ns: list[int] = []
+        timings: list[Timing] = []
+        for record in records:
+            if isinstance(record, JointExchange):
+                count = len(record)
+                codes[""] += count
+                totals_ns += [record.total_ns] * count
+                timings += record.timings
+            else:
+                codes[record.code] += 1
+                totals_ns.append(record.total_ns)
+                if record.timing is not None:
+                    timings.append(record.timing)
         for code, count in codes.items():
             self._meter.add("salver_requests_total", (*labels, code or "ok"), count)
-        self._observe(_DURATIONS[:1], labels, [[one.total_ns for one in exchanges]])
-        timings = [exchange.timing for exchange in exchanges if exchange.timing is not None]
+        self._observe(_DURATIONS[:1], labels, [totals_ns])
         if timings:
             durations = [[one.queue_ns for one in timings], [one.run_ns for one in timings]]
             self._observe(_DURATIONS[1:], labels, durations)

@@ -2,7 +2,7 @@
 
 from salver.core.clock import Clock
 from salver.core.errors import ERRORS_BY_CODE, Fault
-from salver.core.exchange import Exchange
+from salver.core.exchange import Exchange, Record
 from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
@@ -26,11 +26,11 @@ class FaultLog:
         self._lines = 0
         self._left_out = 0
 
-    def __call__(self, exchanges: list[Exchange]) -> None:
+    def __call__(self, records: list[Record]) -> None:
         """Log those of a batch that failed."""
-        for exchange in exchanges:
-            if exchange.code and exchange.code in _OURS:
-                self._log(exchange)
+        for record in records:
+            if isinstance(record, Exchange) and record.code in _OURS:
+                self._log(record)
 
     def _log(self, exchange: Exchange) -> None:
         second = self._clock.monotonic_ns() // _SECOND_NS

@@ -2,9 +2,11 @@
 
 import random
 from bisect import bisect_right
+from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import accumulate
 
+from salver.core.cohort import Cohort, many_of, one_by_one
 from salver.core.context import RequestContext
 from salver.core.errors import EndpointNotFound, NotReady, SalverError, VersionNotFound
 from salver.core.handler import Handler, Responder
@@ -61,6 +63,7 @@ class Router:
 
     def __init__(self, inner: Handler, rng: random.Random) -> None:
         self._inner = inner
+        self._inner_many = many_of(inner)
         self._rng = rng
         self._routes: dict[str, Route] = {}
 
@@ -86,11 +89,29 @@ class Router:
         except SalverError as error:
             responder.fail(error)
             return
-        context.variant = variant.id
-        context.version = variant.version
-        context.weight_epoch = variant.weight_epoch
-        context.idempotent = variant.idempotent
+        _assign(context, variant)
         self._inner(request, context, responder)
+
+    def many(self, cohorts: Sequence[Cohort]) -> None:
+        """Hand cohorts on whose members all have the same variant; others member by member."""
+        whole: list[Cohort] = []
+        for cohort in cohorts:
+            variant = self._common(cohort)
+            if variant is None:
+                one_by_one(self, cohort)
+            else:
+                _assign(cohort.context, variant)
+                whole.append(cohort)
+        if whole:
+            self._inner_many(whole)
+
+    def _common(self, cohort: Cohort) -> VariantPlan | None:
+        """Return the variant of all members, None where each must be looked at."""
+        request = cohort.request
+        route = self._routes.get(request.endpoint)
+        if route is None or route.endpoint.tenant != cohort.context.principal.tenant:
+            return None
+        return route.only if request.version is None else route.by_version.get(request.version)
 
     def resolve(self, request: InferenceRequest, context: RequestContext) -> VariantPlan:
         """Return the variant for a request.
@@ -104,3 +125,10 @@ class Router:
                 f"no endpoint {request.endpoint!r}; 'salver get endpoints' lists what is deployed"
             )
         return route.pick(request.version, context.routing_key, self._rng)
+
+
+def _assign(context: RequestContext, variant: VariantPlan) -> None:
+    context.variant = variant.id
+    context.version = variant.version
+    context.weight_epoch = variant.weight_epoch
+    context.idempotent = variant.idempotent

@@ -98,7 +98,8 @@ def test_the_worker_gets_each_request_as_it_was(values: list[float]) -> None:
     group = [pending(n, row(v), row(-v, 3, "w")) for n, v in enumerate(values)]
     message, buffers = infer_many(group, SECOND_NS // 2)
     payload = b"".join(bytes(buffer) for buffer in buffers)
-    jobs = many_jobs(NoReply(), message, payload, 7, batches=True)
+    many = many_jobs(NoReply(), message, payload, 7, batches=True)
+    jobs = [one for job in many for one in job.each()]
     for job, one in zip(jobs, group, strict=True):
         own = b"".join(bytes(tensor.buffer) for tensor in one.request.inputs)
         assert (job.id, bytes(job.payload), job.rows) == (one.id, own, 1)

@@ -75,6 +75,14 @@ class Play:
         """Do one thing."""
         if action == "ask":
             self.patient += [self._ask(30.0) for _ in range(count)]
+        elif action == "ask together":
+            self._value += count
+            values = [self._value - n for n in range(count)]
+            self.patient += self._callers.ask_together(values)
+        elif action == "late together":
+            values = [self._value + n for n in range(1, count + 1)]
+            self._value += count
+            self.hasty += self._callers.ask_together(values, timeout_s=0.01)
         elif action == "late":
             self.hasty += [self._ask(0.01) for _ in range(count)]
         elif action == "cancel":
@@ -91,8 +99,7 @@ class Play:
 
     def _leave(self, count: int) -> None:
         for caller in [caller for caller in self.patient if not caller.finals][:count]:
-            assert caller.context is not None
-            caller.context.cancel()
+            caller.leave()
             self.patient.remove(caller)
             self.left.append(caller)
 
@@ -107,6 +114,8 @@ def three() -> Iterator[Fleet]:
 ACTIONS = st.one_of(
     st.tuples(st.just("ask"), st.integers(1, 40)),
     st.tuples(st.just("late"), st.integers(1, 10)),
+    st.tuples(st.just("ask together"), st.integers(2, 40)),
+    st.tuples(st.just("late together"), st.integers(2, 10)),
     st.tuples(st.just("cancel"), st.integers(1, 10)),
     st.tuples(st.just("kill"), st.integers(0, 2)),
     st.tuples(st.just("pause"), st.integers(1, 30)),
@@ -160,10 +169,11 @@ def test_poison_hurts_itself_only() -> None:
             innocent = [callers.ask(float(value)) for value in range(40)]
             poison = callers.ask(POISON)
             innocent += [callers.ask(float(value)) for value in range(40, 80)]
+            innocent += callers.ask_together([float(value) for value in range(80, 120)])
             await finish([*innocent, poison])
             nurse.cancel()
             assert poison.outcome == "worker_crashed"
-            assert outcomes(innocent) == {"ok": 80}
+            assert outcomes(innocent) == {"ok": 120}
             check_answers(innocent)
             retries = [s.value for s in meter.counters() if s.name == "salver_retries_total"]
             assert retries

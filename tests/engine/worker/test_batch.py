@@ -1,6 +1,5 @@
 """Joining and cutting batches, without a process around it."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,10 +13,11 @@ from salver.core.errors import InvalidTensor, ModelFailed, SalverError
 from salver.core.tensor import AnyArray, Tensor
 from salver.core.timing import Timing
 from salver.engine.client.cohort import joint_response
-from salver.engine.worker.batch import Answer, assemble, disassemble, take_batch
-from salver.engine.worker.job import Job, one_job
+from salver.engine.worker.batch import Answer, assemble, disassemble
+from salver.engine.worker.job import Job, many_jobs, one_job
+from salver.engine.worker.queue import JobQueue
 from salver.wire.framing import Buffer
-from salver.wire.messages import ChunkMany, Infer, Message, TensorHeader
+from salver.wire.messages import ChunkMany, Infer, InferMany, Message, TensorHeader
 
 
 class NoReply:
@@ -156,28 +156,105 @@ def test_a_large_joint_answer_is_sent_in_parts() -> None:
 def test_only_what_fits_is_taken_together() -> None:
     """The oldest goes first with those alike, up to the rows; the others keep their order."""
     wide, narrow = np.zeros((2, 3)), np.zeros((1, 2))
-    queue = deque([job(wide), job(narrow), job(wide), job(wide), job(wide, outputs=("y",))])
-    kept = list(queue)
-    assert take_batch(queue, 5) == [kept[0], kept[2]]
-    assert list(queue) == [kept[1], kept[3], kept[4]]
-    assert take_batch(queue, 5) == [kept[1]]
-    assert take_batch(queue, 5) == [kept[3]]
-    assert take_batch(queue, 5) == [kept[4]]
+    kept = [job(wide), job(narrow), job(wide), job(wide), job(wide, outputs=("y",))]
+    queue = JobQueue(kept)
+    assert queue.take(5) == [kept[0], kept[2]]
+    assert queue.requests == 3
+    assert queue.take(5) == [kept[1]]
+    assert queue.take(5) == [kept[3]]
+    assert queue.take(5) == [kept[4]]
+    assert not queue
+    assert queue.requests == 0
 
 
 def test_more_rows_than_a_batch_run_alone() -> None:
     """One request larger than the batch limit is not cut and not joined."""
-    queue = deque([job(np.zeros((10, 1))), job(np.zeros((1, 1)))])
-    first = queue[0]
-    assert take_batch(queue, 4) == [first]
+    first = job(np.zeros((10, 1)))
+    queue = JobQueue([first, job(np.zeros((1, 1)))])
+    assert queue.take(4) == [first]
 
 
 def test_scalars_and_uneven_inputs_run_alone() -> None:
     """Without a common first axis nothing is joined."""
-    queue = deque([job(np.float64(1.0) * np.ones(())), job(np.zeros(()))])
-    assert len(take_batch(queue, 8)) == 1
-    queue = deque([job(np.zeros((1, 1)), np.zeros((2, 1)))] * 2)
-    assert len(take_batch(queue, 8)) == 1
+    queue = JobQueue([job(np.float64(1.0) * np.ones(())), job(np.zeros(()))])
+    assert len(queue.take(8)) == 1
+    queue = JobQueue([job(np.zeros((1, 1)), np.zeros((2, 1)))] * 2)
+    assert len(queue.take(8)) == 1
+
+
+def several(
+    *columns: AnyArray, first_id: int = 1, remaining_us: Sequence[int] = (), reply: NoReply
+) -> list[Job]:
+    """Make the jobs of a cohort; each column holds one row a member."""
+    count = len(columns[0])
+    parts = [[column[n : n + 1] for column in columns] for n in range(count)]
+    headers = tuple(
+        TensorHeader(chr(97 + i), "FP32", column[:1].shape, column[:1].nbytes)
+        for i, column in enumerate(columns)
+    )
+    message = InferMany(
+        tuple(range(first_id, first_id + count)),
+        "m:1",
+        headers,
+        tuple(remaining_us or [1000] * count),
+        ("",) * count,
+    )
+    payload = b"".join(part.tobytes() for member in parts for part in member)
+    return many_jobs(reply, message, payload, 0, batches=True)
+
+
+@given(
+    counts=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    max_rows=st.integers(1, 12),
+    joins=st.booleans(),
+)
+def test_cohorts_are_their_members(counts: list[int], max_rows: int, *, joins: bool) -> None:
+    """However a queue of cohorts is cut into batches, each member gets its own rows, in order.
+
+    No batch has more rows than allowed, none but the last one of a queue could have had more.
+    """
+    reply, number, values = NoReply(joins=joins), 1, dict[int, tuple[float, float]]()
+    queue = JobQueue()
+    for count in counts:
+        x = np.arange(number, number + count, dtype="<f4")[:, None] * np.ones((1, 2), "<f4")
+        y = -x[:, :1] * np.ones((1, 3), "<f4")
+        for one in several(x, y, first_id=number, reply=reply):
+            queue.append(one)
+        values |= {number + n: (number + n, -float(number + n)) for n in range(count)}
+        number += count
+    answered: list[int] = []
+    while queue:
+        jobs = queue.take(max_rows)
+        batch = assemble(jobs)
+        assert len(batch["a"]) == min(max_rows, number - 1 - len(answered))
+        for answer in disassemble({"y": batch["a"][:, 0], "z": batch["b"][:, :1]}, jobs):
+            ids = [request_id for one in answer.jobs for request_id in one.ids]
+            assert joins or len(ids) == 1
+            first, second = (np.frombuffer(bytes(part), "<f4") for part in answer.buffers)
+            assert [(a, b) for a, b in zip(first, second, strict=True)] == [values[n] for n in ids]
+            answered += ids
+    assert answered == list(values)
+    assert queue.requests == 0
+
+
+def test_members_with_other_deadlines_are_told_apart() -> None:
+    """A cohort stays one job only while its members wait equally long."""
+    x, reply = np.zeros((3, 2), "<f4"), NoReply()
+    assert len(several(x, reply=reply)) == 1
+    jobs = several(x, remaining_us=(5, 6, 7), reply=reply)
+    assert [job.deadline_ns for job in jobs] == [5000, 6000, 7000]
+
+
+def test_one_member_leaves() -> None:
+    """Who is gone is gone from its part only; a job is cancelled when all are gone."""
+    (three,) = several(np.zeros((3, 2), "<f4"), reply=NoReply())
+    three.cancel(2)
+    assert not three.cancelled
+    assert [one.cancelled for one in three.each()] == [False, True, False]
+    assert three.part(1, 2).cancelled
+    three.cancel(1)
+    three.cancel(3)
+    assert three.cancelled
 
 
 def test_surplus_bytes_do_not_shift_into_others() -> None:

@@ -9,13 +9,15 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from salver.core.datatypes import BYTES
+from salver.core.cohort import Cohort
+from salver.core.datatypes import BYTES, size_of_elements
 from salver.core.errors import InvalidTensor, WireError
 from salver.core.request import JointResponse, form_of
 from salver.core.tensor import Tensor
+from salver.core.timing import Timing
 from salver.engine.client.pending import Pending, headers_of
 from salver.wire.framing import LARGE_BYTES, Buffer
-from salver.wire.messages import ChunkMany, InferMany
+from salver.wire.messages import ChunkMany, InferMany, TensorHeader
 
 _MAX_MEMBERS = 256
 _MAX_MEMBER_BYTES = LARGE_BYTES // 4
@@ -79,6 +81,24 @@ def infer_many(group: Sequence[Pending], now_ns: int) -> tuple[InferMany, list[B
     return message, [tensor.buffer for pending in group for tensor in pending.request.inputs]
 
 
+def infer_cohort(cohort: Cohort, ids: tuple[int, ...], now_ns: int) -> tuple[InferMany, Buffer]:
+    """Return the message that asks for a cohort that came as one, and its payload."""
+    context, form = cohort.context, cohort.request.form
+    assert form is not None
+    remaining_us = max(0, (context.deadline_ns - now_ns) // _NANOSECONDS_PER_MICROSECOND)
+    message = InferMany(
+        ids,
+        context.variant,
+        tuple([TensorHeader(*one, size_of_elements(*one[1:])) for one in form.inputs]),
+        (remaining_us,) * len(ids),
+        tuple(cohort.request_ids),
+        form.outputs,
+        context.priority,
+        tuple(cohort.traceparents),
+    )
+    return message, b"".join(cohort.payloads)
+
+
 def joint_response(message: ChunkMany, payload: Buffer) -> JointResponse:
     """Return the answers of a cohort, uncut; raises ``WireError`` when they do not add up."""
     count = len(message.ids)
@@ -100,12 +120,16 @@ def joint_response(message: ChunkMany, payload: Buffer) -> JointResponse:
         raise WireError(
             f"a joint answer of {len(payload)} bytes does not fit its headers; restart the worker"
         )
-    # Those that came together waited equally long.
-    timings = {
-        queue_ns: msgspec.structs.replace(message.timing, queue_ns=queue_ns)
-        for queue_ns in set(message.queue_ns)
-    }
-    return JointResponse(outputs, rows, [timings[queue_ns] for queue_ns in message.queue_ns])
+    return JointResponse(outputs, rows, _timings(message.timing, message.queue_ns))
+
+
+def _timings(common: Timing, queue_ns: tuple[int, ...]) -> list[Timing]:
+    """Return each member's timing; the same object for those that waited equally long."""
+    first = queue_ns[0]
+    if queue_ns.count(first) == len(queue_ns):
+        return [msgspec.structs.replace(common, queue_ns=first)] * len(queue_ns)
+    timings = {ns: msgspec.structs.replace(common, queue_ns=ns) for ns in set(queue_ns)}
+    return [timings[ns] for ns in queue_ns]
 
 
 def _check(tensor: Tensor) -> None:

@@ -8,8 +8,11 @@ network may have run what it never announced.
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
 
 from salver.core.clock import Clock
+from salver.core.cohort import Cohort, one_by_one
 from salver.core.context import RequestContext
 from salver.core.errors import (
     DeadlineExceeded,
@@ -92,7 +95,7 @@ class EngineClient:
     @property
     def in_flight(self) -> int:
         """Requests without a final answer."""
-        sent = sum(len(link.pending) for link in (*self._links.values(), *self._leaving))
+        sent = sum(link.open_count for link in (*self._links.values(), *self._leaving))
         return sent + len(self._waiting)
 
     def open_requests(self, variant: str) -> int:
@@ -167,6 +170,39 @@ class EngineClient:
         route.in_flight += 1
         context.on_cancel = lambda: self._cancel(pending)
         self._dispatch(pending, route.best())
+
+    def many(self, cohorts: Sequence[Cohort]) -> None:
+        """Send cohorts as they are where nothing stands against it, else member by member."""
+        used: list[Link] = []
+        for cohort in cohorts:
+            link = self._send_cohort(cohort)
+            if link is None:
+                one_by_one(self, cohort)
+            elif link not in used:
+                used.append(link)
+        for link in used:
+            link.flush()
+
+    def _send_cohort(self, cohort: Cohort) -> Link | None:
+        """Return the link that took a cohort, None where its members must go on by themselves."""
+        route, count = self._routes.get(cohort.context.variant), len(cohort)
+        if route is None or self._draining:
+            return None
+        if route.in_flight + count > self._settings.max_in_flight:
+            return None
+        link = route.best()
+        if link is None or not link.takes_cohorts:
+            return None
+        try:
+            link.send_cohort(cohort, route)
+        except Exception:  # each member is told its own cause when it is tried alone
+            return None
+        route.in_flight += count
+        return link
+
+    def held_apart(self, pending: Pending) -> None:
+        """Be ready to cancel a request that was one of a cohort until now."""
+        pending.context.on_cancel = partial(self._cancel, pending)
 
     def finished(self, pending: Pending) -> bool:
         """Release the request's place; False if that was done before."""
@@ -297,6 +333,9 @@ class EngineClient:
         """End the requests whose deadline has passed, and close links that are done."""
         late = [p for p in self._waiting if p.context.deadline_ns <= now_ns]
         for link in (*self._links.values(), *self._leaving):
+            for held in link.held:
+                if held.cohort.context.deadline_ns <= now_ns:
+                    link.take_apart(held)
             late += [p for p in link.pending.values() if p.context.deadline_ns <= now_ns]
         for pending in late:
             self._forget(pending)
@@ -305,7 +344,7 @@ class EngineClient:
         for pending in unsettled:
             self._forget(pending)
             self._end(pending, _no_worker(pending))
-        for link in [link for link in self._leaving if not link.pending]:
+        for link in [link for link in self._leaving if not link.open_count]:
             self._leaving.remove(link)
             link.stop()
 

@@ -1,20 +1,25 @@
 """The link to one worker: what it can answer, and what it was asked."""
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from salver.core.clock import Clock
+from salver.core.cohort import Cohort, Piece
 from salver.core.errors import NotReady, SalverError, WireError, from_code
 from salver.core.handler import answer_jointly
-from salver.core.request import InferenceResponse
+from salver.core.request import InferenceResponse, JointResponse
 from salver.engine.client.cohort import (
     cohorts,
     goes_together,
+    infer_cohort,
     infer_many,
     joint_response,
 )
-from salver.engine.client.pending import Pending, tensors_of
+from salver.engine.client.held import Held, HeldCohorts
+from salver.engine.client.pending import Pending, VariantRoute, tensors_of
 from salver.engine.ledger import Ledger, new_name
 from salver.observe.logs import get_logger
 from salver.wire.address import UnixAddress, parse_address
@@ -55,6 +60,10 @@ class Owner(Protocol):
         """Take note that a request gets its final answer; False if it has had one."""
         ...
 
+    def held_apart(self, pending: Pending) -> None:
+        """Take note that a request of a cohort is by itself from now on."""
+        ...
+
     def unsendable(self, pending: Pending, error: Exception) -> None:
         """End a request that could not be sent as it is."""
         ...
@@ -90,6 +99,7 @@ class WorkerLink:
         # Quarantine loads a model when the first request for it comes.
         self._answering = _LAZY if worker.kind == QUARANTINE else _READY
         self.pending: dict[int, Pending] = {}
+        self.held = HeldCohorts()
         self.ready: frozenset[str] = frozenset()
         self._hello = hello
         self._owner = owner
@@ -111,6 +121,16 @@ class WorkerLink:
         """Tell whether requests can be sent."""
         return self._connection is not None
 
+    @property
+    def open_count(self) -> int:
+        """Requests without a final answer."""
+        return len(self.pending) + self.held.members
+
+    @property
+    def takes_cohorts(self) -> bool:
+        """Tell whether the worker understands them."""
+        return self._joins
+
     def start(self, timeout_s: float, options: LinkOptions) -> None:
         """Connect, and reconnect whenever the worker comes back."""
         self._task = asyncio.create_task(self._stay_connected(timeout_s, options))
@@ -131,7 +151,7 @@ class WorkerLink:
         pending.link = self
         pending.started = False
         pending.attempts += 1
-        alone = self._alone and not self.pending
+        alone = self._alone and not self.open_count
         if alone or not (self._joins and goes_together(pending)):
             connection.send(pending.infer(self._clock.monotonic_ns()), pending.buffers())
             self.pending[pending.id] = pending
@@ -143,9 +163,40 @@ class WorkerLink:
         if not turn:
             self._loop.call_soon(self._flush)
         turn.append(pending)
-        if len(turn) >= _HEAD_START and len(turn) * 2 >= len(self.pending):
+        if len(turn) >= _HEAD_START and len(turn) * 2 >= self.open_count:
             # The worker has no more to do than this: it can begin while the rest is being read.
             self._flush()
+
+    def send_cohort(self, cohort: Cohort, route: VariantRoute) -> None:
+        """Queue a cohort for ``flush``; raises ``SalverError`` when it cannot be sent as it is."""
+        connection = self._connection
+        if connection is None:
+            raise NotReady(f"worker {self.identity} is not connected", retry_after_s=1.0)
+        first = self._last_id + 1
+        ids = tuple(range(first, first + len(cohort)))
+        message, payload = infer_cohort(cohort, ids, self._clock.monotonic_ns())
+        connection.queue(message, (payload,))
+        self._last_id = ids[-1]
+        held = Held(cohort, route, ids)
+        self.held.add(held)
+        cohort.when_apart = partial(self.take_apart, held)
+
+    def flush(self) -> None:
+        """Send what was queued."""
+        if self._connection is not None:
+            self._connection.flush()
+
+    def take_apart(self, held: Held) -> None:
+        """Hold each open member of a cohort by itself from now on."""
+        self.held.remove(held)
+        held.cohort.when_apart = None
+        ids = held.ids[held.start :]
+        members = held.cohort.take_apart(held.start)
+        for request_id, (request, context, responder) in zip(ids, members, strict=True):
+            pending = Pending(request, context, responder, held.route, request_id, self, 1)
+            pending.started = held.started
+            self.pending[request_id] = pending
+            self._owner.held_apart(pending)
 
     def _flush(self) -> None:
         """Send what was gathered in this turn of the loop, cohort by cohort."""
@@ -180,11 +231,7 @@ class WorkerLink:
         elif type(message) is Chunk:
             self._chunk(message, payload)
         elif type(message) is BatchStarted:
-            pending = self.pending
-            for request_id in message.ids:
-                started = pending.get(request_id)
-                if started is not None:
-                    started.started = True
+            self._started(message.ids)
         elif isinstance(message, Fail):
             self._fail(message)
         elif isinstance(message, Snapshot):
@@ -200,6 +247,8 @@ class WorkerLink:
         self._connection, self._joins = None, False
         self._turn = []
         self.ready = frozenset()
+        for held in self.held:
+            self.take_apart(held)
         pending, self.pending = list(self.pending.values()), {}
         self._read_ledger(pending)
         if pending:
@@ -235,23 +284,83 @@ class WorkerLink:
         if self._connection is not None:
             self._connection.abort(error)
 
+    def _started(self, ids: tuple[int, ...]) -> None:
+        position = 0
+        while position < len(ids):
+            found = self.held.find(ids[position:])
+            for held, stop in found:
+                position += stop - held.start
+                if stop == len(held.ids):
+                    held.started = True
+                else:
+                    self.take_apart(held)
+                    self._mark(held.ids[held.start : stop])
+            if not found:
+                self._mark(ids[position : position + 1])
+                position += 1
+
+    def _mark(self, ids: Sequence[int]) -> None:
+        for request_id in ids:
+            pending = self._single(request_id)
+            if pending is not None:
+                pending.started = True
+
+    def _single(self, request_id: int) -> Pending | None:
+        """Return an open request, by itself if it was one of a cohort until now."""
+        pending = self.pending.get(request_id)
+        if pending is None and self.held:
+            held = self.held.having(request_id)
+            if held is not None:
+                self.take_apart(held)
+                pending = self.pending.get(request_id)
+        return pending
+
     def _chunks(self, message: ChunkMany, payload: Buffer) -> None:
         try:
             response = joint_response(message, payload)
         except WireError as error:
             self._abort(error)
             return
+        ids, position = message.ids, 0
+        while position < len(ids):
+            start, found = position, self.held.find(ids[position:] if position else ids)
+            if found:
+                pieces = [self._answered(held, stop) for held, stop in found]
+                position += sum([piece.stop - piece.start for piece in pieces])
+                found[0][0].cohort.audience.answer(pieces, response.part(start, position))
+            else:
+                position = self._end_of_singles(ids, position)
+                self._singles(ids[start:position], response.part(start, position))
+
+    def _answered(self, held: Held, stop: int) -> Piece:
+        held.route.in_flight -= stop - held.start
+        piece = self.held.advance(held, stop)
+        if stop == len(held.ids):
+            held.cohort.when_apart = None
+        return piece
+
+    def _end_of_singles(self, ids: tuple[int, ...], position: int) -> int:
+        """Return where the next cohort begins, as far as these ids go."""
+        if not self.held:
+            return len(ids)
+        self._single(ids[position])
+        position += 1
+        while position < len(ids) and ids[position] in self.pending:
+            position += 1
+        return position
+
+    def _singles(self, ids: Sequence[int], response: JointResponse) -> None:
         known, finished = self.pending, self._owner.finished
         responders = [
             pending.responder
             if (pending := known.pop(request_id, None)) is not None and finished(pending)
             else None
-            for request_id in message.ids
+            for request_id in ids
         ]
         answer_jointly(responders, response)
 
     def _chunk(self, chunk: Chunk, payload: Buffer) -> None:
-        pending = self.pending.get(chunk.id)
+        pending = self._single(chunk.id)
         if pending is None:
             return
         try:
@@ -271,9 +380,10 @@ class WorkerLink:
             self._connection.send(Credit(chunk.id, 1))
 
     def _fail(self, message: Fail) -> None:
-        pending = self.pending.pop(message.id, None)
+        pending = self._single(message.id)
         if pending is None:
             return
+        del self.pending[message.id]
         if message.code in _NOT_RUN and not pending.started:
             self._owner.refused(pending, message)
         elif self._owner.finished(pending):

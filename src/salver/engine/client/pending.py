@@ -4,6 +4,7 @@ from typing import Protocol
 
 import msgspec
 
+from salver.core.cohort import Cohort
 from salver.core.context import RequestContext
 from salver.core.errors import InvalidRequest, WireError
 from salver.core.handler import Responder
@@ -20,11 +21,28 @@ _SCALARS = (str, int, float, bool, type(None))
 class Link(Protocol):
     """What routing needs of the link to a worker."""
 
-    pending: dict[int, "Pending"]
     ready: frozenset[str]
+
+    @property
+    def open_count(self) -> int:
+        """Requests that the worker has not answered yet."""
+        ...
 
     def send(self, pending: "Pending") -> None:
         """Ask the worker; raises ``SalverError`` when the request cannot be sent as it is."""
+        ...
+
+    @property
+    def takes_cohorts(self) -> bool:
+        """Tell whether the worker understands them."""
+        ...
+
+    def send_cohort(self, cohort: Cohort, route: "VariantRoute") -> None:
+        """Queue a cohort for ``flush``; raises ``SalverError`` when it cannot be sent as it is."""
+        ...
+
+    def flush(self) -> None:
+        """Send what was queued."""
         ...
 
     def cancel(self, pending: "Pending") -> None:
@@ -58,7 +76,7 @@ class VariantRoute:
         least = 0
         for link in links:
             if variant in link.ready and link is not besides:
-                waiting = len(link.pending)
+                waiting = link.open_count
                 if best is None or waiting < least:
                     best, least = link, waiting
         return best

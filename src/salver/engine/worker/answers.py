@@ -14,14 +14,16 @@ def send_answer(answer: Answer, started_ns: int, timing: Timing) -> None:
     ``timing`` lacks their time in the queue.
     """
     jobs = answer.jobs
-    reply = jobs[0].reply
-    queued = [started_ns - job.arrival_ns for job in jobs]
+    reply, ids = jobs[0].reply, jobs[0].ids
+    queued = [started_ns - jobs[0].arrival_ns] * len(ids)
+    for job in jobs[1:]:
+        ids += job.ids
+        queued += [started_ns - job.arrival_ns] * job.count
     try:
-        if len(jobs) == 1:
+        if len(ids) == 1:
             own = msgspec.structs.replace(timing, queue_ns=queued[0])
-            reply.queue(Chunk(jobs[0].id, 0, True, answer.headers, own), answer.buffers)
+            reply.queue(Chunk(ids[0], 0, True, answer.headers, own), answer.buffers)
         else:
-            ids = tuple([job.id for job in jobs])
             reply.queue(ChunkMany(ids, answer.headers, tuple(queued), timing), answer.buffers)
     except WireError as error:
         for job in jobs:

@@ -1,6 +1,5 @@
 """Many jobs as one batch and one batch's answer as many."""
 
-from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,8 +13,6 @@ from salver.runtimes.base import Batch
 from salver.wire.framing import Buffer, size_of
 from salver.wire.messages import TensorHeader
 
-_SCAN_LIMIT = 256
-
 _MAX_JOINT_BYTES = 1024 * 1024
 
 Encoded = tuple[tuple[TensorHeader, ...], list[Buffer]]
@@ -24,42 +21,12 @@ Encoded = tuple[tuple[TensorHeader, ...], list[Buffer]]
 class Answer(NamedTuple):
     """Outputs as they travel, for one job or for several that are answered by one message.
 
-    ``headers`` describe each job's share; the buffers hold the shares of all jobs, in order.
+    ``headers`` describe each request's share; the buffers hold the shares of all, in order.
     """
 
     jobs: list[Job]
     headers: tuple[TensorHeader, ...]
     buffers: list[Buffer]
-
-
-def take_batch(queue: deque[Job], max_rows: int) -> list[Job]:
-    """Remove the oldest job and those that fit with it, at most ``max_rows`` rows together.
-
-    Jobs passed over keep their order.
-    """
-    first = queue.popleft()
-    if first.key is ALONE or not queue:
-        return [first]
-    key, rows = first.key, first.rows
-    for job in queue:
-        rows += job.rows
-        if job.key != key or rows > max_rows:
-            break
-    else:
-        batch = [first, *queue]
-        queue.clear()
-        return batch
-    batch, rows, passed = [first], first.rows, list[Job]()
-    while queue and rows < max_rows and len(passed) < _SCAN_LIMIT:
-        job = queue.popleft()
-        if job.key == key and rows + job.rows <= max_rows:
-            batch.append(job)
-            rows += job.rows
-        else:
-            passed.append(job)
-    if passed:
-        queue.extendleft(reversed(passed))
-    return batch
 
 
 def assemble(jobs: list[Job]) -> Batch:
@@ -70,7 +37,7 @@ def assemble(jobs: list[Job]) -> Batch:
     headers = jobs[0].infer.inputs
     if len(headers) == 1:
         header = headers[0]
-        parts = [job.payload for job in jobs]
+        parts: list[Buffer] = [job.payload for job in jobs]
         return {header.name: _stack(header, jobs, parts, 0)}
     slices = [_slice(job) for job in jobs]
     return {
@@ -87,8 +54,8 @@ def disassemble(outputs: Batch, jobs: list[Job]) -> list[Answer]:
 
     Raises ``ModelFailed`` when an output does not have one row for each row that went in.
     """
-    total = sum([job.rows for job in jobs])
-    if len(jobs) == 1:
+    total = sum([job.all_rows for job in jobs])
+    if len(jobs) == 1 and jobs[0].count == 1:
         if jobs[0].key is not ALONE:
             for name, array in outputs.items():
                 _check_rows(name, array, total)
@@ -97,11 +64,11 @@ def disassemble(outputs: Batch, jobs: list[Job]) -> list[Answer]:
     answers: list[Answer] = []
     start = 0
     for group in _groups(jobs, _joint_rows(columns)):
-        rows = group[0].rows
-        stop = start + rows * len(group)
+        rows, count = group[0].rows, sum([job.count for job in group])
+        stop = start + rows * count
         parts: list[Buffer] = [column.part(start, stop) for column in columns]
         headers = [
-            column.header(rows, size_of((part,)) // len(group))
+            column.header(rows, size_of((part,)) // count)
             for column, part in zip(columns, parts, strict=True)
         ]
         answers.append(Answer(group, tuple(headers), parts))
@@ -117,17 +84,30 @@ def _joint_rows(columns: list["_Column"]) -> int:
 
 
 def _groups(jobs: list[Job], max_rows: int) -> Iterator[list[Job]]:
+    """Yield jobs that are answered together, those of several requests cut where they must be."""
     group: list[Job] = []
+    rows = 0
     for job in jobs:
-        if group:
-            first = group[0]
-            fits = job.reply is first.reply and job.rows == first.rows and first.reply.joins
-            if fits and (len(group) + 1) * job.rows <= max_rows:
-                group.append(job)
-                continue
-            yield group
-        group = [job]
+        for part in _answerable(job, max_rows):
+            if group:
+                first = group[0]
+                fits = part.reply is first.reply and part.rows == first.rows and first.reply.joins
+                if fits and rows + part.all_rows <= max_rows:
+                    group.append(part)
+                    rows += part.all_rows
+                    continue
+                yield group
+            group, rows = [part], part.all_rows
     yield group
+
+
+def _answerable(job: Job, max_rows: int) -> list[Job]:
+    """Return a job in parts that may each be answered by one message."""
+    count = job.count
+    if count == 1 or (job.reply.joins and job.all_rows <= max_rows):
+        return [job]
+    step = max(1, max_rows // job.rows) if job.reply.joins else 1
+    return [job.part(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def whole(outputs: Batch) -> Encoded:
@@ -185,12 +165,19 @@ def _check_rows(name: str, array: AnyArray, total: int) -> None:
 
 
 def _slice(job: Job) -> list[Buffer]:
+    """Return a job's inputs one by one; those of several requests are brought together."""
     view, position, parts = memoryview(job.payload), 0, list[Buffer]()
+    size = view.nbytes // job.count
     for header in job.infer.inputs:
-        parts.append(view[position : position + header.size_bytes])
-        position += header.size_bytes
-    if position != view.nbytes:
-        raise InvalidTensor(f"{view.nbytes} bytes came for inputs of {position} bytes")
+        stop = position + header.size_bytes
+        if job.count == 1:
+            parts.append(view[position:stop])
+        else:
+            table = np.frombuffer(view, np.uint8).reshape(job.count, size)
+            parts.append(table[:, position:stop].tobytes())
+        position = stop
+    if position != size:
+        raise InvalidTensor(f"{size} bytes came for inputs of {position} bytes")
     return parts
 
 
@@ -206,11 +193,11 @@ def _stack(header: TensorHeader, jobs: list[Job], parts: list[Buffer], index: in
     if dtype is None:
         raise InvalidTensor(f"input {header.name!r} has unknown datatype {header.datatype!r}")
     try:
-        if len(jobs) == 1:
+        if len(jobs) == 1 and jobs[0].count == 1:
             array: AnyArray = np.frombuffer(parts[0], dtype)
             return array.reshape(header.shape)
-        joined: AnyArray = np.frombuffer(b"".join(parts), dtype)
-        rows = sum([job.rows for job in jobs])
+        joined: AnyArray = np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), dtype)
+        rows = sum([job.all_rows for job in jobs])
         _check_parts(header, jobs, parts, index)
         return joined.reshape((rows, *header.shape[1:]))
     except ValueError as error:
@@ -226,9 +213,9 @@ def _check_parts(header: TensorHeader, jobs: list[Job], parts: list[Buffer], ind
     for dimension in header.shape[1:]:
         row_bytes *= dimension
     for job, part in zip(jobs, parts, strict=True):
-        expected = job.rows * row_bytes
+        expected = job.all_rows * row_bytes
         actual = part.nbytes if isinstance(part, memoryview) else len(part)
-        if actual != expected or job.infer.inputs[index].size_bytes != actual:
+        if actual != expected or job.infer.inputs[index].size_bytes * job.count != actual:
             raise InvalidTensor(
                 f"input {header.name!r}: {actual} bytes came for a shape of {expected} bytes"
             )

@@ -1,16 +1,15 @@
 """One loaded version: its queue, its batches, its answers."""
 
 import asyncio
-from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from salver.core.clock import Clock
 from salver.core.settings import EngineSettings
 from salver.core.timing import Timing
 from salver.engine.worker.answers import send_answer
-from salver.engine.worker.batch import take_batch
 from salver.engine.worker.job import Job, Reply, many_jobs, one_job
 from salver.engine.worker.loading import Loading
+from salver.engine.worker.queue import JobQueue
 from salver.engine.worker.refusals import late, refusal
 from salver.engine.worker.run import Failure, Outcome, execute
 from salver.engine.worker.turn import Turn
@@ -47,7 +46,7 @@ class BatchHost:
         self._turn = turn
         self.slot = slot
         self._holding = False
-        self._queue: deque[Job] = deque()
+        self._queue = JobQueue()
         self._aside = 0
         self._announcing = 0
         self._scheduled = False
@@ -91,15 +90,22 @@ class BatchHost:
 
     def _enqueue(self, jobs: list[Job]) -> None:
         queue, loading, reply = self._queue, self.loading, jobs[0].reply
-        if len(queue) + len(jobs) > loading.load.policy.max_queue:
+        max_queue = loading.load.policy.max_queue
+        if queue.requests + sum([job.count for job in jobs]) > max_queue:
             self._purge(jobs[0].arrival_ns)
         for job in jobs:
-            refused = refusal(loading, len(queue))
+            refused = refusal(loading, queue.requests)
             if refused is not None:
                 reply.fail(job, refused)
                 continue
-            reply.begin(job)
-            queue.append(job)
+            room = max_queue - queue.requests
+            fitting = job if job.count <= room else job.part(0, room)
+            reply.begin(fitting)
+            queue.append(fitting)
+            if fitting is not job:
+                full = refusal(loading, max_queue)
+                assert full is not None
+                reply.fail(job.part(room, job.count), full)
         if queue and not self._scheduled and not self._busy and not loading.active:
             self._schedule()
 
@@ -131,8 +137,7 @@ class BatchHost:
     def _loaded(self) -> None:
         self._release()
         if self.loading.error is not None:
-            failed, self._queue = self._queue, deque()
-            for job in failed:
+            for job in self._queue.clear():
                 job.reply.fail(job, self.loading.error)
             if self.load.lazy:
                 self.loading.rearm()
@@ -142,7 +147,7 @@ class BatchHost:
     def _schedule(self) -> None:
         self._scheduled = True
         policy = self.load.policy
-        if policy.max_queue_delay_ms > 0 and len(self._queue) < policy.max_batch_size:
+        if policy.max_queue_delay_ms > 0 and self._queue.requests < policy.max_batch_size:
             self._loop.call_later(policy.max_queue_delay_ms / 1000, self._pump)
         else:
             self._loop.call_soon(self._pump)
@@ -189,26 +194,40 @@ class BatchHost:
     def _next_jobs(self) -> list[Job]:
         """Take the next batch without those that nobody waits for."""
         now_ns = self.last_used_ns = self._clock.monotonic_ns()
-        return [
-            job
-            for job in take_batch(self._queue, self.load.policy.max_batch_size)
-            if not (job.cancelled or job.deadline_ns <= now_ns) or self._drop(job)
-        ]
+        return self._wanted(self._queue.take(self.load.policy.max_batch_size), now_ns)
 
     def _purge(self, now_ns: int) -> None:
         """Make room in a full queue by dropping what would be dropped anyway."""
-        live = [
+        self._queue.put_back(self._wanted(self._queue.clear(), now_ns))
+
+    def _wanted(self, jobs: list[Job], now_ns: int) -> list[Job]:
+        """Return the jobs that somebody waits for, and let go of the others."""
+        return [
             job
-            for job in self._queue
+            for job in self._told_apart(jobs)
             if not (job.cancelled or job.deadline_ns <= now_ns) or self._drop(job)
         ]
-        self._queue.clear()
-        self._queue.extend(live)
+
+    @staticmethod
+    def _told_apart(jobs: list[Job]) -> list[Job]:
+        """Return jobs of which a part has been cancelled request by request."""
+        if not any(job.gone for job in jobs):
+            return jobs
+        apart: list[Job] = []
+        for job in jobs:
+            if job.gone:
+                job.reply.forget(job)
+                for one in job.each():
+                    one.reply.begin(one)
+                    apart.append(one)
+            else:
+                apart.append(job)
+        return apart
 
     def _drop(self, job: Job) -> bool:
         """Let go of work that nobody waits for; always False."""
         reason = "cancelled" if job.cancelled else "deadline"
-        self._meter.add("salver_requests_dropped_total", (self.load.variant, reason))
+        self._meter.add("salver_requests_dropped_total", (self.load.variant, reason), job.count)
         if job.cancelled:
             job.reply.forget(job)
         else:
@@ -233,7 +252,7 @@ class BatchHost:
         told: list[Job] = []
         for group in groups:
             reply = group[0].reply
-            if reply.announce(self.slot, tuple([job.id for job in group])):
+            if reply.announce(self.slot, _ids(group)):
                 told += group
             else:
                 self._put_aside(reply, group)
@@ -248,7 +267,7 @@ class BatchHost:
         def back() -> None:
             self._aside -= len(group)
             self._announcing -= on_its_way
-            self._queue.extendleft(reversed(group))
+            self._queue.put_back(group)
             if not self._scheduled and not self._busy:
                 self._schedule()
 
@@ -273,7 +292,7 @@ class BatchHost:
             float(run_ns) if mean_ns is None else mean_ns + _SMOOTHING * (run_ns - mean_ns)
         )
         started_ns = outcome.started_ns
-        rows = sum([job.rows for job in jobs]) or 1
+        rows = sum([job.all_rows for job in jobs]) or 1
         cold, self._cold = self._cold and self.load.lazy, False
         timing = Timing(0, 0, run_ns, 0, rows, cold)
         last = jobs[0].reply
@@ -287,3 +306,10 @@ class BatchHost:
             else:
                 send_answer(answer, started_ns, timing)
         last.flush()
+
+
+def _ids(jobs: list[Job]) -> tuple[int, ...]:
+    ids = jobs[0].ids
+    for job in jobs[1:]:
+        ids += job.ids
+    return ids

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import msgspec
 
+from salver.core.datatypes import ITEM_SIZES
 from salver.core.errors import SalverError, WireError
 from salver.wire.framing import Buffer
 from salver.wire.messages import Infer, InferMany, Message, TensorHeader
@@ -50,7 +51,7 @@ class Reply(Protocol):
         ...
 
     def begin(self, job: "Job") -> None:
-        """Remember a job that was accepted."""
+        """Remember a job that was accepted, or the rest of one that was cut."""
         ...
 
     def fail(self, job: "Job", error: SalverError) -> None:
@@ -75,15 +76,16 @@ class Flow(Protocol):
 
 
 class Job(msgspec.Struct, eq=False):
-    """A request waiting or running. Jobs with equal ``key`` may share a batch; ALONE may not.
+    """A request waiting or running, or several that came as one and have stayed together.
 
-    ``infer`` says what is asked; jobs of one cohort share it, so ``id`` stands beside it. ``rows``
-    is 0 where the inputs have no common first axis. ``flow`` is set while the job is an open
-    stream.
+    ``infer`` says what each of them asks; the payload is theirs one after the other, in the order
+    of ``ids``. ``rows`` is of one request, and 0 where the inputs have no common first axis. Jobs
+    with equal ``key`` may share a batch; ALONE may not, and is one request. ``gone`` are those of
+    several that nobody waits for. ``flow`` is set while the job is an open stream.
     """
 
     reply: Reply
-    id: int
+    ids: tuple[int, ...]
     infer: Infer
     payload: Buffer
     arrival_ns: int
@@ -92,6 +94,44 @@ class Job(msgspec.Struct, eq=False):
     key: tuple[object, ...]
     cancelled: bool = False
     flow: Flow | None = None
+    gone: frozenset[int] = frozenset()
+
+    @property
+    def id(self) -> int:
+        """The id of the first request."""
+        return self.ids[0]
+
+    @property
+    def count(self) -> int:
+        """How many requests these are."""
+        return len(self.ids)
+
+    @property
+    def all_rows(self) -> int:
+        """The rows of all requests together."""
+        return self.rows * len(self.ids)
+
+    def part(self, start: int, stop: int) -> "Job":
+        """Return the requests from ``start`` to before ``stop`` as a job of their own."""
+        ids, size = self.ids[start:stop], len(self.payload) // len(self.ids)
+        part = msgspec.structs.replace(
+            self,
+            ids=ids,
+            payload=self.payload[start * size : stop * size],
+            gone=self.gone.intersection(ids),
+        )
+        part.cancelled = self.cancelled or len(part.gone) == len(ids)
+        return part
+
+    def each(self) -> "list[Job]":
+        """Return every request as a job of its own."""
+        count = len(self.ids)
+        return [self] if count == 1 else [self.part(i, i + 1) for i in range(count)]
+
+    def cancel(self, request_id: int) -> None:
+        """Take note that nobody waits for one of the requests."""
+        self.gone |= {request_id}
+        self.cancelled = len(self.gone) == len(self.ids)
 
 
 def one_job(reply: Reply, infer: Infer, payload: Buffer, now_ns: int, *, batches: bool) -> Job:
@@ -99,24 +139,33 @@ def one_job(reply: Reply, infer: Infer, payload: Buffer, now_ns: int, *, batches
     rows = _rows(infer.inputs)
     key = _key(infer) if batches and rows > 0 else ALONE
     deadline_ns = now_ns + infer.remaining_us * 1000
-    return Job(reply, infer.id, infer, payload, now_ns, deadline_ns, rows, key)
+    return Job(reply, (infer.id,), infer, payload, now_ns, deadline_ns, rows, key)
 
 
 def many_jobs(
     reply: Reply, message: InferMany, payload: Buffer, now_ns: int, *, batches: bool
 ) -> list[Job]:
-    """Return the jobs of a cohort; raises ``WireError`` when the message does not add up."""
+    """Return a cohort as one job, or as several where its requests cannot stay together.
+
+    Raises ``WireError`` when the message does not add up.
+    """
     inputs, ids, size = message.inputs, message.ids, member_bytes(message, payload)
     infer = Infer(0, message.variant, inputs, 0, "", message.outputs, None, message.priority)
     rows = _rows(inputs)
     key = _key(infer) if batches and rows > 0 else ALONE
+    deadlines = [now_ns + remaining_us * 1000 for remaining_us in message.remaining_us]
+    if (
+        key is not ALONE
+        and deadlines.count(deadlines[0]) == len(ids)
+        and all(header.datatype in ITEM_SIZES for header in inputs)
+    ):
+        return [Job(reply, ids, infer, payload, now_ns, deadlines[0], rows, key)]
     jobs: list[Job] = []
     start = 0
-    for request_id, remaining_us in zip(ids, message.remaining_us, strict=True):
+    for request_id, deadline_ns in zip(ids, deadlines, strict=True):
         stop = start + size
-        deadline_ns = now_ns + remaining_us * 1000
         part = payload[start:stop]
-        jobs.append(Job(reply, request_id, infer, part, now_ns, deadline_ns, rows, key))
+        jobs.append(Job(reply, (request_id,), infer, part, now_ns, deadline_ns, rows, key))
         start = stop
     return jobs
 

@@ -95,7 +95,7 @@ class GatewayLink:
         elif isinstance(message, Watch):
             self._watched(message.ledger)
         elif isinstance(message, Cancel):
-            self._cancel(self._jobs.pop(message.id, None))
+            self._cancel_one(message.id)
         elif isinstance(message, Credit):
             job = self._jobs.get(message.id)
             if job is not None and job.flow is not None:
@@ -181,12 +181,25 @@ class GatewayLink:
     def fail(self, job: Job, error: SalverError) -> None:
         """End a job with an error."""
         self.forget(job)
-        self.connection.send(Fail(job.id, error.code, error.message, error.retry_after_s))
+        for request_id in job.ids:
+            self.connection.send(Fail(request_id, error.code, error.message, error.retry_after_s))
 
     def forget(self, job: Job) -> None:
         """Drop a job that has had its final answer."""
         self._jobs.pop(job.id, None)
-        self._told.discard(job.id)
+        if self._told:
+            self._told.difference_update(job.ids)
+
+    def _cancel_one(self, request_id: int) -> None:
+        job = self._jobs.get(request_id)
+        if job is None or job.count > 1:
+            # Jobs of several requests are found by the first of them only, and rarely looked for.
+            several = (one for one in self._jobs.values() if request_id in one.ids)
+            job = next(several, None)
+            if job is not None:
+                job.cancel(request_id)
+            return
+        self._cancel(self._jobs.pop(request_id))
 
     @staticmethod
     def _cancel(job: Job | None) -> None:

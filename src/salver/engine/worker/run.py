@@ -36,10 +36,10 @@ def execute(runtime: BatchRuntime, jobs: list[Job], clock: Clock) -> Outcome:
     try:
         answers = [*_run(runtime, jobs)]
     except Exception as error:  # a runtime may raise anything
-        if len(jobs) == 1:
+        if len(jobs) == 1 and jobs[0].count == 1:
             answers = [Failure(jobs[0], failure(error))]
         else:
-            answers = [_run_alone(runtime, job) for job in jobs]
+            answers = [_run_alone(runtime, one) for job in jobs for one in job.each()]
     return Outcome(answers, started_ns, clock.monotonic_ns() - started_ns)
 
 

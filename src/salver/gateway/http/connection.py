@@ -1,12 +1,12 @@
 """One client connection: bytes in, messages out, answers back in order.
 
 httptools parses headers and small bodies. A large body of known length goes from the socket
-straight into one buffer of its own; it is not touched before its bytes arrive, so that a header
-alone does not occupy memory.
+straight into memory of its own (``large``).
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
@@ -21,20 +21,14 @@ from salver.core.errors import (
     SalverError,
 )
 from salver.core.settings import HttpSettings
-from salver.gateway.http.framing import (
-    SINGLE_FIELDS,
-    body_buffer,
-    check_framing,
-    take_large_pages,
-)
+from salver.gateway.http.framing import SINGLE_FIELDS, check_framing
 from salver.gateway.http.heads import Head, Heads
+from salver.gateway.http.large import LARGE_BODY_BYTES, LargeBody
 from salver.gateway.http.message import HttpMessage
 
-LARGE_BODY_BYTES = 64 * 1024
-_RECEIVE_BYTES = 256 * 1024
-_LARGE_PAGES_FROM_BYTES = 512 * 1024
 _RATE_GRACE_S = 5.0
 _HEAD_END = b"\r\n\r\n"
+_HEAD_END_BYTES = len(_HEAD_END)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINGER_S = 2.0
 
@@ -46,6 +40,8 @@ class Server(Protocol):
     clock: Clock
     draining: bool
     heads: Heads | None
+    handle: Callable[[HttpMessage], None]
+    refuse: Callable[[HttpMessage, SalverError], None]
 
     def opened(self, connection: "HttpConnection") -> bool:
         """Admit a connection; False when there are too many."""
@@ -55,24 +51,13 @@ class Server(Protocol):
         """Forget a connection."""
         ...
 
-    def handle(self, message: HttpMessage) -> None:
-        """Answer a complete request, now or later."""
-        ...
 
-    def refuse(self, message: HttpMessage, error: SalverError) -> None:
-        """Answer what could not be read."""
-        ...
-
-
-_shared = bytearray(_RECEIVE_BYTES)
-_shared_view = memoryview(_shared)
-
-
-class HttpConnection(asyncio.BufferedProtocol):
+class HttpConnection(asyncio.Protocol):
     """Protocol of one connection.
 
     ``waiting_since_ns`` and ``phase`` tell the server's sweep which deadline applies: idle,
-    headers, body, linger (refused, but still sending), or none while an answer is being made.
+    headers, body, linger (refused, but still sending), or none while an answer is being made. The
+    former is 0 where nobody has looked yet since the last answer.
     """
 
     def __init__(self, server: Server) -> None:
@@ -93,8 +78,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._body_begun = False
         self._unread_bytes = 0
         self._unread_since_ns = 0
-        self._large: memoryview | None = None
-        self._large_filled = 0
+        self._large: LargeBody | None = None
         self._failed = False
         self._admitted = False
         self._reading_paused = False
@@ -118,35 +102,27 @@ class HttpConnection(asyncio.BufferedProtocol):
                 )
             )
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where the next bytes go: the large body, or the buffer all connections share."""
-        del sizehint
-        if self._large is not None:
-            return self._large[self._large_filled :]
-        return _shared_view
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, data: bytes) -> None:
         """Take new bytes."""
         if self._failed:
             return
-        self.received_bytes += nbytes
-        if self._large is not None:
-            before = self._large_filled
-            self._large_filled += nbytes
-            if before < _LARGE_PAGES_FROM_BYTES <= self._large_filled:
-                take_large_pages(self._large)
-            if self._large_filled == self._large.nbytes:
-                self._large_complete()
-            return
-        data = bytes(_shared_view[:nbytes])
+        self.received_bytes += len(data)
         if self.phase == "idle":
-            if self._heads is not None and self._again(data):
+            if self._heads is not None and self._again(data, self._heads):
                 return
             self.phase, self.waiting_since_ns = "headers", self._clock.monotonic_ns()
             self._feed(data)
             self._remember(data)
         else:
             self._feed(data)
+        if self._large is not None and self._transport is not None:
+            self._large.receive(self._transport)
+
+    def large_received(self, count: int) -> None:
+        """Take note of new bytes of a large body."""
+        self.received_bytes += count
+        if self._large is not None and not self._large.missing_bytes:
+            self._large_complete()
 
     def eof_received(self) -> bool:
         """A client that closes its side has left; what it asked for is cancelled."""
@@ -159,7 +135,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         for message in self._queue:
             gone, message.on_gone = message.on_gone, None
             if gone is not None:
-                gone()
+                gone(message)
         self._queue.clear()
         self._transport = None
 
@@ -231,15 +207,12 @@ class HttpConnection(asyncio.BufferedProtocol):
         if upgrade and b"transfer-encoding" in headers:
             raise MalformedHttp("a chunked body cannot follow an offer to upgrade")
         if length >= LARGE_BODY_BYTES or (upgrade and length):
-            self._large = body_buffer(length)
-            self._large_filled = 0
+            self._large = LargeBody(self, length)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
         if self._large is not None:
-            end = self._large_filled + len(body)
-            self._large[self._large_filled : end] = body
-            self._large_filled = end
+            self._large.take(body)
             return
         self._body_bytes += len(body)
         if self._body_bytes > self._settings.max_body_bytes:
@@ -252,13 +225,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Hand the request over."""
         message = self._current
         assert message is not None
-        if self._large is not None and self._large_filled < self._large.nbytes:
+        if self._large is not None and self._large.missing_bytes:
             # httptools leaves a body behind an offer to upgrade to whoever accepts the offer.
             return
         self._current = None
-        large, self._large = self._large, None
-        if large is not None:
-            message.body = large
+        if self._large is not None:
+            message.body = self._large.memory
+            self._end_large()
         elif len(self._parts) == 1:
             message.body = self._parts[0]
         else:
@@ -276,10 +249,10 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._set_reading()
         self._server.handle(message)
 
-    def _again(self, data: bytes) -> bool:
+    def _again(self, data: bytes, heads: Heads) -> bool:
         """Take a whole request whose head is known; False leaves it to the parser."""
-        heads, end = self._heads, data.find(_HEAD_END) + len(_HEAD_END)
-        head = heads.get(data[:end]) if heads is not None else None
+        end = data.find(_HEAD_END) + _HEAD_END_BYTES
+        head = heads.get(data[:end])
         if head is None or len(data) - end != head.length or self._server.draining:
             return False
         message = HttpMessage(
@@ -292,7 +265,8 @@ class HttpConnection(asyncio.BufferedProtocol):
             head,
         )
         self.phase = "answer"
-        self._hand_over(message)
+        self._queue.append(message)
+        self._server.handle(message)
         return True
 
     def _remember(self, data: bytes) -> None:
@@ -301,7 +275,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if message is None or self._heads is None or message.close:
             return
         headers = message.headers
-        end = data.find(_HEAD_END) + len(_HEAD_END)
+        end = data.find(_HEAD_END) + _HEAD_END_BYTES
         plain = b"transfer-encoding" not in headers and b"expect" not in headers
         length = len(message.body)
         if plain and len(data) - end == length and b"upgrade" not in headers:
@@ -325,7 +299,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._finish(transport)
                 return
         if not queue and self.phase == "answer":
-            self.phase, self.waiting_since_ns = "idle", self._clock.monotonic_ns()
+            self.phase, self.waiting_since_ns = "idle", 0
             if self._server.draining:
                 transport.close()
                 return
@@ -365,7 +339,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._stalled(now_ns):
             self.abort()
             return
-        if self._reading_paused:
+        if self._reading_paused or not self.waiting_since_ns:
             # The client cannot be late while nobody reads what it sends.
             self.waiting_since_ns = now_ns
         waited_s = (now_ns - self.waiting_since_ns) / 1e9
@@ -395,6 +369,8 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def close_idle(self, now_ns: int, grace_s: float = 0.0) -> None:
         """Close if nothing is being received or answered, and was not for ``grace_s``."""
+        if not self.waiting_since_ns:
+            self.waiting_since_ns = now_ns
         if (
             self._transport is not None
             and not self._queue
@@ -438,10 +414,10 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._parser = httptools.HttpRequestParser(self)
                 rest = rest[upgrade.args[0] :]
                 if self._large is not None:
-                    taken = min(len(rest), self._large.nbytes)
+                    taken = min(len(rest), self._large.missing_bytes)
                     self.on_body(bytes(rest[:taken]))
                     rest = rest[taken:]
-                    if self._large_filled == self._large.nbytes:
+                    if not self._large.missing_bytes:
                         self._large_complete()
             else:
                 return
@@ -450,6 +426,11 @@ class HttpConnection(asyncio.BufferedProtocol):
         # httptools still counts on this body, so the next request gets a parser of its own.
         self._parser = httptools.HttpRequestParser(self)
         self.on_message_complete()
+
+    def _end_large(self) -> None:
+        large, self._large = self._large, None
+        if large is not None and large.is_receiving and self._transport is not None:
+            self._transport.set_protocol(self)
 
     def _count_header(self, size: int) -> None:
         self._header_bytes += size
@@ -463,7 +444,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._failed = True
         message = self._current or HttpMessage(self, self._clock.monotonic_ns())
         self._current = None
-        self._large = None
+        self._end_large()
         message.close = True
         self._queue.append(message)
         self.phase = "answer"

@@ -36,7 +36,10 @@ _REASONS = {
 JOIN_BYTES = 64 * 1024
 JSON_TYPE = b"application/json"
 BINARY_TYPE = b"application/octet-stream"
-_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b%b"
+_OK = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    b"x-salver-request-id: %b\r\n%b\r\n%b%b"
+)
 _CLOSE = b"Connection: close\r\n"
 
 
@@ -51,8 +54,9 @@ class Outlet(Protocol):
 class HttpMessage(msgspec.Struct, eq=False):
     """A request whose body is complete, and the place for its answer.
 
-    Header names are lower case. ``on_gone`` is called when the client leaves before the answer.
-    ``head`` is what it shares with others whose head has the same bytes, if it was remembered.
+    Header names are lower case. ``on_gone`` is called with the message when the client leaves
+    before the answer. ``head`` is what it shares with others whose head has the same bytes, if it
+    was remembered.
     ``reply`` is the answer as it goes to the socket, in pieces where joining them would copy much.
     """
 
@@ -66,7 +70,7 @@ class HttpMessage(msgspec.Struct, eq=False):
     close: bool = False
     head_only: bool = False
     request_id: str = ""
-    on_gone: Callable[[], None] | None = None
+    on_gone: "Callable[[HttpMessage], None] | None" = None
     reply: bytes | list[Buffer] | None = None
 
     def __repr__(self) -> str:
@@ -74,12 +78,17 @@ class HttpMessage(msgspec.Struct, eq=False):
         return f"HttpMessage({self.method!r}, {self.request_id!r})"
 
     def respond_json(self, identity: bytes, opening: bytes, rest: bytes) -> None:
-        """Answer 200 with a short JSON body of two parts; ``identity`` are complete lines."""
+        """Answer 200 with a short JSON body of two parts and the request's id.
+
+        ``identity`` are complete lines that go with it.
+        """
+        request_id = self.request_id.encode()
         if self.close or self.head_only:
-            self.respond(200, (opening, rest), headers=identity)
+            lines = b"x-salver-request-id: %b\r\n%b" % (request_id, identity)
+            self.respond(200, (opening, rest), headers=lines)
             return
         self.on_gone = None
-        self.reply = _OK % (len(opening) + len(rest), identity, opening, rest)
+        self.reply = _OK % (len(opening) + len(rest), request_id, identity, opening, rest)
         self.outlet.answered()
 
     def respond(

@@ -34,8 +34,8 @@ class HttpServer:
         self.settings = settings
         self.clock = clock
         self.draining = False
-        self.handle = handle
-        self.refuse = refuse
+        self.handle: Callable[[HttpMessage], None] = handle
+        self.refuse: Callable[[HttpMessage, SalverError], None] = refuse
         self.heads = Heads() if settings.remember_heads else None
         self._connections: set[HttpConnection] = set()
         self._server: asyncio.Server | None = None

@@ -102,19 +102,56 @@ def decode_json(
     return _request(_parse(body), b"", target, settings, mode)
 
 
+Member = tuple[RequestForm, bytes, str | None]
+"""A usual request as one of many: its form, its inputs back to back, its caller's id."""
+
+
+def decode_member(body: Buffer, settings: HttpSettings) -> Member | None:
+    """Read a body of flat numeric inputs and nothing special; None for any other."""
+    flat = _flat(body, settings) if len(body) < _SIMD_BYTES else None
+    if flat is None:
+        return None
+    document, packed, packing = flat
+    if len(packed) == 1:
+        return packing.form, packed[0], document.id
+    return form_of(_general("", None, flat)), b"".join(packed), document.id
+
+
 def _usual(body: Buffer, target: Target, settings: HttpSettings) -> Decoded | None:
     """Read a body of flat numeric inputs and nothing special, or leave it to the general way."""
+    flat = _flat(body, settings)
+    if flat is None:
+        return None
+    return Decoded(_general(target.endpoint, target.version, flat), flat[0].id)
+
+
+_Flat = tuple[_Body, list[bytes], _Packing]
+
+
+def _general(endpoint: str, version: str | None, flat: _Flat) -> InferenceRequest:
+    document, packed, packing = flat
+    tensors = [
+        Tensor(item.name, item.datatype, item.shape, buffer)
+        for item, buffer in zip(document.inputs, packed, strict=True)
+    ]
+    form = packing.form if len(packed) == 1 else None
+    return InferenceRequest(endpoint, tensors, version, None, None, form)
+
+
+def _flat(body: Buffer, settings: HttpSettings) -> _Flat | None:
+    """Return what a usual body says, its inputs as bytes, and the packing of the last of them."""
     try:
         document = _typed.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     if document.parameters is not msgspec.UNSET or document.outputs is not msgspec.UNSET:
         return None
-    tensors: list[Tensor] = []
+    packed: list[bytes] = []
     packing: _Packing | None = None
     for item in document.inputs:
-        name, datatype, shape, data = item.name, item.datatype, item.shape, item.data
-        packing = _packings.get((name, datatype, shape)) or _packing(name, datatype, shape)
+        shape, data = item.shape, item.data
+        key = (item.name, item.datatype, shape)
+        packing = _packings.get(key) or _packing(*key)
         if (
             packing is None
             or packing.length != len(data)
@@ -123,15 +160,12 @@ def _usual(body: Buffer, target: Target, settings: HttpSettings) -> Decoded | No
         ):
             return None
         try:
-            packed = packing.pack(*data)
+            packed.append(packing.pack(*data))
         except (struct.error, OverflowError):
             return None
-        tensors.append(Tensor(name, datatype, shape, packed))
-    if packing is None or len(tensors) > settings.max_tensors:
+    if packing is None or len(packed) > settings.max_tensors:
         return None
-    form = packing.form if len(tensors) == 1 else None
-    request = InferenceRequest(target.endpoint, tensors, target.version, None, None, form)
-    return Decoded(request, document.id)
+    return document, packed, packing
 
 
 def _packing(name: str, datatype: str, shape: tuple[int, ...]) -> _Packing | None:

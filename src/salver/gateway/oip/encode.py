@@ -56,9 +56,9 @@ def encode_joint(response: JointResponse) -> list[bytes]:
     pieces: list[Iterable[bytes]] = []
     opening = b""
     for tensor in response.outputs:
-        alone = Tensor(tensor.name, tensor.datatype, (response.rows, *tensor.shape[1:]), b"")
-        pieces.append(repeat(opening + _head(alone) + b'"data":['))
         dtype = DTYPES[tensor.datatype]
+        head = _shaped(tensor.name, tensor.datatype, (response.rows, *tensor.shape[1:]))
+        pieces.append(repeat(opening + head + b'"data":['))
         shape = (count, tensor.size_bytes // dtype.itemsize // count)
         array = np.ndarray(shape, dtype, tensor.buffer)
         text = _finite(tensor, orjson.dumps(array, option=_NUMPY))
@@ -92,12 +92,17 @@ def _closed(parts: list[bytes]) -> bytes:
 
 
 def _head(tensor: Tensor) -> bytes:
-    key = (tensor.name, tensor.datatype, tensor.shape)
+    return _shaped(tensor.name, tensor.datatype, tensor.shape)
+
+
+def _shaped(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the JSON of an output up to its data."""
+    key = (name, datatype, shape)
     head = _heads.get(key)
     if head is None:
         if len(_heads) >= _MAX_HEADS:
             _heads.clear()
-        document = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        document = {"name": name, "datatype": datatype, "shape": shape}
         head = _heads[key] = orjson.dumps(document)[:-1] + b","
     return head
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import msgspec
 
 from salver.core.context import Principal
+from salver.gateway.http.message import HttpMessage
 
 
 class Target(NamedTuple):
@@ -20,7 +21,8 @@ class Reading(msgspec.Struct, frozen=True, eq=False):
 
     It holds for every request with the same bytes in its head, as long as the keys are the same:
     ``keys_number`` says which they were. ``plain`` tells that the body is JSON and nothing else,
-    and ``plain_answer`` that the answer may be so.
+    ``plain_answer`` that the answer may be so, and ``is_usual`` that only the body can make such a
+    request a special one.
     """
 
     keys_number: int
@@ -29,6 +31,7 @@ class Reading(msgspec.Struct, frozen=True, eq=False):
     traceparent: str | None
     plain: bool
     plain_answer: bool
+    is_usual: bool
 
 
 _BODY_FIELDS = (b"content-encoding", b"inference-header-content-length")
@@ -40,11 +43,22 @@ def read_head(
     """Read the fields that matter to an inference request."""
     traceparent = headers.get(b"traceparent")
     accepted = headers.get(b"accept-encoding", b"identity")
+    plain = not any(field in headers for field in _BODY_FIELDS)
+    plain_answer = accepted == b"identity"
     return Reading(
         keys_number,
         target,
         principal,
         None if traceparent is None else traceparent.decode("latin-1"),
-        not any(field in headers for field in _BODY_FIELDS),
-        accepted == b"identity",
+        plain,
+        plain_answer,
+        plain and plain_answer,
     )
+
+
+def reading_of(message: HttpMessage) -> Reading:
+    """Return what was made of a message's head before."""
+    head = message.head
+    assert head is not None
+    assert isinstance(head.reading, Reading)
+    return head.reading

@@ -59,23 +59,29 @@ class Routes:
         keys: Keys,
         ids: RequestIds,
         refused: Callable[[str], None],
+        gather: Callable[[HttpMessage, Reading], None] | None = None,
     ) -> None:
         self._inference = inference
+        self._gather = gather
         self._directory = directory
         self._keys = keys
         self._ids = ids
         self._refused = refused
         self._cache: dict[bytes, Route] = {}
 
-    def __call__(self, message: HttpMessage) -> None:
+    def answer(self, message: HttpMessage) -> None:
         """Answer one message, now or later."""
-        message.request_id = self._ids.make()
         head = message.head
         if head is not None:
             reading = cast("Reading | None", head.reading)
             if reading is not None and reading.keys_number == self._keys.number:
+                if self._gather is not None and reading.is_usual:
+                    self._gather(message, reading)
+                    return
+                message.request_id = self._ids.make()
                 self._inference(message, reading)
                 return
+        message.request_id = self._ids.make()
         try:
             route = self._cache.get(message.target)
             if route is None:
