@@ -21,6 +21,7 @@ Buffer = bytes | bytearray | memoryview
 AnyArray = npt.NDArray[Any]
 
 _LENGTH = struct.Struct("<I")
+_SMALL_BYTES = 4096
 
 
 class Tensor(msgspec.Struct, eq=False):
@@ -97,6 +98,9 @@ class Tensor(msgspec.Struct, eq=False):
         if datatype == BYTES:
             return cls(name, datatype, array.shape, encode_bytes(array.ravel().tolist()))
         plain = np.ascontiguousarray(array, DTYPES[datatype])
+        if plain.nbytes <= _SMALL_BYTES:
+            # For so few bytes a copy costs less than a view.
+            return cls(name, datatype, array.shape, plain.tobytes())
         return cls(name, datatype, array.shape, plain.reshape(-1).view(np.uint8).data)
 
 

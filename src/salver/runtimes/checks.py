@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from salver.core.datatypes import datatype_of
+from salver.core.datatypes import DTYPES, datatype_of
 from salver.core.errors import (
     InvalidTensor,
     LoadFailed,
@@ -11,11 +11,14 @@ from salver.core.errors import (
     UnknownOutput,
 )
 from salver.core.signature import TensorSpec
+from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch
 
 
 def check_batch(batch: Batch, specs: tuple[TensorSpec, ...]) -> None:
     """Raise a ``CallerError`` unless names, datatypes and shapes are the declared ones."""
+    if len(batch) == len(specs) and all(_fits(batch.get(spec.name), spec) for spec in specs):
+        return
     known = {spec.name: spec for spec in specs}
     for name, array in batch.items():
         spec = known.get(name)
@@ -32,6 +35,15 @@ def check_batch(batch: Batch, specs: tuple[TensorSpec, ...]) -> None:
     for spec in specs:
         if spec.name not in batch and not spec.optional:
             raise MissingInput(f"input {spec.name!r} is missing")
+
+
+def _fits(array: AnyArray | None, spec: TensorSpec) -> bool:
+    """Tell whether an input is there and is as declared."""
+    return (
+        array is not None
+        and array.dtype == DTYPES.get(spec.datatype)
+        and spec.accepts_shape(array.shape)
+    )
 
 
 def pick(outputs: Batch, wanted: tuple[str, ...] | None) -> Batch:

@@ -24,6 +24,7 @@ class NoReply:
     """Reply that goes nowhere."""
 
     is_blocked = False
+    is_reading = False
 
     def __init__(self, *, joins: bool = False) -> None:
         self.joins = joins

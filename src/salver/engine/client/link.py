@@ -152,11 +152,14 @@ class WorkerLink:
         pending.started = False
         pending.attempts += 1
         alone = self._alone and not self.open_count
-        if alone or not (self._joins and goes_together(pending)):
+        if alone:
+            connection.queue(pending.infer(self._clock.monotonic_ns()), pending.buffers())
+            self.pending[pending.id] = pending
+            connection.flush()
+            return
+        if not (self._joins and goes_together(pending)):
             connection.send(pending.infer(self._clock.monotonic_ns()), pending.buffers())
             self.pending[pending.id] = pending
-            if alone:
-                connection.flush()
             return
         self.pending[pending.id] = pending
         turn = self._turn

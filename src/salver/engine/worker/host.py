@@ -50,6 +50,7 @@ class BatchHost:
         self._aside = 0
         self._announcing = 0
         self._scheduled = False
+        self._at_read_end = False
         self._busy = False
         self._cold = True
         self._mean_run_ns: float | None = None
@@ -107,11 +108,14 @@ class BatchHost:
                 assert full is not None
                 reply.fail(job.part(room, job.count), full)
         if queue and not self._scheduled and not self._busy and not loading.active:
-            self._schedule()
+            if reply.is_reading and loading.load.policy.max_queue_delay_ms <= 0:
+                self._scheduled = self._at_read_end = True
+            else:
+                self._schedule()
 
     def run_now(self) -> None:
-        """Begin with what waits without another turn of the loop, unless it shall wait longer."""
-        if self._scheduled and self.load.policy.max_queue_delay_ms <= 0:
+        """Begin with what waits for the end of the reading."""
+        if self._at_read_end:
             self._pump()
 
     def retire(self) -> None:
@@ -154,7 +158,7 @@ class BatchHost:
 
     def _pump(self) -> None:
         """Run one batch of what waits, or load what it waits for, then come back for the rest."""
-        self._scheduled = False
+        self._scheduled = self._at_read_end = False
         turn = self._turn
         if self._busy or self._announcing or self.loading.active or not self._queue:
             if turn is not None:

@@ -26,6 +26,11 @@ class Reply(Protocol):
         """Tell whether the receiver has stopped reading."""
         ...
 
+    @property
+    def is_reading(self) -> bool:
+        """Tell whether ``run_now`` of each host that got something will be called in this turn."""
+        ...
+
     def announce(self, slot: int, ids: tuple[int, ...]) -> bool:
         """Let the receiver know what is about to run, so that it outlives this process.
 

@@ -38,7 +38,7 @@ class Host(Protocol):
         ...
 
     def run_now(self) -> None:
-        """Begin with what waits, if it would begin in the next turn of the loop."""
+        """Begin with what waits, if it waits for the end of the reading."""
         ...
 
 
@@ -101,12 +101,16 @@ class GatewayLink:
             if job is not None and job.flow is not None:
                 job.flow.grant(message.chunks)
 
+    @property
+    def is_reading(self) -> bool:
+        """Tell whether no other gateway could add to what this one has sent in this turn."""
+        return self._is_only()
+
     def _read_end(self) -> None:
-        """Let what came run at once, when no other gateway could add to it in this turn."""
+        """Let what came run at once, where that was agreed when it came."""
         touched, self._touched = self._touched, {}
-        if self._is_only():
-            for host in touched.values():
-                host.run_now()
+        for host in touched.values():
+            host.run_now()
 
     def on_lost(self, error: WireError | None) -> None:
         """Nobody waits for this link's requests any more."""
