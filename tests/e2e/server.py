@@ -149,6 +149,11 @@ class Server:
         """The data port."""
         return int(str(self.state()["http_url"]).rpartition(":")[2])
 
+    @property
+    def grpc_target(self) -> str:
+        """Host and port of gRPC."""
+        return str(self.state()["grpc_target"])
+
     def state(self) -> dict[str, Any]:
         """Return what the supervisor wrote down."""
         document: dict[str, Any] = json.loads((self.home / "run" / "supervisor.json").read_text())

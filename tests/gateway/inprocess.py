@@ -20,11 +20,15 @@ from salver.core.exchange import Exchange, ExchangeRing, JointExchange, Record
 from salver.core.handler import Handler, Responder, answer_jointly
 from salver.core.ids import RequestIds
 from salver.core.request import InferenceRequest, InferenceResponse, JointResponse
-from salver.core.settings import HttpSettings
+from salver.core.settings import Http2Settings, HttpSettings
 from salver.core.signature import Column, Signature, TensorSpec
 from salver.core.tensor import Tensor
 from salver.core.timing import Timing
 from salver.gateway.auth import Keys
+from salver.gateway.grpc.application import GrpcApplication
+from salver.gateway.grpc.infer import GrpcInference
+from salver.gateway.h2.connection import Http2Connection
+from salver.gateway.h2.rest import Rest
 from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.gather import Gatherer, gathers
 from salver.gateway.oip.infer import Inference
@@ -139,8 +143,10 @@ class RunningServer:
         settings: HttpSettings | None = None,
         keys: Path | None = None,
         last: Handler | None = None,
+        http2: Http2Settings | None = None,
     ) -> None:
         self.settings = settings or HttpSettings()
+        self.http2 = http2 or Http2Settings()
         self.last = last
         self.computer = Computer()
         self.exchanges: list[Exchange] = []
@@ -173,8 +179,11 @@ class RunningServer:
 
     def call(self, work: Any) -> Any:
         """Run a coroutine on the server's loop and return its result."""
-        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
-        return future.result(timeout=30)
+        return self.begin(work).result(timeout=30)
+
+    def begin(self, work: Any) -> "Future[Any]":
+        """Begin to run a coroutine on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def run(self, act: Callable[[], object]) -> None:
         """Do something on the server's loop."""
@@ -225,7 +234,12 @@ class RunningServer:
         self.gatherer = gatherer = Gatherer(inference, ids, self.settings)
         gather = gatherer.add if gathers(self.settings) else None
         self.routes = routes = Routes(inference, directory, self._keys, ids, lambda _: None, gather)
-        self.server = HttpServer(self.settings, clock, routes.answer, routes.refuse)
+        self.server = server = HttpServer(self.settings, clock, routes.answer, routes.refuse)
+        rest = Rest(routes.answer, routes.refuse)
+        calls = GrpcInference(inference, self.settings)
+        grpc = GrpcApplication(rest, calls, directory, self._keys, ids, self.settings)
+        if self.http2.enabled:
+            server.successor = lambda: Http2Connection(server, self.http2, grpc)
         listening = socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
         await self.server.start(listening)

@@ -31,6 +31,7 @@ def start_detached(arguments: list[str], home: Path) -> None:
         state = _state(home, process.pid)
         if state is not None:
             typer.echo(f"data port    {state['http_url']}")
+            typer.echo(f"gRPC         {state['grpc_target']}")
             typer.echo(f"control API  {state['control_url']}")
             typer.echo(f"pid          {process.pid}   (end it with: salver stop --home {home})")
             return

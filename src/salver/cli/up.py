@@ -22,6 +22,16 @@ def command(
     http_port: Annotated[
         int, typer.Option("--http-port", min=0, max=65535, help="Data port; 0 = any free one.")
     ] = 8080,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            "--grpc-port",
+            min=0,
+            max=65535,
+            help="Second data port, customary for gRPC; 0 = any free one.",
+            show_default="the one after the data port",
+        ),
+    ] = None,
     control_port: Annotated[
         int, typer.Option("--control-port", min=0, max=65535, help="Control API; 0 = any free.")
     ] = 8090,
@@ -52,6 +62,8 @@ def command(
         "--control-port", str(control_port),
         "--gateways", str(gateways),
     ]  # fmt: skip
+    if grpc_port is not None:
+        arguments += ["--grpc-port", str(grpc_port)]
     if api_keys is not None:
         arguments += ["--api-keys", str(api_keys.absolute())]
     if allow_anonymous:

@@ -60,6 +60,26 @@ class HttpSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Http2Settings:
+    """HTTP/2 on the data port: REST and gRPC."""
+
+    enabled: bool = setting(True, "speak HTTP/2 to clients that begin with its preface")
+    max_streams: int = setting(256, "open requests of one connection")
+    stream_window_bytes: int = setting(1 * _MIB, "bytes a client may send ahead on a stream")
+    connection_window_bytes: int = setting(
+        16 * _MIB, "bytes a client may send ahead on all streams of a connection together"
+    )
+    control_frames_burst: int = setting(
+        1000, "PING, SETTINGS, PRIORITY, empty and unknown frames of a connection at once"
+    )
+    control_frames_per_s: int = setting(100, "such frames in the long run")
+    resets_burst: int = setting(1000, "streams of a connection that the client gives up at once")
+    resets_per_s: int = setting(200, "such streams in the long run")
+    window_updates_burst: int = setting(20_000, "WINDOW_UPDATE frames of a connection at once")
+    window_updates_per_s: int = setting(10_000, "such frames in the long run")
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSettings:
     """Workers and the way to them."""
 
@@ -122,6 +142,7 @@ class Settings:
     """All sections."""
 
     http: HttpSettings = HttpSettings()
+    http2: Http2Settings = Http2Settings()
     engine: EngineSettings = EngineSettings()
     control: ControlSettings = ControlSettings()
     supervisor: SupervisorSettings = SupervisorSettings()
@@ -130,6 +151,7 @@ class Settings:
 
 SECTIONS: dict[str, type[Any]] = {
     "http": HttpSettings,
+    "http2": Http2Settings,
     "engine": EngineSettings,
     "control": ControlSettings,
     "supervisor": SupervisorSettings,

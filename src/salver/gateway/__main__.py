@@ -40,7 +40,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="salver gateway", description=__doc__)
     parser.add_argument("--id", default="gateway-0", help="identity of this gateway")
     parser.add_argument("--home", required=True, help="folder of the server's state")
-    parser.add_argument("--fd", type=int, help="inherited listening socket")
+    parser.add_argument(
+        "--fd", type=int, action="append", help="inherited listening socket; may be repeated"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address, when there is no --fd")
     parser.add_argument("--port", type=int, default=8080, help="port, when there is no --fd")
     parser.add_argument("--api-keys", help="YAML file of hashed keys")
@@ -61,17 +63,17 @@ async def _serve(options: argparse.Namespace, home: Path, settings: Settings) ->
     )
     gateway = Gateway(identity, settings, SystemClock(), random.SystemRandom())
     await gateway.provision()
-    await gateway.start(_listening_socket(options))
+    await gateway.start(*_listening_sockets(options))
     settle()
     await stopping.wait()
     await gateway.drain(settings.http.drain_timeout_s)
     await gateway.stop()
 
 
-def _listening_socket(options: argparse.Namespace) -> socket.socket:
+def _listening_sockets(options: argparse.Namespace) -> list[socket.socket]:
     if options.fd is not None:
-        return socket.socket(fileno=options.fd)
-    return socket.create_server((options.host, options.port), reuse_port=False)
+        return [socket.socket(fileno=descriptor) for descriptor in options.fd]
+    return [socket.create_server((options.host, options.port), reuse_port=False)]
 
 
 if __name__ == "__main__":

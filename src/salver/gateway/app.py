@@ -17,6 +17,10 @@ from salver.core.settings import Settings
 from salver.engine.client.handler import EngineClient
 from salver.gateway.admin import AdminServer
 from salver.gateway.auth import Keys
+from salver.gateway.grpc.application import GrpcApplication
+from salver.gateway.grpc.infer import GrpcInference
+from salver.gateway.h2.connection import Http2Connection
+from salver.gateway.h2.rest import Rest
 from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.gather import Gatherer, gathers
 from salver.gateway.oip.infer import Inference
@@ -78,6 +82,12 @@ class Gateway:
         gather = Gatherer(inference, ids, settings.http).add if gathers(settings.http) else None
         routes = Routes(inference, directory, self._keys, ids, self._refused, gather)
         self._server = HttpServer(settings.http, clock, routes.answer, routes.refuse)
+        if settings.http2.enabled:
+            rest = Rest(routes.answer, routes.refuse)
+            calls = GrpcInference(inference, settings.http)
+            grpc = GrpcApplication(rest, calls, directory, self._keys, ids, settings.http)
+            server, limits = self._server, settings.http2
+            server.successor = lambda: Http2Connection(server, limits, grpc)
         self._admin = AdminServer(settings.http, clock, self._metrics)
         self._follower = PlanFollower(
             identity.home / "run" / "plan.msgpack",
@@ -95,13 +105,13 @@ class Gateway:
         """Read the API keys; raises ``InvalidSettings``."""
         self._keys.provision()
 
-    async def start(self, listening: socket.socket) -> None:
-        """Answer on a socket that is already bound."""
+    async def start(self, *listening: socket.socket) -> None:
+        """Answer on sockets that are already bound."""
         loop = asyncio.get_running_loop()
         self._ring.drain_soon = lambda: loop.call_soon(self._ring.drain)
         await self._engine.start()
         await self._follower.start()
-        await self._server.start(listening)
+        await self._server.start(*listening)
         port = await self._admin.start()
         facts = {"pid": os.getpid(), "admin_url": f"http://127.0.0.1:{port}"}
         path = self._identity.home / "run" / f"{self._identity.id}.json"

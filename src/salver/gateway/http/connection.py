@@ -25,6 +25,7 @@ from salver.gateway.http.framing import SINGLE_FIELDS, check_framing
 from salver.gateway.http.heads import Head, Heads
 from salver.gateway.http.large import LARGE_BODY_BYTES, LargeBody
 from salver.gateway.http.message import HttpMessage
+from salver.gateway.http.prelude import PREFACE, TELLING_BYTES, Successor
 
 _RATE_GRACE_S = 5.0
 _HEAD_END = b"\r\n\r\n"
@@ -42,6 +43,10 @@ class Server(Protocol):
     heads: Heads | None
     handle: Callable[[HttpMessage], None]
     refuse: Callable[[HttpMessage, SalverError], None]
+
+    def successor(self) -> Successor | None:
+        """Return a protocol for a client that speaks HTTP/2, None where that is off."""
+        ...
 
     def opened(self, connection: "HttpConnection") -> bool:
         """Admit a connection; False when there are too many."""
@@ -79,6 +84,8 @@ class HttpConnection(asyncio.Protocol):
         self._unread_bytes = 0
         self._unread_since_ns = 0
         self._large: LargeBody | None = None
+        self._is_fresh = True
+        self._prelude = b""
         self._failed = False
         self._admitted = False
         self._reading_paused = False
@@ -110,6 +117,12 @@ class HttpConnection(asyncio.Protocol):
         if self.phase == "idle":
             if self._heads is not None and self._again(data, self._heads):
                 return
+            if self._is_fresh and (data[:1] == b"P" or self._prelude):
+                data = self._prelude + data
+                if self._is_http2(data):
+                    return
+                self._prelude = b""
+            self._is_fresh = False
             self.phase, self.waiting_since_ns = "headers", self._clock.monotonic_ns()
             self._feed(data)
             self._remember(data)
@@ -117,6 +130,23 @@ class HttpConnection(asyncio.Protocol):
             self._feed(data)
         if self._large is not None and self._transport is not None:
             self._large.receive(self._transport)
+
+    def _is_http2(self, data: bytes) -> bool:
+        """Hand a client over that begins as HTTP/2 does (RFC 9113, 3.4), or wait for more."""
+        if self._queue or not PREFACE.startswith(data[: len(PREFACE)]):
+            return False
+        if len(data) < TELLING_BYTES:
+            self._prelude = data
+            return True
+        successor, transport = self._server.successor(), self._transport
+        if successor is None or transport is None:
+            return False
+        self._server.closed(self)
+        self._transport = None
+        transport.set_protocol(cast(asyncio.Protocol, successor))
+        successor.connection_made(transport)
+        successor.data_received(data)
+        return True
 
     def large_received(self, count: int) -> None:
         """Take note of new bytes of a large body."""

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import Protocol
 
 from salver.core.clock import Clock
 from salver.core.errors import SalverError
@@ -10,6 +11,7 @@ from salver.core.settings import HttpSettings
 from salver.gateway.http.connection import HttpConnection
 from salver.gateway.http.heads import Heads
 from salver.gateway.http.message import HttpMessage
+from salver.gateway.http.prelude import Successor
 
 _SWEEP_S = 0.5
 _DRAIN_POLL_S = 0.02
@@ -21,8 +23,31 @@ def _refuse(message: HttpMessage, error: SalverError) -> None:
     message.fail(error)
 
 
+class Connection(Protocol):
+    """What the server asks of its connections, whichever version of HTTP they speak."""
+
+    def begin_drain(self) -> None:
+        """Announce that the connection closes."""
+        ...
+
+    def close_idle(self, now_ns: int, grace_s: float = 0.0) -> None:
+        """Close if nothing is open, and nothing was for ``grace_s``."""
+        ...
+
+    def expire(self, now_ns: int) -> None:
+        """Close or refuse when the client has kept us waiting for too long."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once."""
+        ...
+
+
 class HttpServer:
-    """Component that owns the connections of one listening socket."""
+    """Component that owns the connections of the listening sockets.
+
+    ``successor`` makes the protocol for a client that begins as HTTP/2 does.
+    """
 
     def __init__(
         self,
@@ -37,8 +62,9 @@ class HttpServer:
         self.handle: Callable[[HttpMessage], None] = handle
         self.refuse: Callable[[HttpMessage, SalverError], None] = refuse
         self.heads = Heads() if settings.remember_heads else None
-        self._connections: set[HttpConnection] = set()
-        self._server: asyncio.Server | None = None
+        self.successor: Callable[[], Successor | None] = lambda: None
+        self._connections: set[Connection] = set()
+        self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
@@ -46,23 +72,24 @@ class HttpServer:
         """Open connections."""
         return len(self._connections)
 
-    async def start(self, listening: socket.socket) -> None:
-        """Answer on a socket that is already bound."""
+    async def start(self, *listening: socket.socket) -> None:
+        """Answer on sockets that are already bound."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: HttpConnection(self), sock=listening, backlog=_BACKLOG
-        )
+        for bound in listening:
+            self._servers.append(
+                await loop.create_server(lambda: HttpConnection(self), sock=bound, backlog=_BACKLOG)
+            )
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def drain(self, timeout_s: float) -> None:
         """Close the listener first, then wait until the open requests are answered."""
         self.draining = True
-        for connection in self._connections:
+        for connection in list(self._connections):
             connection.begin_drain()
-        if self._server is not None:
-            self._server.close()
-            # The loop closes the socket at its next turn; only then may idle clients be let go.
-            await asyncio.sleep(0)
+        for server in self._servers:
+            server.close()
+        # The loop closes the sockets at its next turn; only then may idle clients be let go.
+        await asyncio.sleep(0)
         deadline_ns = self.clock.monotonic_ns() + round(timeout_s * 1e9)
         while self._connections and self.clock.monotonic_ns() < deadline_ns:
             now_ns = self.clock.monotonic_ns()
@@ -75,19 +102,19 @@ class HttpServer:
         """Close everything."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in list(self._connections):
             connection.abort()
 
-    def opened(self, connection: HttpConnection) -> bool:
+    def opened(self, connection: Connection) -> bool:
         """Admit a connection unless there are too many."""
         if len(self._connections) >= self.settings.max_connections:
             return False
         self._connections.add(connection)
         return True
 
-    def closed(self, connection: HttpConnection) -> None:
+    def closed(self, connection: Connection) -> None:
         """Forget a connection."""
         self._connections.discard(connection)
 

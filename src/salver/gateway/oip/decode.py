@@ -292,12 +292,12 @@ def _request(
         tensors,
         target.version,
         None if outputs is None else tuple(outputs),
-        _plain(parameters) if parameters else None,
+        model_parameters(parameters) if parameters else None,
     )
     return Decoded(request, caller_id, binary_default, outputs)
 
 
-def _plain(parameters: dict[str, Any]) -> dict[str, Any] | None:
+def model_parameters(parameters: dict[str, Any]) -> dict[str, Any] | None:
     """Keep what is the model's: scalars that the protocol itself gives no meaning."""
     kept = {
         key: value

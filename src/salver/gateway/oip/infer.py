@@ -72,7 +72,7 @@ class Inference:
             self.open_count += 1
             answer.counted = True
             # Unknown endpoints are refused before their bodies are looked at.
-            endpoint = self.find(target.endpoint) or _unknown(target.endpoint)
+            endpoint = self.known(target.endpoint)
             if decoded is not None:
                 pass
             elif reading.plain:
@@ -80,7 +80,7 @@ class Inference:
                 decoded = decode_json(message.body, target, settings, settings.json_mode)
             else:
                 decoded = self._decode(message, target, endpoint)
-            self._fill(context, decoded, endpoint)
+            self.fill(context, decoded, endpoint)
             answer.decoded = decoded
             if reading.plain_answer and not decoded.binary_default and decoded.outputs is None:
                 answer.joint = self
@@ -122,6 +122,10 @@ class Inference:
             return _raw(body, target, endpoint)
         return decode_binary(body, int(json_length), target, self._settings)
 
+    def known(self, name: str) -> EndpointPlan:
+        """Return an endpoint; raises ``EndpointNotFound``."""
+        return self.find(name) or _unknown(name)
+
     def timeout_ns(self, endpoint: EndpointPlan) -> int:
         """Return how long a request to an endpoint may take."""
         timeout_s = endpoint.timeout_s
@@ -131,7 +135,8 @@ class Inference:
             self._timeouts_ns[timeout_s] = timeout_ns
         return timeout_ns
 
-    def _fill(self, context: RequestContext, decoded: Decoded, endpoint: EndpointPlan) -> None:
+    def fill(self, context: RequestContext, decoded: Decoded, endpoint: EndpointPlan) -> None:
+        """Set the caller's id, the deadline and the priority; raises ``InvalidRequest``."""
         context.caller_id = decoded.caller_id
         timeout_ns, parameters = self.timeout_ns(endpoint), decoded.request.parameters
         if parameters is not None:

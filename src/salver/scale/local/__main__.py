@@ -31,6 +31,7 @@ def _parse(arguments: list[str] | None) -> UpOptions:
     parser.add_argument("--home", required=True, type=Path)
     parser.add_argument("--http-host", default="127.0.0.1")
     parser.add_argument("--http-port", type=int, default=8080)
+    parser.add_argument("--grpc-port", type=int)
     parser.add_argument("--control-port", type=int, default=8090)
     parser.add_argument("--gateways", type=int, default=1)
     parser.add_argument("--api-keys", type=Path)
@@ -50,7 +51,8 @@ async def _serve(supervisor: Supervisor, options: UpOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop)
     await supervisor.start()
-    _say(f"data port {supervisor.http_url}, control API {supervisor.control_url}")
+    _say(f"data port {supervisor.http_url} (REST and gRPC), gRPC also {supervisor.grpc_target}")
+    _say(f"control API {supervisor.control_url}")
     _say(f"state and logs in {options.home}; end with Ctrl-C or 'salver stop' (pid {os.getpid()})")
     await stopping.wait()
     _say("stopping: requests in flight are answered first")

@@ -26,16 +26,18 @@ from salver.wire.messages import PROTOCOL_VERSION, Hello, Plan, Sample, Snapshot
 
 _SECRET_BYTES = 32
 _BACKLOG = 4096
+_LAST_PORT = 65_535
 _LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What ``salver up`` was told."""
+    """What ``salver up`` was told; a gRPC port of None is the one after the data port."""
 
     home: Path
     http_host: str
     http_port: int
+    grpc_port: int | None
     control_port: int
     gateways: int
     api_keys: Path | None
@@ -60,6 +62,7 @@ class Supervisor:
         self._snapshots = 0
         self._stopping = False
         self._http: socket.socket | None = None
+        self._grpc: socket.socket | None = None
         self._control: socket.socket | None = None
         self._lock: int | None = None
         self._follower: PlanFollower | None = None
@@ -78,6 +81,7 @@ class Supervisor:
         for name in ("control.token", "ids.key"):
             load_secret(options.home / name, _SECRET_BYTES)
         self._http = _listen(options.http_host, options.http_port, "--http-port")
+        self._grpc = _listen(options.http_host, _grpc_port(options), "--grpc-port")
         self._control = _listen(_LOOPBACK, options.control_port, "--control-port")
 
     @property
@@ -87,6 +91,14 @@ class Supervisor:
         host, port = self._http.getsockname()[:2]
         shown = _LOOPBACK if host in ("0.0.0.0", "::") else host  # noqa: S104 - only compared
         return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+    @property
+    def grpc_target(self) -> str:
+        """Host and port that gRPC clients on this machine use."""
+        assert self._grpc is not None
+        host, port = self._grpc.getsockname()[:2]
+        shown = _LOOPBACK if host in ("0.0.0.0", "::") else host  # noqa: S104 - only compared
+        return f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
 
     @property
     def control_url(self) -> str:
@@ -112,14 +124,20 @@ class Supervisor:
             # Control's first plan has it too; starting now saves the first deploy the wait.
             self._start_child(self._worker("shared-0"))
         self._start_child(self._control_command())
-        facts = {"pid": os.getpid(), "http_url": self.http_url, "control_url": self.control_url}
+        facts = {
+            "pid": os.getpid(),
+            "http_url": self.http_url,
+            "grpc_target": self.grpc_target,
+            "control_url": self.control_url,
+        }
         durable_write(self._run / "supervisor.json", json.dumps(facts).encode())
 
     async def stop(self) -> None:
         """Stop gateways first, then workers, control last."""
         self._stopping = True
-        if self._http is not None:
-            self._http.close()
+        for listening in (self._http, self._grpc):
+            if listening is not None:
+                listening.close()
         timeout_s = self._settings.supervisor.stop_timeout_s
         for role in ("gateway", "worker", "control"):
             children = [c for c in self._children.values() if c.command.role == role]
@@ -176,13 +194,15 @@ class Supervisor:
 
     def _gateway(self, index: int) -> Command:
         assert self._http is not None
-        descriptor = self._http.fileno()
-        arguments = ["--home", str(self._options.home), "--fd", str(descriptor)]
-        arguments += ["--id", f"gateway-{index}"]
+        assert self._grpc is not None
+        descriptors = (self._http.fileno(), self._grpc.fileno())
+        arguments = ["--home", str(self._options.home), "--id", f"gateway-{index}"]
+        for descriptor in descriptors:
+            arguments += ["--fd", str(descriptor)]
         if self._options.api_keys is not None:
             arguments += ["--api-keys", str(self._options.api_keys)]
         return Command(
-            f"gateway-{index}", "gateway", "salver.gateway", tuple(arguments), (descriptor,)
+            f"gateway-{index}", "gateway", "salver.gateway", tuple(arguments), descriptors
         )
 
     def _worker(self, identity: str) -> Command:
@@ -245,6 +265,12 @@ def check_exposure(options: UpOptions) -> None:
         )
     if options.api_keys is not None and not options.api_keys.is_file():
         raise InvalidSettings(f"--api-keys: there is no file {options.api_keys}")
+
+
+def _grpc_port(options: UpOptions) -> int:
+    if options.grpc_port is not None:
+        return options.grpc_port
+    return options.http_port + 1 if 0 < options.http_port < _LAST_PORT else 0
 
 
 def _lock(path: Path) -> int:

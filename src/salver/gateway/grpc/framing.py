@@ -1,0 +1,68 @@
+"""Messages in the body of a call: a flag, a length, the bytes; and the call's own fields."""
+
+import struct
+from collections.abc import Mapping
+
+from salver.core.errors import BodyTooLarge, InvalidRequest
+from salver.gateway.http.inflate import inflate
+
+Buffer = bytes | bytearray | memoryview
+
+PREFIX = struct.Struct(">BI")
+_UNITS_NS = {
+    b"H": 3_600_000_000_000,
+    b"M": 60_000_000_000,
+    b"S": 1_000_000_000,
+    b"m": 1_000_000,
+    b"u": 1000,
+    b"n": 1,
+}
+_TIMEOUT_DIGITS = 8
+
+
+def expected_bytes(first: bytes, limit_bytes: int) -> int | None:
+    """Return how long a body of one message is, None as long as that is unknown.
+
+    Raises ``BodyTooLarge`` before anything is kept for a message over the limit.
+    """
+    if len(first) < PREFIX.size:
+        return None
+    size: int = PREFIX.unpack_from(first)[1]
+    if size > limit_bytes:
+        raise BodyTooLarge(f"a message of {size} bytes is over the limit of {limit_bytes}")
+    return PREFIX.size + size
+
+
+def only_message(body: Buffer, fields: Mapping[bytes, bytes], limit_bytes: int) -> Buffer:
+    """Return the one message of a unary call, inflated.
+
+    Raises ``InvalidRequest``, ``UnsupportedEncoding`` or ``BodyTooLarge``.
+    """
+    if len(body) < PREFIX.size:
+        raise InvalidRequest("a call needs one message; none came")
+    compressed, size = PREFIX.unpack_from(body)
+    if PREFIX.size + size != len(body):
+        raise InvalidRequest(
+            f"a call of this kind needs one message; {len(body)} bytes came, {size} were announced"
+        )
+    if size > limit_bytes:
+        raise BodyTooLarge(f"a message of {size} bytes is over the limit of {limit_bytes}")
+    if compressed > 1:
+        raise InvalidRequest("the compressed flag of a message is neither 0 nor 1")
+    message = memoryview(body)[PREFIX.size :]
+    if not compressed:
+        return message
+    return inflate(bytes(message), fields.get(b"grpc-encoding", b"identity"), limit_bytes)
+
+
+def framed(size_bytes: int) -> bytes:
+    """Return what goes before a message of so many bytes."""
+    return PREFIX.pack(0, size_bytes)
+
+
+def timeout_ns(value: bytes) -> int:
+    """Return ``grpc-timeout`` in nanoseconds; raises ``InvalidRequest``."""
+    digits, unit = value[:-1], _UNITS_NS.get(value[-1:])
+    if unit is None or not digits.isdigit() or len(digits) > _TIMEOUT_DIGITS:
+        raise InvalidRequest("grpc-timeout must be at most eight digits and one of H M S m u n")
+    return int(digits) * unit

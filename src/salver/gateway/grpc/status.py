@@ -1,0 +1,31 @@
+"""How a call ends: gRPC's statuses in header blocks."""
+
+from urllib.parse import quote
+
+from salver.core.errors import SalverError
+from salver.gateway.h2.headers import literal, status
+from salver.gateway.statuses import STATUSES
+
+CONTENT_TYPE = b"application/grpc"
+_MAX_MESSAGE_CHARS = 1024
+# What the gRPC protocol lets stand in a message as it is; everything else is percent-encoded.
+_SAFE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+HEAD = status(200) + literal(b"content-type", CONTENT_TYPE)
+OK = literal(b"grpc-status", b"0")
+
+
+def identity(request_id: str) -> bytes:
+    """Return the field that names a request."""
+    return literal(b"x-salver-request-id", request_id.encode())
+
+
+def failure(error: SalverError) -> bytes:
+    """Return the trailers of a call that failed, with Salver's own code beside gRPC's."""
+    text = quote(error.message[:_MAX_MESSAGE_CHARS], safe=_SAFE).encode()
+    block = literal(b"grpc-status", b"%d" % STATUSES[error.code].grpc)
+    block += literal(b"grpc-message", text) + literal(b"x-salver-code", error.code.encode())
+    if error.retry_after_s is not None:
+        pushback_ms = max(1, round(error.retry_after_s * 1000))
+        block += literal(b"grpc-retry-pushback-ms", b"%d" % pushback_ms)
+    return block

@@ -1,0 +1,59 @@
+"""The body of a request while it arrives frame by frame."""
+
+from salver.gateway.http.framing import body_buffer
+from salver.gateway.http.large import LARGE_BODY_BYTES
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Body:
+    """Collects a body; one whose length is known and large goes into one piece of memory."""
+
+    __slots__ = ("_expected", "_memory", "_parts", "size_bytes")
+
+    def __init__(self, expected_bytes: int | None = None) -> None:
+        self._expected = expected_bytes
+        self._parts: list[bytes] = []
+        self._memory: memoryview | None = None
+        self.size_bytes = 0
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Tell whether nobody has said yet how long the body will be."""
+        return self._expected is None and self._memory is None
+
+    def expect(self, size_bytes: int) -> None:
+        """Take note of how long the body will be, which the first bytes of it said."""
+        self._expected = size_bytes
+
+    def add(self, data: bytes) -> None:
+        """Take the next bytes; raises ``Overloaded`` when there is no memory for the rest."""
+        end = self.size_bytes + len(data)
+        expected = self._expected
+        if self._memory is None and end >= LARGE_BODY_BYTES and expected and expected >= end:
+            self._memory = body_buffer(expected)
+            self._memory[: self.size_bytes] = b"".join(self._parts)
+            self._parts = []
+        memory = self._memory
+        if memory is not None and end <= memory.nbytes:
+            memory[self.size_bytes : end] = data
+        elif memory is not None:
+            # More came than was announced; whoever knows the protocol refuses it.
+            self._parts = [bytes(memory[: self.size_bytes]), data]
+            self._memory = self._expected = None
+        else:
+            self._parts.append(data)
+        self.size_bytes = end
+
+    def first(self, count: int) -> bytes:
+        """Return the first bytes of a body that is open ended."""
+        first = self._parts[0] if self._parts else b""
+        return first[:count] if len(first) >= count else b"".join(self._parts)[:count]
+
+    def whole(self) -> Buffer:
+        """Return what has arrived."""
+        if self._memory is not None:
+            return self._memory[: self.size_bytes]
+        if len(self._parts) == 1:
+            return self._parts[0]
+        return b"".join(self._parts)

@@ -1,0 +1,441 @@
+"""One HTTP/2 connection: frames in, requests out.
+
+Each check names the section of RFC 9113 that asks for it. What a client may cost is bounded:
+streams, header lists, unfinished bodies, frames that make work and carry nothing, and time.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from salver.core.clock import Clock
+from salver.core.errors import BodyTooLarge, ReadTimeout, SalverError
+from salver.core.settings import Http2Settings, HttpSettings
+from salver.gateway.h2 import frames as f
+from salver.gateway.h2.body import Body, Buffer
+from salver.gateway.h2.budget import Budget
+from salver.gateway.h2.control import ControlFrames, spend
+from salver.gateway.h2.headers import (
+    HeaderDecoder,
+    check_trailers,
+    malformed,
+    request_fields,
+    status,
+)
+from salver.gateway.h2.output import Output
+from salver.gateway.h2.reader import FrameReader, HeaderBlock
+from salver.gateway.h2.stream import Stream
+from salver.gateway.h2.windows import ReceiveWindows
+
+_MAX_REMEMBERED_RESETS = 1024
+_RATE_GRACE_S = 5.0
+_LENGTH_DIGITS = 18
+
+
+class Application(Protocol):
+    """What answers the requests of a connection; no method may raise."""
+
+    def begin(self, connection: "Http2Connection", stream: Stream) -> None:
+        """Take note of a request whose head is complete."""
+        ...
+
+    def data(self, connection: "Http2Connection", stream: Stream) -> None:
+        """Take note that more of its body is there."""
+        ...
+
+    def complete(self, connection: "Http2Connection", stream: Stream) -> None:
+        """Answer it, now or later."""
+        ...
+
+    def refuse(self, connection: "Http2Connection", stream: Stream, error: SalverError) -> None:
+        """Answer a request that could not be read to its end."""
+        ...
+
+
+class Owner(Protocol):
+    """What connections need of the server."""
+
+    clock: Clock
+    settings: HttpSettings
+
+    def opened(self, connection: "Http2Connection") -> bool:
+        """Admit a connection; False when there are too many."""
+        ...
+
+    def closed(self, connection: "Http2Connection") -> None:
+        """Forget a connection."""
+        ...
+
+
+class Http2Connection(asyncio.Protocol):
+    """Protocol of one connection whose client has sent the preface, or is about to."""
+
+    def __init__(self, owner: Owner, limits: Http2Settings, application: Application) -> None:
+        settings = owner.settings
+        self._owner = owner
+        self._clock = owner.clock
+        self._http = settings
+        self._limits = limits
+        self._application = application
+        self._decoder = HeaderDecoder(settings.max_header_bytes)
+        self._transport: asyncio.Transport | None = None
+        self.output = Output(self._sent)
+        self._streams: dict[int, Stream] = {}
+        self._reset: dict[int, None] = {}
+        self._reader = FrameReader(self._frame)
+        self._block = HeaderBlock(settings.max_header_bytes)
+        self._windows = ReceiveWindows(
+            self.output.put,
+            limits.stream_window_bytes,
+            limits.connection_window_bytes,
+            settings.max_body_bytes + limits.connection_window_bytes,
+        )
+        self._going = False
+        self._resets = Budget(limits.resets_burst, limits.resets_per_s, self._clock)
+        self._quiet_since_ns = self._clock.monotonic_ns()
+        self._unread = (0, 0)
+        self._control = control = ControlFrames(self.output, self._streams, limits, self._clock)
+        self._handlers = {
+            f.DATA: self._on_data,
+            f.HEADERS: self._on_headers,
+            f.PRIORITY: control.on_priority,
+            f.RST_STREAM: self._on_rst_stream,
+            f.SETTINGS: control.on_settings,
+            f.PUSH_PROMISE: control.on_push_promise,
+            f.PING: control.on_ping,
+            f.GOAWAY: control.on_goaway,
+            f.WINDOW_UPDATE: control.on_window_update,
+            f.CONTINUATION: self._on_continuation,
+        }
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send our settings, which is what a server begins with (3.4)."""
+        self._transport = self.output.transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(self._http.write_buffer_bytes)
+        limits = self._limits
+        self.output.put(
+            f.settings_frame(
+                {
+                    f.MAX_CONCURRENT_STREAMS: limits.max_streams,
+                    f.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
+                    f.MAX_HEADER_LIST_SIZE: self._http.max_header_bytes,
+                }
+            )
+        )
+        self._windows.open()
+        if not self._owner.opened(self):
+            self._fail(f.ENHANCE_YOUR_CALM, "too many connections are open")
+
+    def data_received(self, data: bytes) -> None:
+        """Take new bytes."""
+        if self._reader.stopped:
+            return
+        try:
+            self._reader.feed(data)
+        except f.ConnectionFault as fault:
+            self._fail(fault.code, fault.cause)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever answers that nobody waits."""
+        del exc
+        self._owner.closed(self)
+        self._transport = self.output.transport = None
+        for stream in list(self._streams.values()):
+            self._drop(stream)
+
+    def pause_writing(self) -> None:
+        """Stop reading from a client that does not read."""
+        self.output.paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self.output.paused = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self.output.pump()
+
+    # frames
+
+    def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        self._block.check(kind, number)
+        if not self._control.settled and kind != f.SETTINGS:
+            raise f.ConnectionFault(f.PROTOCOL_ERROR, "the first frame is not SETTINGS (3.4)")
+        handler = self._handlers.get(kind)
+        if handler is None:
+            # Unknown frames are ignored (4.1), but not without end.
+            self._control.count()
+            return
+        try:
+            handler(flags, number, payload)
+        except f.StreamFault as fault:
+            # A client whose faults make us answer without end pays as for its own resets.
+            spend(self._resets)
+            self.reset(fault.stream, fault.code)
+
+    def _on_data(self, flags: int, number: int, payload: bytes) -> None:
+        size = len(payload)
+        self._windows.take(size)
+        stream = self._streams.get(number)
+        if stream is None or not stream.remote_open:
+            self._data_for_nobody(number, size, is_known=stream is not None)
+            return
+        stream.receive_window -= size
+        if stream.receive_window < 0:
+            self._windows.give_back(size)
+            raise f.StreamFault(number, f.FLOW_CONTROL_ERROR, "more DATA than the window (6.9.1)")
+        data = f.unpadded(payload, flags) if flags & f.PADDED else payload
+        ends = flags & f.END_STREAM
+        if not data and not ends:
+            self._control.count()
+        if stream.answered:
+            # The answer did not wait for the rest of the request.
+            self._windows.give_back(size)
+            return
+        total = stream.body.size_bytes + len(data)
+        announced = stream.announced_bytes
+        if announced is not None and (total > announced or (ends and total != announced)):
+            self._windows.give_back(size)
+            raise malformed(number, "the body is not as long as content-length says (8.1.1)")
+        if total > self._http.max_body_bytes:
+            self._windows.give_back(size)
+            self._refuse(stream, self._too_large())
+            return
+        try:
+            stream.body.add(data)
+        except SalverError as error:
+            self._windows.give_back(size)
+            self._refuse(stream, error)
+            return
+        self._windows.unfinished_bytes += len(data)
+        stream.progress_ns = self._clock.monotonic_ns()
+        if not ends:
+            self._application.data(self, stream)
+            self._windows.give_back(size, stream)
+            return
+        self._end_request(stream)
+        self._windows.give_back(size)
+
+    def _data_for_nobody(self, number: int, size: int, *, is_known: bool) -> None:
+        if number == 0 or number > self._control.last_stream or not number % 2:
+            raise f.ConnectionFault(f.PROTOCOL_ERROR, "DATA on a stream that is idle (5.1)")
+        self._windows.give_back(size)
+        if is_known or number not in self._reset:
+            raise f.StreamFault(number, f.STREAM_CLOSED, "DATA after the end of the request (5.1)")
+        # What was on its way when we reset the stream is dropped (5.4.2).
+        self._control.count_update()
+
+    def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
+        if not number % 2:
+            raise f.ConnectionFault(f.PROTOCOL_ERROR, "a client's streams are odd (5.1.1)")
+        known = number in self._streams or number in self._reset
+        block = self._block.begin(flags, number, payload)
+        if number <= self._control.last_stream and not known:
+            raise f.ConnectionFault(f.STREAM_CLOSED, "HEADERS on a stream that is closed (5.1)")
+        if block is not None:
+            self._block_complete(number, flags, block)
+
+    def _on_continuation(self, flags: int, number: int, payload: bytes) -> None:
+        block = self._block.go_on(flags, payload)
+        if block is not None:
+            self._block_complete(number, self._block.flags, block)
+
+    def _block_complete(self, number: int, flags: int, block: bytes) -> None:
+        # Every block is decoded, since each may change the table (4.3).
+        pairs = self._decoder.decode(block)
+        stream = self._streams.get(number)
+        ends = bool(flags & f.END_STREAM)
+        if stream is not None:
+            if not stream.remote_open:
+                raise f.StreamFault(number, f.STREAM_CLOSED, "HEADERS after the end (5.1)")
+            if not ends:
+                raise malformed(number, "trailers that do not end the request (8.1)")
+            check_trailers(number, pairs)
+            if stream.announced_bytes not in (None, stream.body.size_bytes):
+                raise malformed(number, "the body is shorter than content-length says (8.1.1)")
+            self._end_request(stream)
+        elif number > self._control.last_stream:
+            self._control.last_stream = number
+            self._new_request(number, pairs, ends=ends)
+
+    def _new_request(
+        self, number: int, pairs: Sequence[tuple[bytes, bytes]], *, ends: bool
+    ) -> None:
+        if self._going or len(self._streams) >= self._limits.max_streams:
+            raise f.StreamFault(number, f.REFUSED_STREAM, "no more streams now (5.1.2)")
+        fields = request_fields(number, pairs)
+        announced = _announced(number, fields.get(b"content-length"))
+        if ends and announced:
+            raise malformed(number, "content-length without a body (8.1.1)")
+        now_ns = self._clock.monotonic_ns()
+        stream = Stream(
+            number,
+            fields,
+            self.output.initial_window,
+            self._limits.stream_window_bytes,
+            now_ns,
+            Body(announced),
+            announced,
+            progress_ns=now_ns,
+        )
+        self._streams[number] = stream
+        if announced is not None and announced > self._http.max_body_bytes:
+            self._refuse(stream, self._too_large())
+            return
+        if fields.get(b"expect") == b"100-continue" and not ends:
+            self.output.put(self.output.head(number, status(100), ends=False))
+        self._application.begin(self, stream)
+        if ends:
+            self._end_request(stream)
+
+    def _end_request(self, stream: Stream) -> None:
+        self._windows.finished(stream)
+        if stream.id in self._streams:
+            self._application.complete(self, stream)
+
+    def _on_rst_stream(self, flags: int, number: int, payload: bytes) -> None:
+        del flags
+        if len(payload) != 4:  # noqa: PLR2004 - a 32-bit number
+            raise f.ConnectionFault(f.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes (6.4)")
+        if not number or number > self._control.last_stream or not number % 2:
+            raise f.ConnectionFault(f.PROTOCOL_ERROR, "RST_STREAM on an idle stream (6.4)")
+        # A client that opens and resets streams without end makes work for nothing.
+        spend(self._resets)
+        stream = self._streams.get(number)
+        if stream is not None:
+            self._drop(stream)
+
+    # answers
+
+    def answer(
+        self, stream: Stream, block: bytes, body: Sequence[Buffer], trailers: bytes | None = None
+    ) -> None:
+        """Send a whole answer, unless the client has given up."""
+        if stream.id in self._streams:
+            stream.on_gone, stream.answered = None, True
+            stream.progress_ns = self._clock.monotonic_ns()
+            self.output.answer(stream, block, body, trailers)
+
+    def reset(self, number: int, code: int) -> None:
+        """End a stream from our side (5.4.2)."""
+        stream = self._streams.get(number)
+        self._reset[number] = None
+        if len(self._reset) > _MAX_REMEMBERED_RESETS:
+            del self._reset[next(iter(self._reset))]
+        self._control.last_stream = max(self._control.last_stream, number)
+        self.output.put(f.rst_stream(number, code))
+        if stream is not None:
+            self._drop(stream)
+
+    def _sent(self, stream: Stream) -> None:
+        """Close a stream whose answer is complete."""
+        if self._streams.pop(stream.id, None) is None:
+            return
+        if stream.remote_open:
+            # The rest of the request is not needed (8.1).
+            self._windows.finished(stream)
+            self._reset[stream.id] = None
+            self.output.put(f.rst_stream(stream.id, f.NO_ERROR))
+        if not self._streams:
+            self._quiet_since_ns = self._clock.monotonic_ns()
+            if self._going:
+                self.close()
+
+    def _drop(self, stream: Stream) -> None:
+        """Forget a stream that ended before its answer did."""
+        self._streams.pop(stream.id, None)
+        self._windows.finished(stream)
+        self.output.forget(stream)
+        gone, stream.on_gone = stream.on_gone, None
+        if gone is not None:
+            gone()
+        if not self._streams:
+            self._quiet_since_ns = self._clock.monotonic_ns()
+            if self._going:
+                self.close()
+
+    def _refuse(self, stream: Stream, error: SalverError) -> None:
+        self._application.refuse(self, stream, error)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is over the limit of {self._http.max_body_bytes} bytes")
+
+    def _fail(self, code: int, cause: str) -> None:
+        """Say why, and close (5.4.1)."""
+        self._reader.stopped = True
+        self.output.put(f.goaway(self._control.last_stream, code, cause))
+        self.close()
+
+    # the server's sweep
+
+    def begin_drain(self) -> None:
+        """Take no new streams; those that are open are answered (6.8)."""
+        if not self._going:
+            self._going = True
+            self.output.put(f.goaway(self._control.last_stream, f.NO_ERROR))
+
+    def close_idle(self, now_ns: int, grace_s: float = 0.0) -> None:
+        """Close if no stream is open, and none was for ``grace_s``."""
+        if not self._streams and now_ns - self._quiet_since_ns >= grace_s * 1e9:
+            self.begin_drain()
+            self.close()
+
+    def close(self) -> None:
+        """Send what is queued and close."""
+        self.output.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def expire(self, now_ns: int) -> None:
+        """Close or refuse when the client has kept us waiting for too long."""
+        http = self._http
+        if self._stalled(now_ns):
+            self.abort()
+            return
+        quiet_s = (now_ns - self._quiet_since_ns) / 1e9
+        if not self._control.settled or self._block.stream:
+            if quiet_s > http.header_timeout_s:
+                self._fail(f.SETTINGS_TIMEOUT, "the headers did not arrive in time")
+            return
+        if not self._streams and quiet_s > http.idle_timeout_s:
+            self.close_idle(now_ns)
+        for stream in list(self._streams.values()):
+            self._expire_stream(stream, now_ns)
+
+    def _expire_stream(self, stream: Stream, now_ns: int) -> None:
+        http = self._http
+        still_s = (now_ns - stream.progress_ns) / 1e9
+        if stream.outgoing and still_s > http.body_timeout_s:
+            self.reset(stream.id, f.CANCEL)
+            return
+        if not stream.remote_open or stream.answered:
+            return
+        lasted_s = (now_ns - stream.begun_ns) / 1e9
+        slow = http.min_body_rate_bytes_s * (lasted_s - _RATE_GRACE_S)
+        if still_s > http.body_timeout_s or stream.body.size_bytes < slow:
+            self._refuse(stream, ReadTimeout("the body did not arrive in time, or too slowly"))
+
+    def _stalled(self, now_ns: int) -> bool:
+        """Tell whether the client has stopped taking what was written for it."""
+        unread = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        before, since_ns = self._unread
+        if not unread or unread != before:
+            self._unread = (unread, now_ns)
+            return False
+        return now_ns - since_ns > self._http.body_timeout_s * 1e9
+
+
+def _announced(number: int, value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > _LENGTH_DIGITS:
+        raise malformed(number, "content-length is not a number (8.1.1)")
+    return int(value)

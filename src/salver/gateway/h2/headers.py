@@ -1,0 +1,187 @@
+"""Header blocks: HPACK (RFC 7541) in and out, and what makes a request malformed (RFC 9113, 8).
+
+Decoding a block costs more than all the rest of a small call, and clients send the same blocks
+again and again. What a block means depends on its bytes and on the dynamic table alone, so a block
+that left the table as it was means the same for as long as the table stays so.
+"""
+
+from collections.abc import Iterable
+
+from hpack import Decoder
+from hpack.exceptions import HPACKError, OversizedHeaderListError
+
+from salver.gateway.h2.frames import (
+    COMPRESSION_ERROR,
+    ENHANCE_YOUR_CALM,
+    PROTOCOL_ERROR,
+    ConnectionFault,
+    StreamFault,
+)
+
+Fields = dict[bytes, bytes]
+Pair = tuple[bytes, bytes]
+
+TABLE_BYTES = 4096
+_MAX_REMEMBERED = 256
+_MAX_REMEMBERED_BYTES = 1024
+_LENGTH_PREFIX = 127
+_MORE = 128
+_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
+# Fields that speak of one HTTP/1.1 connection (8.2.2).
+_CONNECTION_FIELDS = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
+)
+# Fields that change how a request is read or who sends it: one of each at most.
+_SINGLE = frozenset(
+    (
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"grpc-encoding",
+        b"grpc-timeout",
+        b"inference-header-content-length",
+        b"x-api-key",
+    )
+)
+_NAME_BYTES = frozenset(range(0x21, 0x7F)) - frozenset(range(0x41, 0x5B)) - {0x3A}
+
+
+class HeaderDecoder:
+    """Decodes the blocks of one connection."""
+
+    def __init__(self, max_list_bytes: int) -> None:
+        self._decoder = Decoder(max_list_bytes)
+        self._decoder.max_allowed_table_size = TABLE_BYTES
+        self._known: dict[bytes, tuple[Pair, ...]] = {}
+
+    def decode(self, block: bytes) -> tuple[Pair, ...]:
+        """Return the fields of a block in order.
+
+        Raises ``ConnectionFault``: after a block that cannot be decoded the table is unknown.
+        """
+        known = self._known.get(block)
+        if known is not None:
+            return known
+        entries = self._decoder.header_table.dynamic_entries
+        # The newest entry is kept at hand, so that no other can take its place unnoticed.
+        newest, count = entries[0] if entries else None, len(entries)
+        try:
+            fields = tuple([(name, value) for name, value in self._decoder.decode(block, raw=True)])
+        except OversizedHeaderListError as error:
+            raise ConnectionFault(
+                ENHANCE_YOUR_CALM, "the header list is over the limit (6.5.2)"
+            ) from error
+        except (HPACKError, UnicodeDecodeError, IndexError, OverflowError) as error:
+            raise ConnectionFault(
+                COMPRESSION_ERROR, f"a header block cannot be decoded (4.3): {error}"[:200]
+            ) from error
+        entries = self._decoder.header_table.dynamic_entries
+        if len(entries) != count or (entries and entries[0] is not newest):
+            self._known.clear()
+        elif len(block) <= _MAX_REMEMBERED_BYTES:
+            if len(self._known) >= _MAX_REMEMBERED:
+                self._known.clear()
+            self._known[block] = fields
+        return fields
+
+
+def request_fields(stream: int, pairs: Iterable[Pair]) -> Fields:
+    """Return the fields of a request; pseudo-fields keep their colon.
+
+    Raises ``StreamFault`` for a malformed request (8.1.1).
+    """
+    fields: Fields = {}
+    regular = False
+    for name, value in pairs:
+        if name[:1] == b":":
+            if regular:
+                raise malformed(stream, "a pseudo-field follows a regular one (8.3)")
+            if name not in _PSEUDO or name in fields:
+                raise malformed(stream, "an unknown or repeated pseudo-field (8.3)")
+        else:
+            regular = True
+            _check_field(stream, name)
+            if name in fields:
+                _join(stream, fields, name, value)
+                continue
+        _check_value(stream, value)
+        fields[name] = value
+    if not fields.get(b":method") or not fields.get(b":scheme") or not fields.get(b":path"):
+        raise malformed(stream, "a request needs :method, :scheme and :path (8.3.1)")
+    return fields
+
+
+def check_trailers(stream: int, pairs: Iterable[Pair]) -> None:
+    """Raise ``StreamFault`` for malformed trailers (8.1); what they say is not used."""
+    for name, value in pairs:
+        if name[:1] == b":":
+            raise malformed(stream, "trailers have no pseudo-fields (8.1)")
+        _check_field(stream, name)
+        _check_value(stream, value)
+
+
+def _check_field(stream: int, name: bytes) -> None:
+    if not name or not _NAME_BYTES.issuperset(name):
+        raise malformed(stream, "a field name has bytes that are not allowed (8.2.1)")
+    if name in _CONNECTION_FIELDS:
+        raise malformed(stream, f"the field {name.decode()!r} is not allowed here (8.2.2)")
+
+
+def _check_value(stream: int, value: bytes) -> None:
+    if value.strip(b" \t") != value or b"\n" in value or b"\r" in value or b"\0" in value:
+        raise malformed(stream, "a field value has bytes that are not allowed (8.2.1)")
+
+
+def _join(stream: int, fields: Fields, name: bytes, value: bytes) -> None:
+    """Add to a field that was there before."""
+    _check_value(stream, value)
+    if name in _SINGLE:
+        raise malformed(stream, f"the field {name.decode()!r} was sent twice")
+    separator = b"; " if name == b"cookie" else b", "
+    fields[name] = fields[name] + separator + value
+
+
+def malformed(stream: int, cause: str) -> StreamFault:
+    """Return the fault of a malformed request."""
+    return StreamFault(stream, PROTOCOL_ERROR, cause)
+
+
+def literal(name: bytes, value: bytes) -> bytes:
+    """Return a field as a literal without indexing and Huffman coding (RFC 7541, 6.2.2).
+
+    It leaves the peer's table alone, so blocks can be made before and joined.
+    """
+    return b"\x00" + _length(len(name)) + name + _length(len(value)) + value
+
+
+def _length(size: int) -> bytes:
+    """Return a string's length as an integer with a 7-bit prefix (RFC 7541, 5.1)."""
+    if size < _LENGTH_PREFIX:
+        return bytes((size,))
+    rest, parts = size - _LENGTH_PREFIX, [_LENGTH_PREFIX]
+    while rest >= _MORE:
+        parts.append(rest % _MORE + _MORE)
+        rest //= _MORE
+    parts.append(rest)
+    return bytes(parts)
+
+
+_STATUSES = {200: b"\x88", 204: b"\x89", 400: b"\x8c", 404: b"\x8d", 500: b"\x8e"}
+
+
+def status(code: int) -> bytes:
+    """Return the field ``:status``."""
+    indexed = _STATUSES.get(code)
+    # 8 is the place of :status in the static table.
+    return indexed if indexed is not None else b"\x08\x03%d" % code
+
+
+def lines(text: bytes) -> bytes:
+    """Return complete HTTP/1.1 header lines as fields."""
+    fields = []
+    for line in text.split(b"\r\n"):
+        name, colon, value = line.partition(b":")
+        if colon:
+            fields.append(literal(name.strip().lower(), value.strip()))
+    return b"".join(fields)

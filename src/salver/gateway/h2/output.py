@@ -1,0 +1,166 @@
+"""What leaves a connection: header blocks at once, bodies as far as flow control lets them."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from salver.gateway.h2 import frames as f
+from salver.gateway.h2.body import Buffer
+from salver.gateway.h2.stream import Stream
+
+# No frame is longer, whatever the peer allows, so that streams take turns.
+_MAX_FRAME_BYTES = 256 * 1024
+_JOIN_BYTES = 64 * 1024
+
+
+class Output:
+    """Writes frames; those of one turn of the loop leave as one write.
+
+    ``ended`` is called with each stream whose last frame was queued. Windows are the peer's
+    (RFC 9113, 6.9): ``window`` is the connection's, ``initial_window`` that of new streams.
+    """
+
+    def __init__(self, ended: Callable[[Stream], None]) -> None:
+        self.window = f.DEFAULT_WINDOW
+        self.initial_window = f.DEFAULT_WINDOW
+        self.max_frame_bytes = f.DEFAULT_FRAME_BYTES
+        self.paused = False
+        self.transport: asyncio.Transport | None = None
+        self.waiting: dict[int, Stream] = {}
+        self._ended = ended
+        self._out: list[Buffer] = []
+        self._out_bytes = 0
+        self._is_due = False
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that flow control or the socket hold back."""
+        transport = self.transport
+        unsent = transport.get_write_buffer_size() if transport is not None else 0
+        held = sum(_size(part) for stream in self.waiting.values() for part in stream.outgoing)
+        return unsent + held + self._out_bytes
+
+    def put(self, data: Buffer) -> None:
+        """Queue complete frames."""
+        self._out.append(data)
+        self._out_bytes += _size(data)
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what was queued."""
+        self._is_due = False
+        out, self._out = self._out, []
+        size, self._out_bytes = self._out_bytes, 0
+        transport = self.transport
+        if not out or transport is None or transport.is_closing():
+            return
+        if len(out) == 1:
+            transport.write(out[0])
+        elif size <= _JOIN_BYTES:
+            transport.write(b"".join(out))
+        else:
+            transport.writelines(out)
+
+    def head(self, stream: int, block: bytes, *, ends: bool) -> bytes:
+        """Return the frames of a header block (6.2, 6.10)."""
+        flags = f.END_STREAM if ends else 0
+        limit = self.max_frame_bytes
+        if len(block) <= limit:
+            return f.head(len(block), f.HEADERS, flags | f.END_HEADERS, stream) + block
+        parts = [block[start : start + limit] for start in range(0, len(block), limit)]
+        kinds = [(f.HEADERS, flags), *[(f.CONTINUATION, 0)] * (len(parts) - 1)]
+        kinds[-1] = (kinds[-1][0], kinds[-1][1] | f.END_HEADERS)
+        pairs = zip(kinds, parts, strict=True)
+        return b"".join([f.frame(kind, flag, stream, part) for (kind, flag), part in pairs])
+
+    def begin(self, stream: Stream, block: bytes) -> None:
+        """Send the head of an answer whose body follows."""
+        self.put(self.head(stream.id, block, ends=False))
+
+    def answer(
+        self, stream: Stream, block: bytes, body: Sequence[Buffer], trailers: bytes | None = None
+    ) -> None:
+        """Send a whole answer: head, body, and trailers if there are any."""
+        size = sum([_size(part) for part in body])
+        if not size and trailers is None:
+            self.put(self.head(stream.id, block, ends=True))
+            self._ended(stream)
+            return
+        if size <= min(self.window, stream.send_window, self.max_frame_bytes, _JOIN_BYTES):
+            self._at_once(stream, block, b"".join(body), trailers)
+            return
+        self.begin(stream, block)
+        self.data(stream, body, trailers, ends=True)
+
+    def _at_once(self, stream: Stream, block: bytes, body: bytes, trailers: bytes | None) -> None:
+        size, number = len(body), stream.id
+        self.window -= size
+        stream.send_window -= size
+        head = self.head(number, block, ends=False)
+        flags = f.END_STREAM if trailers is None else 0
+        data = f.head(size, f.DATA, flags, number)
+        end = b"" if trailers is None else self.head(number, trailers, ends=True)
+        self.put(b"".join((head, data, body, end)))
+        self._ended(stream)
+
+    def data(
+        self,
+        stream: Stream,
+        parts: Sequence[Buffer],
+        trailers: bytes | None = None,
+        *,
+        ends: bool = False,
+    ) -> None:
+        """Send a part of a body, as far as the windows allow, and the rest when they open."""
+        stream.outgoing.extend([part for part in parts if _size(part)])
+        if ends:
+            stream.ends, stream.trailers = True, trailers
+        self.waiting[stream.id] = stream
+        self.pump()
+
+    def pump(self) -> None:
+        """Send what windows and socket allow, a frame of each waiting stream in turn (6.9)."""
+        progress = True
+        while progress and not self.paused:
+            progress = False
+            for stream in list(self.waiting.values()):
+                progress = self._one_frame(stream) or progress
+
+    def _one_frame(self, stream: Stream) -> bool:
+        """Send the next frame of a stream; False when there is none to send now."""
+        if not stream.outgoing:
+            del self.waiting[stream.id]
+            if not stream.ends:
+                return False
+            if stream.trailers is None:
+                self.put(f.frame(f.DATA, f.END_STREAM, stream.id))
+            else:
+                self.put(self.head(stream.id, stream.trailers, ends=True))
+            self._ended(stream)
+            return True
+        limit = min(self.window, stream.send_window, self.max_frame_bytes, _MAX_FRAME_BYTES)
+        if limit <= 0:
+            return False
+        part = memoryview(stream.outgoing.popleft()).cast("B")
+        if part.nbytes > limit:
+            stream.outgoing.appendleft(part[limit:])
+            part = part[:limit]
+        self.window -= part.nbytes
+        stream.send_window -= part.nbytes
+        last = stream.ends and not stream.outgoing and stream.trailers is None
+        self.put(f.head(part.nbytes, f.DATA, f.END_STREAM if last else 0, stream.id))
+        self.put(part)
+        if last:
+            del self.waiting[stream.id]
+            self._ended(stream)
+        return True
+
+    def forget(self, stream: Stream) -> None:
+        """Drop what a stream still had to say."""
+        stream.outgoing.clear()
+        self.waiting.pop(stream.id, None)
+
+
+def _size(part: Buffer) -> int:
+    return part.nbytes if isinstance(part, memoryview) else len(part)

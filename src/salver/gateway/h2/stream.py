@@ -1,0 +1,35 @@
+"""One stream: a request that arrives, and the answer that leaves under flow control."""
+
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from salver.gateway.h2.body import Body, Buffer
+from salver.gateway.h2.headers import Fields
+
+
+class Stream(msgspec.Struct, eq=False):
+    """State of one stream (RFC 9113, 5.1), from its HEADERS until both sides have ended.
+
+    ``remote_open`` tells that the client may still send, ``owed_bytes`` how much window it has not
+    got back, ``answered`` that the answer is on its way. ``outgoing`` is what flow control holds
+    back; ``ends`` that nothing comes after it but ``trailers``. ``on_gone`` is called once when the
+    client gives up.
+    """
+
+    id: int
+    fields: Fields
+    send_window: int
+    receive_window: int
+    begun_ns: int
+    body: Body
+    announced_bytes: int | None = None
+    owed_bytes: int = 0
+    remote_open: bool = True
+    answered: bool = False
+    outgoing: deque[Buffer] = msgspec.field(default_factory=deque)
+    trailers: bytes | None = None
+    ends: bool = False
+    progress_ns: int = 0
+    on_gone: Callable[[], None] | None = None
