@@ -143,7 +143,11 @@ class Answer(msgspec.Struct, eq=False):
             context.principal.in_flight -= 1
             owner.open_count -= 1
         total_ns = (now_ns or owner.clock.monotonic_ns()) - context.arrival_ns
-        owner.ring.append(Exchange(context, self.endpoint, PROTOCOL, code, total_ns, timing))
+        exchange = Exchange(context, self.endpoint, PROTOCOL, code, total_ns, timing)
+        form = None if self.decoded is None else self.decoded.request.form
+        if form is not None:
+            exchange.rows = form.rows
+        owner.ring.append(exchange)
 
 
 def _joined(chunks: list[InferenceResponse]) -> list[Tensor]:
