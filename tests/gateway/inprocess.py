@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 import uvloop
 
@@ -61,6 +62,10 @@ TWO = Signature(
     (TensorSpec("a", "FP32", (-1,)), TensorSpec("b", "FP32", (-1,))),
     (TensorSpec("sum", "FP32", (-1,)), TensorSpec("difference", "FP32", (-1,))),
 )
+LABELLED = Signature(
+    (TensorSpec("x", "FP32", (-1, 3)),),
+    (TensorSpec("y", "FP32", (-1, 3), (Column("apple"), Column("pear"), Column("plum"))),),
+)
 PLAN = Plan(
     1,
     0,
@@ -70,6 +75,8 @@ PLAN = Plan(
         endpoint("strict", RANGED, "reject"),
         endpoint("lenient", RANGED, "warn"),
         endpoint("hidden", TWO),
+        endpoint("labelled", LABELLED),
+        msgspec.structs.replace(endpoint("elsewhere", TWO), tenant="others"),
         EndpointPlan("loading", (), reason="its model is still loading"),
     ),
 )
