@@ -30,6 +30,8 @@ from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.gather import Gatherer, gathers
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
+from salver.gateway.triton.routes import TritonExtensions
+from salver.gateway.triton.statistics import Statistics
 from salver.gateway.validation import SignatureCheck
 from salver.observe.meter import Meter
 from salver.traffic.router import Router
@@ -231,7 +233,12 @@ class RunningServer:
         ids = RequestIds(b"k" * 32, 1, clock)
         self.gatherer = gatherer = Gatherer(inference, ids, self.settings)
         gather = gatherer.add if gathers(self.settings) else None
-        self.routes = routes = Routes(inference, directory, self._keys, ids, lambda _: None, gather)
+        statistics = Statistics(ring, router.endpoint, clock)
+        ring.subscribe(statistics)
+        extensions = TritonExtensions(router.endpoints, directory, self._keys, statistics, "info")
+        self.routes = routes = Routes(
+            inference, directory, self._keys, ids, lambda _: None, gather, extensions
+        )
         self.server = HttpServer(self.settings, clock, routes.answer, routes.refuse)
         listening = socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
