@@ -33,6 +33,7 @@ from salver.gateway.auth import Keys
 from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
+from salver.gateway.triton.statistics import Statistics
 from salver.gateway.validation import SignatureCheck
 from salver.observe.exchanges import ExchangeMetrics
 from salver.observe.meter import Meter
@@ -74,6 +75,7 @@ def server(settings: HttpSettings) -> tuple[HttpServer, ExchangeRing]:
     router.apply(plan())
     ring = ExchangeRing(32 * 1024 * 1024)
     ring.subscribe(ExchangeMetrics(meter))
+    ring.subscribe(Statistics(ring, router.endpoint, clock))
     inference = Inference(router, router.endpoint, ring, settings, clock)
     directory = Directory(router.endpoint, lambda _: True, lambda: True)
     ids = RequestIds(b"k" * 32, 1, clock)

@@ -30,6 +30,7 @@ from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
+from salver.gateway.triton.statistics import Statistics
 from salver.gateway.validation import SignatureCheck
 from salver.observe.exchanges import ExchangeMetrics
 from salver.observe.meter import Meter
@@ -94,6 +95,7 @@ class InMemory:
         router.apply(plan())
         self.ring = ExchangeRing(32 * 1024 * 1024)
         self.ring.subscribe(ExchangeMetrics(meter))
+        self.ring.subscribe(Statistics(self.ring, router.endpoint, clock))
         inference = Inference(router, router.endpoint, self.ring, HttpSettings(), clock)
         directory = Directory(router.endpoint, lambda _: True, lambda: True)
         ids = RequestIds(b"k" * 32, 1, clock)

@@ -17,9 +17,11 @@ from salver.core.errors import ERRORS_BY_CODE, Internal, InvalidName, InvalidSet
 from salver.core.exchange import Exchange, ExchangeRing, JointExchange, Record
 from salver.core.ids import RequestIds
 from salver.core.names import check_name, parse_reference
+from salver.core.request import InferenceRequest, form_of
 from salver.core.secret_file import load_secret
 from salver.core.settings import load_settings
 from salver.core.settings_file import read_settings
+from salver.core.tensor import Tensor
 from salver.core.timing import Timing
 
 
@@ -179,7 +181,7 @@ def test_joint_exchanges_count_as_many() -> None:
     context = RequestContext("", ANONYMOUS, 0, 0, variant="m:1")
     ids, timings = ["a", "b", "c"], [Timing(queue_ns=n) for n in range(3)]
     for _ in range(100):
-        ring.append_joint(JointExchange(context, "e", "http", 7, ids, timings))
+        ring.append_joint(JointExchange(context, "e", "http", 7, ids, timings, rows=2))
         assert ring.held_bytes <= 20 * 1024
     handed_on = len(seen)
     assert handed_on > 80
@@ -191,6 +193,7 @@ def test_joint_exchanges_count_as_many() -> None:
     assert [one.context.request_id for one in singles] == ids
     assert [one.timing for one in singles] == timings
     assert {(one.code, one.total_ns, one.context.variant) for one in singles} == {("", 7, "m:1")}
+    assert [one.rows for one in singles] == [2, 2, 2]
 
 
 def test_many_exchanges_ask_once_to_be_drained() -> None:
@@ -215,3 +218,19 @@ def test_cancelling_twice_is_harmless() -> None:
     context.cancel()
     context.cancel()
     assert calls == [1]
+
+
+def test_the_form_of_a_request_says_its_rows() -> None:
+    """Rows are the common first dimension, one where there is none."""
+
+    def rows(*shapes: tuple[int, ...]) -> int:
+        inputs = [Tensor(f"x{i}", "FP32", shape, b"") for i, shape in enumerate(shapes)]
+        return form_of(InferenceRequest("m", inputs)).rows
+
+    assert rows((5, 2)) == 5
+    assert rows((5, 2), (5,)) == 5
+    assert rows((5, 2), (4,)) == 1
+    assert rows(()) == 1
+    assert rows((), (1,)) == 1
+    assert rows((0, 3)) == 1
+    assert rows() == 1

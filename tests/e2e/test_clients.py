@@ -65,6 +65,27 @@ def test_tritonclient(server: Server, tmp_path: Path) -> None:
         np.testing.assert_allclose(result.as_numpy("probabilities").sum(axis=1), 1, rtol=1e-5)
 
 
+def test_tritonclient_reads_what_ran(server: Server, tmp_path: Path) -> None:
+    """Configuration, index and statistics of a real model say what it is and what it did."""
+    deploy_double(server, tmp_path)
+    with tritonclient.http.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
+        (before,) = client.get_inference_statistics("double")["model_stats"]
+        item = tritonclient.http.InferInput("x", [3, 2], "FP32")
+        item.set_data_from_numpy(np.ones((3, 2), np.float32))
+        wanted = tritonclient.http.InferRequestedOutput("y", class_count=1)
+        result = client.infer("double", [item], outputs=[wanted])
+        assert result.as_numpy("y").tolist() == [[b"2.0:0"]] * 3
+        (after,) = client.get_inference_statistics("double")["model_stats"]
+        assert after["inference_count"] == before["inference_count"] + 3
+        assert after["execution_count"] == before["execution_count"] + 1
+        assert after["inference_stats"]["compute_infer"]["ns"] > 0
+        assert after["inference_stats"]["queue"]["count"] >= 1
+        config = client.get_model_config("double")
+        assert (config["platform"], config["input"][0]["dims"]) == ("onnx", [-1])
+        index = {entry["name"]: entry["state"] for entry in client.get_model_repository_index()}
+        assert index["double"] == "READY"
+
+
 def test_our_clients_take_arrays_frames_and_rows(server: Server, tmp_path: Path) -> None:
     """numpy arrays, pandas frames with columns in any order, and rows give the same answer."""
     server.push(models.xgboost_iris("json"), "iris")

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 import uvloop
 
@@ -33,6 +34,8 @@ from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.gather import Gatherer, gathers
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
+from salver.gateway.triton.routes import TritonExtensions
+from salver.gateway.triton.statistics import Statistics
 from salver.gateway.validation import SignatureCheck
 from salver.observe.meter import Meter
 from salver.traffic.router import Router
@@ -65,6 +68,10 @@ TWO = Signature(
     (TensorSpec("a", "FP32", (-1,)), TensorSpec("b", "FP32", (-1,))),
     (TensorSpec("sum", "FP32", (-1,)), TensorSpec("difference", "FP32", (-1,))),
 )
+LABELLED = Signature(
+    (TensorSpec("x", "FP32", (-1, 3)),),
+    (TensorSpec("y", "FP32", (-1, 3), (Column("apple"), Column("pear"), Column("plum"))),),
+)
 PLAN = Plan(
     1,
     0,
@@ -74,6 +81,8 @@ PLAN = Plan(
         endpoint("strict", RANGED, "reject"),
         endpoint("lenient", RANGED, "warn"),
         endpoint("hidden", TWO),
+        endpoint("labelled", LABELLED),
+        msgspec.structs.replace(endpoint("elsewhere", TWO), tenant="others"),
         EndpointPlan("loading", (), reason="its model is still loading"),
     ),
 )
@@ -233,7 +242,12 @@ class RunningServer:
         ids = RequestIds(b"k" * 32, 1, clock)
         self.gatherer = gatherer = Gatherer(inference, ids, self.settings)
         gather = gatherer.add if gathers(self.settings) else None
-        self.routes = routes = Routes(inference, directory, self._keys, ids, lambda _: None, gather)
+        statistics = Statistics(ring, router.endpoint, clock)
+        ring.subscribe(statistics)
+        extensions = TritonExtensions(router.endpoints, directory, self._keys, statistics, "info")
+        self.routes = routes = Routes(
+            inference, directory, self._keys, ids, lambda _: None, gather, extensions
+        )
         self.server = server = HttpServer(self.settings, clock, routes.answer, routes.refuse)
         rest = Rest(routes.answer, routes.refuse)
         calls = GrpcInference(inference, self.settings)

@@ -14,7 +14,7 @@ class Exchange(msgspec.Struct, eq=False):
     """One request and what became of it; ``code`` is empty for success.
 
     ``context`` says who asked and which variant answered. ``request`` and ``response`` are kept
-    only when somebody captures payloads.
+    only when somebody captures payloads. ``rows`` is what the request counts for in a batch.
     """
 
     context: RequestContext
@@ -27,6 +27,7 @@ class Exchange(msgspec.Struct, eq=False):
     response: InferenceResponse | None = None
     request_bytes: int = 0
     response_bytes: int = 0
+    rows: int = 1
 
     @property
     def held_bytes(self) -> int:
@@ -42,7 +43,8 @@ class Exchange(msgspec.Struct, eq=False):
 class JointExchange(msgspec.Struct, eq=False):
     """Requests of one cohort that were answered together, all of them well.
 
-    ``context`` is common to them and has no ids; ``timings`` are in the order of ``request_ids``.
+    ``context`` is common to them and has no ids; ``timings`` are in the order of ``request_ids``,
+    and differ in the time in the queue only, as they are of one batch. ``rows`` is of each request.
     """
 
     context: RequestContext
@@ -51,6 +53,7 @@ class JointExchange(msgspec.Struct, eq=False):
     total_ns: int
     request_ids: list[str]
     timings: list[Timing]
+    rows: int = 1
 
     def __len__(self) -> int:
         """Count the requests."""
@@ -60,7 +63,15 @@ class JointExchange(msgspec.Struct, eq=False):
         """Yield the record of each request."""
         for request_id, timing in zip(self.request_ids, self.timings, strict=True):
             context = msgspec.structs.replace(self.context, request_id=request_id)
-            yield Exchange(context, self.endpoint, self.protocol, "", self.total_ns, timing)
+            yield Exchange(
+                context,
+                self.endpoint,
+                self.protocol,
+                "",
+                self.total_ns,
+                timing,
+                rows=self.rows,
+            )
 
 
 _RECORD_BYTES = 512

@@ -19,12 +19,14 @@ class RequestForm(msgspec.Struct, frozen=True, eq=False):
     """Everything about a request's tensors but their values; compared by identity.
 
     ``inputs`` are names, datatypes and shapes. ``size_bytes`` is what all inputs take together,
-    None where elements say themselves how long they are.
+    None where elements say themselves how long they are. ``rows`` is their common first dimension,
+    1 where they have none.
     """
 
     inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
     outputs: tuple[str, ...] | None
     size_bytes: int | None
+    rows: int = 1
 
 
 _forms: dict[tuple[object, ...], RequestForm] = {}
@@ -57,13 +59,18 @@ def form_of(request: InferenceRequest) -> RequestForm:
         if form is None:
             sized = all(tensor.datatype != BYTES for tensor in request.inputs)
             size = sum(tensor.size_bytes for tensor in request.inputs) if sized else None
-            form = RequestForm(inputs, request.outputs, size)
+            form = RequestForm(inputs, request.outputs, size, _rows(request.inputs))
             if _is_usual(request):
                 if len(_forms) >= _MAX_FORMS:
                     _forms.clear()
                 _forms[key] = form
         request.form = form
     return form
+
+
+def _rows(inputs: list[Tensor]) -> int:
+    sizes = {tensor.shape[0] if tensor.shape else 1 for tensor in inputs}
+    return max(1, sizes.pop()) if len(sizes) == 1 else 1
 
 
 def _is_usual(request: InferenceRequest) -> bool:

@@ -25,6 +25,8 @@ from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.gather import Gatherer, gathers
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
+from salver.gateway.triton.routes import TritonExtensions
+from salver.gateway.triton.statistics import Statistics
 from salver.gateway.validation import SignatureCheck
 from salver.observe.exchanges import ExchangeMetrics
 from salver.observe.faults import FaultLog
@@ -80,7 +82,12 @@ class Gateway:
         directory = Directory(self._router.endpoint, self._engine.is_ready, self._is_ready)
         ids = RequestIds(identity.id_key, rng.getrandbits(16), clock)
         gather = Gatherer(inference, ids, settings.http).add if gathers(settings.http) else None
-        routes = Routes(inference, directory, self._keys, ids, self._refused, gather)
+        statistics = Statistics(self._ring, self._router.endpoint, clock)
+        self._ring.subscribe(statistics)
+        extensions = TritonExtensions(
+            self._router.endpoints, directory, self._keys, statistics, settings.observe.log_level
+        )
+        routes = Routes(inference, directory, self._keys, ids, self._refused, gather, extensions)
         self._server = HttpServer(settings.http, clock, routes.answer, routes.refuse)
         if settings.http2.enabled:
             rest = Rest(routes.answer, routes.refuse)

@@ -1,5 +1,6 @@
 """From the handlers' answer to one request to its message."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -17,7 +18,9 @@ from salver.gateway.http.inflate import deflate
 from salver.gateway.http.message import BINARY_TYPE, JSON_TYPE, Buffer, HttpMessage
 from salver.gateway.oip.decode import Decoded
 from salver.gateway.oip.encode import encode_json, encode_mixed, opening
+from salver.gateway.triton.classification import classified
 from salver.observe.logs import get_logger
+from salver.wire.messages import EndpointPlan
 
 log = get_logger(__name__)
 
@@ -31,6 +34,7 @@ class Owner(Protocol):
     ring: ExchangeRing
     max_answer_bytes: int
     open_count: int
+    find: Callable[[str], EndpointPlan | None]
 
 
 def variant_line(variant: str) -> bytes:
@@ -123,6 +127,9 @@ class Answer(msgspec.Struct, eq=False):
         if wanted is not None:
             by_name = {tensor.name: tensor for tensor in outputs}
             outputs = [by_name[name] for name in wanted if name in by_name]
+        if decoded.classes:
+            endpoint = self.owner.find(self.endpoint)
+            outputs = classified(outputs, decoded.classes, endpoint, context.variant)
         if decoded.binary_default or (wanted is not None and any(wanted.values())):
             json, raw = encode_mixed(head, outputs, wanted or {}, default=decoded.binary_default)
             parts, content_type = [json, *raw], BINARY_TYPE
@@ -143,7 +150,11 @@ class Answer(msgspec.Struct, eq=False):
             context.principal.in_flight -= 1
             owner.open_count -= 1
         total_ns = (now_ns or owner.clock.monotonic_ns()) - context.arrival_ns
-        owner.ring.append(Exchange(context, self.endpoint, PROTOCOL, code, total_ns, timing))
+        exchange = Exchange(context, self.endpoint, PROTOCOL, code, total_ns, timing)
+        form = None if self.decoded is None else self.decoded.request.form
+        if form is not None:
+            exchange.rows = form.rows
+        owner.ring.append(exchange)
 
 
 def _joined(chunks: list[InferenceResponse]) -> list[Tensor]:

@@ -20,6 +20,7 @@ from salver.core.request import InferenceRequest, RequestForm, form_of
 from salver.core.settings import HttpSettings
 from salver.core.tensor import Buffer, Tensor, encode_bytes
 from salver.gateway.oip.reading import Target
+from salver.gateway.triton.parameters import class_count, custom_parameters, tensor_parameters
 
 _FORMATS = {
     "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q",
@@ -73,12 +74,16 @@ _typed = msgspec.json.Decoder(_Body)
 
 
 class Decoded(msgspec.Struct, eq=False):
-    """A request and how its answer shall look: binary by default, or output by output."""
+    """A request and how its answer shall look: binary by default, or output by output.
+
+    ``classes`` says of which outputs only the highest values are wanted, and how many.
+    """
 
     request: InferenceRequest
     caller_id: str | None
     binary_default: bool = False
     outputs: dict[str, bool] | None = None
+    classes: dict[str, int] | None = None
 
 
 def decode_json(
@@ -286,28 +291,15 @@ def _request(
         raise InvalidRequest("'id' must be text")
     tensors = _tensors(inputs, rest, settings, mode)
     binary_default = bool(parameters and parameters.get("binary_data_output"))
-    outputs = _outputs(document.get("outputs"), binary_default=binary_default)
+    outputs, classes = _outputs(document.get("outputs"), binary_default=binary_default)
     request = InferenceRequest(
         target.endpoint,
         tensors,
         target.version,
         None if outputs is None else tuple(outputs),
-        model_parameters(parameters) if parameters else None,
+        custom_parameters(parameters) if parameters else None,
     )
-    return Decoded(request, caller_id, binary_default, outputs)
-
-
-def model_parameters(parameters: dict[str, Any]) -> dict[str, Any] | None:
-    """Keep what is the model's: scalars that the protocol itself gives no meaning."""
-    kept = {
-        key: value
-        for key, value in parameters.items()
-        if key not in _PROTOCOL_PARAMETERS and isinstance(value, str | int | float | bool)
-    }
-    return kept or None
-
-
-_PROTOCOL_PARAMETERS = frozenset(("binary_data_output", "binary_data_size", "binary_data"))
+    return Decoded(request, caller_id, binary_default, outputs, classes)
 
 
 def _tensors(inputs: list[Any], rest: Buffer, settings: HttpSettings, mode: str) -> list[Tensor]:
@@ -317,8 +309,8 @@ def _tensors(inputs: list[Any], rest: Buffer, settings: HttpSettings, mode: str)
         if not isinstance(item, dict):
             raise InvalidRequest("every input must be an object with name, shape and datatype")
         name, datatype, shape = _head(item, settings)
-        parameters = item.get("parameters")
-        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+        parameters = tensor_parameters(f"input {name!r}", item)
+        size = parameters.get("binary_data_size")
         if size is None:
             tensors.append(_from_list(name, datatype, shape, item.get("data"), mode))
             continue
@@ -461,17 +453,21 @@ def _text(name: str, data: list[Any]) -> bytes:
     return encode_bytes(data)
 
 
-def _outputs(outputs: Any, *, binary_default: bool) -> dict[str, bool] | None:
+def _outputs(
+    outputs: Any, *, binary_default: bool
+) -> tuple[dict[str, bool] | None, dict[str, int] | None]:
     if outputs is None or outputs == []:
-        return None
+        return None, None
     if not isinstance(outputs, list):
         raise InvalidRequest("'outputs' must be a list of objects with a name")
     wanted: dict[str, bool] = {}
+    classes: dict[str, int] = {}
     for item in outputs:
         name = item.get("name") if isinstance(item, dict) else None
         if not isinstance(name, str):
             raise InvalidRequest("every entry of 'outputs' needs a 'name'")
-        parameters = item.get("parameters")
-        binary = parameters.get("binary_data") if isinstance(parameters, dict) else None
+        parameters = tensor_parameters(f"output {name!r}", item)
+        binary = parameters.get("binary_data")
         wanted[name] = binary_default if binary is None else bool(binary)
-    return wanted
+        classes[name] = class_count(name, parameters)
+    return wanted, {name: count for name, count in classes.items() if count} or None

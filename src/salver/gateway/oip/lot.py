@@ -160,6 +160,7 @@ class Lot:
                 now_ns - context.arrival_ns,
                 cohort.request_ids[start:stop],
                 response.timings[position : position + count],
+                self.form.rows,
             )
         )
 

@@ -1,5 +1,6 @@
 """What the server and its endpoints say of themselves."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import salver
@@ -9,9 +10,10 @@ from salver.wire.messages import EndpointPlan, VariantPlan
 EXTENSIONS = ("binary_tensor_data", "parameters")
 
 
-def server_metadata() -> dict[str, Any]:
-    """Return the document of ``GET /v2``."""
-    return {"name": "salver", "version": salver.__version__, "extensions": list(EXTENSIONS)}
+def server_metadata(extensions: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the document of ``GET /v2``, with these extensions besides the protocol's own."""
+    names = sorted((*EXTENSIONS, *extensions))
+    return {"name": "salver", "version": salver.__version__, "extensions": names}
 
 
 def model_metadata(endpoint: EndpointPlan, variant: VariantPlan) -> dict[str, Any]:

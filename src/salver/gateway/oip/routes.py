@@ -1,7 +1,7 @@
 """The paths of the protocol, and who may ask them."""
 
-from collections.abc import Callable
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, cast
 from urllib.parse import unquote
 
 import orjson
@@ -23,6 +23,7 @@ from salver.gateway.http.message import HttpMessage
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.metadata import model_metadata, server_metadata
 from salver.gateway.oip.reading import Reading, Target, read_head
+from salver.gateway.triton.paths import Call, parse_call
 from salver.observe.logs import get_logger
 from salver.wire.messages import EndpointPlan, VariantPlan
 
@@ -35,10 +36,18 @@ _NO_TARGET = Target("", None)
 
 
 class Route(NamedTuple):
-    """What a path stands for; ``action`` is one of the methods of ``Routes``."""
+    """What a path stands for; those with a ``call`` are answered by the extensions."""
 
     action: str
     target: Target = _NO_TARGET
+    call: Call | None = None
+
+    @property
+    def allowed(self) -> bytes:
+        """The value of the ``Allow`` field."""
+        if self.call is not None:
+            return self.call.allowed
+        return b"POST, OPTIONS" if self.action == "infer" else b"GET, HEAD, OPTIONS"
 
 
 class Directory(NamedTuple):
@@ -47,6 +56,32 @@ class Directory(NamedTuple):
     find: Callable[[str], EndpointPlan | None]
     variant_ready: Callable[[str], bool]
     server_ready: Callable[[], bool]
+
+    def endpoint_for(self, name: str, principal: Principal) -> EndpointPlan:
+        """Return an endpoint that the caller may ask.
+
+        Raises ``EndpointNotFound``, ``Forbidden`` or ``QuotaExceeded``.
+        """
+        endpoint = self.find(name)
+        if endpoint is None or endpoint.tenant != principal.tenant:
+            raise EndpointNotFound(
+                f"no endpoint {name!r}; 'salver get endpoints' lists what is deployed"
+            )
+        check_access(principal, name)
+        return endpoint
+
+
+class Extensions(Protocol):
+    """Answers the paths of extensions."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What the extensions are called, which callers are told."""
+        ...
+
+    def __call__(self, message: HttpMessage, call: Call) -> None:
+        """Answer a message; raises a ``SalverError`` to refuse it."""
+        ...
 
 
 class Routes:
@@ -60,6 +95,7 @@ class Routes:
         ids: RequestIds,
         refused: Callable[[str], None],
         gather: Callable[[HttpMessage, Reading], None] | None = None,
+        extensions: Extensions | None = None,
     ) -> None:
         self._inference = inference
         self._gather = gather
@@ -67,6 +103,7 @@ class Routes:
         self._keys = keys
         self._ids = ids
         self._refused = refused
+        self._extensions = extensions
         self._cache: dict[bytes, Route] = {}
 
     def answer(self, message: HttpMessage) -> None:
@@ -108,12 +145,20 @@ class Routes:
         self._refused(error.code)
         headers = b""
         if isinstance(error, MethodNotAllowed):
-            path = message.target.split(b"?", 1)[0].rstrip(b"/")
-            headers = b"Allow: %b\r\n" % _allowed("infer" if path.endswith(b"/infer") else "")
+            headers = b"Allow: %b\r\n" % self._allowed(message.target)
         message.fail(error, headers)
+
+    def _allowed(self, raw: bytes) -> bytes:
+        """Return the methods of a path, of any when it stands for nothing."""
+        try:
+            return self._resolve(raw).allowed
+        except SalverError:
+            return Route("").allowed
 
     def _resolve(self, raw: bytes) -> Route:
         route = parse_target(raw)
+        if route.call is not None and self._extensions is None:
+            raise RouteNotFound("this server has no extensions")
         if len(raw) <= _MAX_CACHED_TARGET_BYTES:
             if len(self._cache) >= _MAX_ROUTES:
                 self._cache.clear()
@@ -122,7 +167,9 @@ class Routes:
 
     def _other(self, message: HttpMessage, route: Route) -> None:
         if message.method == b"OPTIONS":
-            message.respond(200, (), headers=b"Allow: %b\r\n" % _allowed(route.action))
+            message.respond(200, (), headers=b"Allow: %b\r\n" % route.allowed)
+        elif route.call is not None and self._extensions is not None:
+            self._extensions(message, route.call)
         elif route.action == "infer":
             raise MethodNotAllowed("inference is asked with POST")
         elif message.method not in (b"GET", b"HEAD"):
@@ -139,28 +186,20 @@ class Routes:
             _reply(message, {"ready": ready}, 200 if ready else 503)
         elif route.action == "server":
             self._keys.identify(message.headers)
-            _reply(message, server_metadata())
+            names = () if self._extensions is None else self._extensions.names
+            _reply(message, server_metadata(names))
         else:
             self._model(message, route, self._keys.identify(message.headers))
 
     def _model(self, message: HttpMessage, route: Route, principal: Principal) -> None:
         name, version = route.target
-        endpoint = self._directory.find(name)
-        if endpoint is None or endpoint.tenant != principal.tenant:
-            raise EndpointNotFound(
-                f"no endpoint {name!r}; 'salver get endpoints' lists what is deployed"
-            )
-        check_access(principal, name)
-        variant = _variant(endpoint, version)
+        endpoint = self._directory.endpoint_for(name, principal)
+        variant = variant_of(endpoint, version)
         if route.action == "metadata":
             _reply(message, model_metadata(endpoint, variant))
             return
         ready = self._directory.variant_ready(variant.id)
         _reply(message, {"name": name, "ready": ready}, 200 if ready else 503)
-
-
-def _allowed(action: str) -> bytes:
-    return b"POST, OPTIONS" if action == "infer" else b"GET, HEAD, OPTIONS"
 
 
 def parse_target(raw: bytes) -> Route:
@@ -174,6 +213,8 @@ def parse_target(raw: bytes) -> Route:
             return Route("live")
         case ["v2", "health", "ready"]:
             return Route("ready")
+        case ["v2", *rest] if (call := parse_call(rest)) is not None:
+            return Route(call.action, call=call)
         case ["v2", "models", name, *rest]:
             return _model_route(name, rest, path)
         case _:
@@ -196,7 +237,8 @@ def _model_route(name: str, rest: list[str], path: str) -> Route:
             raise RouteNotFound(f"no such path: {path[:200]}")
 
 
-def _variant(endpoint: EndpointPlan, version: str | None) -> VariantPlan:
+def variant_of(endpoint: EndpointPlan, version: str | None) -> VariantPlan:
+    """Return the variant of a version, or the first; raises ``VersionNotFound``, ``NotReady``."""
     for variant in endpoint.variants:
         if version is None or variant.version == version:
             return variant
