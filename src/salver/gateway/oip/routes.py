@@ -19,6 +19,8 @@ from salver.core.errors import (
 from salver.core.ids import RequestIds
 from salver.core.names import check_name
 from salver.gateway.auth import Keys, check_access
+from salver.gateway.docs.openapi import endpoint_document, server_document
+from salver.gateway.docs.page import send_docs
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.metadata import model_metadata, server_metadata
@@ -32,6 +34,10 @@ _MAX_ROUTES = 4096
 _MAX_CACHED_TARGET_BYTES = 512
 _RETRY_AFTER_S = 1.0
 _NO_TARGET = Target("", None)
+_SERVER_DOCS = frozenset(("docs", "openapi"))
+_MODEL_DOCS = frozenset(("model_docs", "model_openapi"))
+# The second name is the one that MLServer gives it.
+_OPENAPI = frozenset(("openapi.json", "dataplane.json"))
 
 
 class Route(NamedTuple):
@@ -140,6 +146,9 @@ class Routes:
         elif route.action == "server":
             self._keys.identify(message.headers)
             _reply(message, server_metadata())
+        elif route.action in _SERVER_DOCS:
+            self._keys.identify(message.headers)
+            send_docs(message, server_document(), as_page=route.action == "docs")
         else:
             self._model(message, route, self._keys.identify(message.headers))
 
@@ -154,6 +163,10 @@ class Routes:
         variant = _variant(endpoint, version)
         if route.action == "metadata":
             _reply(message, model_metadata(endpoint, variant))
+            return
+        if route.action in _MODEL_DOCS:
+            document = endpoint_document(endpoint, variant, version)
+            send_docs(message, document, as_page=route.action == "model_docs")
             return
         ready = self._directory.variant_ready(variant.id)
         _reply(message, {"name": name, "ready": ready}, 200 if ready else 503)
@@ -174,6 +187,10 @@ def parse_target(raw: bytes) -> Route:
             return Route("live")
         case ["v2", "health", "ready"]:
             return Route("ready")
+        case ["v2", "docs"]:
+            return Route("docs")
+        case ["v2", "docs", file] if file in _OPENAPI:
+            return Route("openapi")
         case ["v2", "models", name, *rest]:
             return _model_route(name, rest, path)
         case _:
@@ -192,6 +209,10 @@ def _model_route(name: str, rest: list[str], path: str) -> Route:
             return Route("model_ready", target)
         case ["infer"]:
             return Route("infer", target)
+        case ["docs"]:
+            return Route("model_docs", target)
+        case ["docs", file] if file in _OPENAPI:
+            return Route("model_openapi", target)
         case _:
             raise RouteNotFound(f"no such path: {path[:200]}")
 
