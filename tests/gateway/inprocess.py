@@ -153,10 +153,12 @@ class RunningServer:
         keys: Path | None = None,
         last: Handler | None = None,
         http2: Http2Settings | None = None,
+        plan: Plan = PLAN,
     ) -> None:
         self.settings = settings or HttpSettings()
         self.http2 = http2 or Http2Settings()
         self.last = last
+        self.plan = plan
         self.computer = Computer()
         self.exchanges: list[Exchange] = []
         self.meter = Meter()
@@ -232,8 +234,8 @@ class RunningServer:
         clock = SystemClock()
         check = SignatureCheck(self.last or self.computer, self.meter)
         router = Router(check, random.Random(0))
-        check.apply(PLAN)
-        router.apply(PLAN)
+        check.apply(self.plan)
+        router.apply(self.plan)
         ring = ExchangeRing(1024 * 1024)
         ring.subscribe(self._record)
         self.ring = ring

@@ -1,10 +1,12 @@
 """The request and the answer, free of any wire protocol."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from salver.core.datatypes import BYTES
+from salver.core.signature import Signature
 from salver.core.tensor import Tensor
 from salver.core.timing import Timing
 
@@ -32,10 +34,15 @@ class RequestForm(msgspec.Struct, frozen=True, eq=False):
 _forms: dict[tuple[object, ...], RequestForm] = {}
 
 
+LayOut = Callable[[list[Tensor], Signature], list[Tensor]]
+
+
 class InferenceRequest(msgspec.Struct, eq=False):
     """What a caller asks of an endpoint.
 
     ``version`` is None for "whatever the router picks"; ``outputs`` is None for all of them.
+    ``lay_out`` makes the model's inputs of those that were sent, once it is known which variant
+    answers; it raises a ``CallerError`` when they do not go together.
     """
 
     endpoint: str
@@ -44,6 +51,7 @@ class InferenceRequest(msgspec.Struct, eq=False):
     outputs: tuple[str, ...] | None = None
     parameters: Parameters | None = None
     form: RequestForm | None = None
+    lay_out: LayOut | None = None
 
 
 def form_of(request: InferenceRequest) -> RequestForm:

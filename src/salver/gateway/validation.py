@@ -101,6 +101,9 @@ class SignatureCheck:
             self._inner_many(whole)
 
     def _check(self, rule: _Rule, request: InferenceRequest) -> str:
+        if request.lay_out is not None:
+            request.inputs = request.lay_out(request.inputs, rule.signature)
+            request.lay_out = None
         form = form_of(request)
         if form not in rule.forms:
             rule.signature.check_inputs(request.inputs)

@@ -11,12 +11,11 @@ from salver.core.errors import (
     NotReady,
     SalverError,
     UnsupportedOperation,
-    VersionNotFound,
     fault_of,
 )
 from salver.core.ids import RequestIds
 from salver.core.settings import HttpSettings
-from salver.gateway.auth import Keys, check_access
+from salver.gateway.auth import Keys
 from salver.gateway.grpc.call import Call
 from salver.gateway.grpc.framing import PREFIX, expected_bytes, only_message
 from salver.gateway.grpc.infer import GrpcInference, parse
@@ -24,9 +23,8 @@ from salver.gateway.grpc.schema import message_class, request_name
 from salver.gateway.h2.connection import Application, Http2Connection
 from salver.gateway.h2.stream import Stream
 from salver.gateway.oip.metadata import EXTENSIONS, model_metadata
-from salver.gateway.oip.routes import Directory
+from salver.gateway.oip.routes import Directory, variant_of
 from salver.observe.logs import get_logger
-from salver.wire.messages import EndpointPlan, VariantPlan
 
 log = get_logger(__name__)
 
@@ -135,9 +133,9 @@ class GrpcApplication:
         return message_class("inference.ServerReadyResponse")(ready=ready)
 
     def _model_ready(self, request: Any, principal: Principal) -> Any:
-        endpoint = self._endpoint(request.name, principal)
+        endpoint = self._directory.endpoint_for(request.name, principal)
         try:
-            variant = _variant(endpoint, request.version)
+            variant = variant_of(endpoint, request.version or None)
             ready = self._directory.variant_ready(variant.id)
         except NotReady:
             ready = False
@@ -150,8 +148,8 @@ class GrpcApplication:
         )
 
     def _model(self, request: Any, principal: Principal) -> Any:
-        endpoint = self._endpoint(request.name, principal)
-        document = model_metadata(endpoint, _variant(endpoint, request.version))
+        endpoint = self._directory.endpoint_for(request.name, principal)
+        document = model_metadata(endpoint, variant_of(endpoint, request.version or None))
         response = message_class("inference.ModelMetadataResponse")(
             name=document["name"], versions=document["versions"], platform=document["platform"]
         )
@@ -171,27 +169,6 @@ class GrpcApplication:
             status=_SERVING if serving else _NOT_SERVING
         )
 
-    def _endpoint(self, name: str, principal: Principal) -> EndpointPlan:
-        endpoint = self._directory.find(name)
-        if endpoint is None or endpoint.tenant != principal.tenant:
-            raise EndpointNotFound(
-                f"no endpoint {name!r}; 'salver get endpoints' lists what is deployed"
-            )
-        check_access(principal, name)
-        return endpoint
-
 
 def _is_call(stream: Stream) -> bool:
     return stream.fields.get(b"content-type", b"").startswith(_CONTENT_TYPE)
-
-
-def _variant(endpoint: EndpointPlan, version: str) -> VariantPlan:
-    for variant in endpoint.variants:
-        if not version or variant.version == version:
-            return variant
-    if not version:
-        raise NotReady(
-            f"endpoint {endpoint.name!r} is not ready: {endpoint.reason or 'it is loading'}",
-            retry_after_s=1.0,
-        )
-    raise VersionNotFound(f"endpoint {endpoint.name!r} does not serve version {version[:40]!r}")

@@ -19,8 +19,9 @@ from salver.gateway.grpc.schema import message_class
 from salver.gateway.grpc.tensors import inputs_of
 from salver.gateway.grpc.wire import split_raw
 from salver.gateway.h2.headers import literal
-from salver.gateway.oip.decode import Decoded, model_parameters
+from salver.gateway.oip.decode import Decoded
 from salver.gateway.oip.infer import Inference
+from salver.gateway.triton.parameters import custom_parameters
 from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
@@ -38,6 +39,7 @@ class GrpcAnswer(msgspec.Struct, eq=False):
     is_typed: bool = False
     counted: bool = False
     finished: bool = False
+    request: InferenceRequest | None = None
 
     def send(self, response: InferenceResponse, *, final: bool = True) -> None:
         """Answer."""
@@ -77,7 +79,11 @@ class GrpcAnswer(msgspec.Struct, eq=False):
             context.principal.in_flight -= 1
             owner.open_count -= 1
         total_ns = owner.clock.monotonic_ns() - context.arrival_ns
-        owner.ring.append(Exchange(context, self.endpoint, PROTOCOL, code, total_ns, timing))
+        exchange = Exchange(context, self.endpoint, PROTOCOL, code, total_ns, timing)
+        form = None if self.request is None else self.request.form
+        if form is not None:
+            exchange.rows = form.rows
+        owner.ring.append(exchange)
 
 
 class GrpcInference:
@@ -102,7 +108,7 @@ class GrpcInference:
             answer.counted = True
             endpoint = self._inference.known(name)
             decoded = self._decoded(message, raw)
-            answer.is_typed = not raw
+            answer.request, answer.is_typed = decoded.request, not raw
             self._inference.fill(context, decoded, endpoint)
             self._limit(context, stream.fields.get(b"grpc-timeout"))
             trace = stream.fields.get(b"traceparent")
@@ -121,7 +127,7 @@ class GrpcInference:
             inputs_of(message, raw, self._settings),
             message.model_version or None,
             tuple([output.name for output in message.outputs]) or None,
-            model_parameters(_parameters(message.parameters)),
+            custom_parameters(_parameters(message.parameters)),
         )
         return Decoded(request, message.id or None)
 

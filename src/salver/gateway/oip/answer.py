@@ -11,7 +11,7 @@ from salver.core.context import RequestContext
 from salver.core.errors import ModelFailed, SalverError, fault_of
 from salver.core.exchange import Exchange, ExchangeRing
 from salver.core.handler import JointSink
-from salver.core.request import InferenceResponse
+from salver.core.request import InferenceResponse, Parameters
 from salver.core.tensor import Tensor
 from salver.core.timing import Timing
 from salver.gateway.http.inflate import deflate
@@ -130,12 +130,17 @@ class Answer(msgspec.Struct, eq=False):
         if decoded.classes:
             endpoint = self.owner.find(self.endpoint)
             outputs = classified(outputs, decoded.classes, endpoint, context.variant)
+        notes: dict[str, Parameters] = {}
+        if decoded.contents is not None:
+            outputs, notes = decoded.contents.encoded(outputs)
         if decoded.binary_default or (wanted is not None and any(wanted.values())):
-            json, raw = encode_mixed(head, outputs, wanted or {}, default=decoded.binary_default)
+            json, raw = encode_mixed(
+                head, outputs, wanted or {}, notes, default=decoded.binary_default
+            )
             parts, content_type = [json, *raw], BINARY_TYPE
             extra += b"Inference-Header-Content-Length: %d\r\n" % len(json)
         else:
-            parts = [encode_json(head, outputs)]
+            parts = [encode_json(head, outputs, notes)]
         accepted = message.headers.get(b"accept-encoding")
         if accepted is not None and accepted != b"identity":
             parts, line = deflate(parts, accepted)

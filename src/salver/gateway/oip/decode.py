@@ -19,6 +19,7 @@ from salver.core.errors import BodyTooLarge, InvalidJson, InvalidRequest, Invali
 from salver.core.request import InferenceRequest, RequestForm, form_of
 from salver.core.settings import HttpSettings
 from salver.core.tensor import Buffer, Tensor, encode_bytes
+from salver.gateway.oip.content_types.asked import ContentTypes, read_content_types
 from salver.gateway.oip.reading import Target
 from salver.gateway.triton.parameters import class_count, custom_parameters, tensor_parameters
 
@@ -84,6 +85,7 @@ class Decoded(msgspec.Struct, eq=False):
     binary_default: bool = False
     outputs: dict[str, bool] | None = None
     classes: dict[str, int] | None = None
+    contents: ContentTypes | None = None
 
 
 def decode_json(
@@ -289,7 +291,11 @@ def _request(
     caller_id = document.get("id")
     if caller_id is not None and not isinstance(caller_id, str):
         raise InvalidRequest("'id' must be text")
-    tensors = _tensors(inputs, rest, settings, mode)
+    contents = read_content_types(document)
+    if contents is None:
+        tensors = _tensors(inputs, rest, settings, mode)
+    else:
+        tensors = contents.decoded(_tensors(contents.prepared(inputs), rest, settings, mode))
     binary_default = bool(parameters and parameters.get("binary_data_output"))
     outputs, classes = _outputs(document.get("outputs"), binary_default=binary_default)
     request = InferenceRequest(
@@ -298,8 +304,9 @@ def _request(
         target.version,
         None if outputs is None else tuple(outputs),
         custom_parameters(parameters) if parameters else None,
+        lay_out=None if contents is None else contents.lay_out,
     )
-    return Decoded(request, caller_id, binary_default, outputs, classes)
+    return Decoded(request, caller_id, binary_default, outputs, classes, contents)
 
 
 def _tensors(inputs: list[Any], rest: Buffer, settings: HttpSettings, mode: str) -> list[Tensor]:
@@ -388,7 +395,8 @@ def _checked_array(datatype: str, data: list[Any]) -> "np.ndarray[Any, Any]":
     if datatype in _FLOATS:
         with np.errstate(over="ignore"):
             array = np.array([float(value) for value in data], np.float64).astype(dtype)
-        if not np.isfinite(array).all():
+        # JSON has no infinity, so one was made of a number; NaN stands for null where it may.
+        if np.isinf(array).any():
             raise OverflowError
         return array
     return np.array(data, dtype)

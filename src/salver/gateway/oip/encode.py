@@ -1,6 +1,6 @@
 """From tensors to an answer's body: JSON, or JSON with raw bytes behind it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import repeat
 
 import numpy as np
@@ -13,6 +13,9 @@ from salver.core.tensor import Buffer, Tensor
 
 _MAX_HEADS = 4096
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+Notes = Mapping[str, Parameters]
+_NO_NOTES: Notes = {}
 
 _openings: dict[tuple[str, str], bytes] = {}
 _heads: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
@@ -35,11 +38,16 @@ def opening(
     return head + b'"outputs":['
 
 
-def encode_json(head: bytes, tensors: list[Tensor]) -> bytes:
-    """Return a JSON answer with flat data; raises ``NonFiniteOutput`` for NaN and infinity."""
+def encode_json(head: bytes, tensors: list[Tensor], notes: Notes = _NO_NOTES) -> bytes:
+    """Return a JSON answer with flat data; ``notes`` are outputs' parameters by name.
+
+    Raises ``NonFiniteOutput`` for NaN and infinity.
+    """
     parts = [head]
     for tensor in tensors:
         parts.append(_head(tensor))
+        if tensor.name in notes:
+            parts.append(b'"parameters":%b,' % orjson.dumps(notes[tensor.name]))
         parts.append(b'"data":')
         parts.append(_data(tensor))
         parts.append(b"},")
@@ -69,18 +77,27 @@ def encode_joint(response: JointResponse) -> list[bytes]:
 
 
 def encode_mixed(
-    head: bytes, tensors: list[Tensor], binary: dict[str, bool], *, default: bool
+    head: bytes,
+    tensors: list[Tensor],
+    binary: dict[str, bool],
+    notes: Notes = _NO_NOTES,
+    *,
+    default: bool,
 ) -> tuple[bytes, list[Buffer]]:
     """Return the JSON part and the raw bytes of the outputs that shall be binary."""
     parts = [head]
     raw: list[Buffer] = []
     for tensor in tensors:
         parts.append(_head(tensor))
+        parameters = notes.get(tensor.name, {})
         if binary.get(tensor.name, default):
-            parts.append(b'"parameters":{"binary_data_size":%d}},' % tensor.size_bytes)
+            parameters = {**parameters, "binary_data_size": tensor.size_bytes}
+            parts.append(b'"parameters":%b},' % orjson.dumps(parameters))
             raw.append(tensor.buffer)
-        else:
-            parts.append(b'"data":%b},' % _data(tensor))
+            continue
+        if parameters:
+            parts.append(b'"parameters":%b,' % orjson.dumps(parameters))
+        parts.append(b'"data":%b},' % _data(tensor))
     return _closed(parts), raw
 
 

@@ -19,6 +19,8 @@ from salver.core.errors import (
 from salver.core.ids import RequestIds
 from salver.core.names import check_name
 from salver.gateway.auth import Keys, check_access
+from salver.gateway.docs.openapi import endpoint_document, server_document
+from salver.gateway.docs.page import send_docs
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.metadata import model_metadata, server_metadata
@@ -33,6 +35,18 @@ _MAX_ROUTES = 4096
 _MAX_CACHED_TARGET_BYTES = 512
 _RETRY_AFTER_S = 1.0
 _NO_TARGET = Target("", None)
+_SERVER_DOCS = frozenset(("docs", "openapi"))
+_MODEL_DOCS = frozenset(("model_docs", "model_openapi"))
+# The second name is the one that MLServer gives it.
+_OPENAPI = frozenset(("openapi.json", "dataplane.json"))
+
+_SERVER_PATHS: dict[tuple[str, ...], str] = {
+    ("v2",): "server",
+    ("v2", "health", "live"): "live",
+    ("v2", "health", "ready"): "ready",
+    ("v2", "docs"): "docs",
+    **{("v2", "docs", name): "openapi" for name in _OPENAPI},
+}
 
 
 class Route(NamedTuple):
@@ -188,6 +202,9 @@ class Routes:
             self._keys.identify(message.headers)
             names = () if self._extensions is None else self._extensions.names
             _reply(message, server_metadata(names))
+        elif route.action in _SERVER_DOCS:
+            self._keys.identify(message.headers)
+            send_docs(message, server_document(), as_page=route.action == "docs")
         else:
             self._model(message, route, self._keys.identify(message.headers))
 
@@ -198,6 +215,10 @@ class Routes:
         if route.action == "metadata":
             _reply(message, model_metadata(endpoint, variant))
             return
+        if route.action in _MODEL_DOCS:
+            document = endpoint_document(endpoint, variant, version)
+            send_docs(message, document, as_page=route.action == "model_docs")
+            return
         ready = self._directory.variant_ready(variant.id)
         _reply(message, {"name": name, "ready": ready}, 200 if ready else 503)
 
@@ -206,13 +227,10 @@ def parse_target(raw: bytes) -> Route:
     """Return the route of a request target; raises ``RouteNotFound`` or ``InvalidName``."""
     path = raw.split(b"?", 1)[0].decode("latin-1")
     parts = [unquote(part) for part in path.strip("/").split("/")]
+    action = _SERVER_PATHS.get(tuple(parts))
+    if action is not None:
+        return Route(action)
     match parts:
-        case ["v2"]:
-            return Route("server")
-        case ["v2", "health", "live"]:
-            return Route("live")
-        case ["v2", "health", "ready"]:
-            return Route("ready")
         case ["v2", *rest] if (call := parse_call(rest)) is not None:
             return Route(call.action, call=call)
         case ["v2", "models", name, *rest]:
@@ -233,6 +251,10 @@ def _model_route(name: str, rest: list[str], path: str) -> Route:
             return Route("model_ready", target)
         case ["infer"]:
             return Route("infer", target)
+        case ["docs"]:
+            return Route("model_docs", target)
+        case ["docs", file] if file in _OPENAPI:
+            return Route("model_openapi", target)
         case _:
             raise RouteNotFound(f"no such path: {path[:200]}")
 

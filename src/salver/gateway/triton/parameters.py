@@ -10,6 +10,7 @@ _RESERVED = frozenset(
         "binary_data",
         "binary_data_output",
         "binary_data_size",
+        "content_type",
         "headers",
         "sequence_end",
         "sequence_id",

@@ -1,0 +1,1 @@
+"""What a client can read about the data port and its endpoints."""

@@ -1,0 +1,1 @@
+"""What tensors mean beyond their datatype, in the words of MLServer's callers."""
