@@ -71,6 +71,7 @@ PLAN = Plan(
         endpoint("lenient", RANGED, "warn"),
         endpoint("hidden", TWO),
         EndpointPlan("loading", (), reason="its model is still loading"),
+        EndpointPlan("foreign", endpoint("foreign", TWO).variants, tenant="other"),
     ),
 )
 

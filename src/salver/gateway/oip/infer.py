@@ -71,8 +71,11 @@ class Inference:
             principal.in_flight += 1
             self.open_count += 1
             answer.counted = True
-            # Unknown endpoints are refused before their bodies are looked at.
-            endpoint = self.find(target.endpoint) or _unknown(target.endpoint)
+            # Unknown endpoints are refused before their bodies are looked at; another tenant's is
+            # one of them, so that nothing of its signature can be learned.
+            endpoint = self.find(target.endpoint)
+            if endpoint is None or endpoint.tenant != principal.tenant:
+                _unknown(target.endpoint)
             if decoded is not None:
                 pass
             elif reading.plain:
