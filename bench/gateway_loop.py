@@ -75,7 +75,7 @@ def server(settings: HttpSettings) -> tuple[HttpServer, ExchangeRing]:
     ring = ExchangeRing(32 * 1024 * 1024)
     ring.subscribe(ExchangeMetrics(meter))
     inference = Inference(router, router.endpoint, ring, settings, clock)
-    directory = Directory(router.endpoint, lambda _: True, lambda: True)
+    directory = Directory(router.endpoint, lambda _: True, lambda: True, router.endpoints)
     ids = RequestIds(b"k" * 32, 1, clock)
     routes = Routes(inference, directory, Keys(None), ids, lambda _: None)
     return HttpServer(settings, clock, routes.answer, routes.refuse), ring

@@ -95,7 +95,7 @@ class InMemory:
         self.ring = ExchangeRing(32 * 1024 * 1024)
         self.ring.subscribe(ExchangeMetrics(meter))
         inference = Inference(router, router.endpoint, self.ring, HttpSettings(), clock)
-        directory = Directory(router.endpoint, lambda _: True, lambda: True)
+        directory = Directory(router.endpoint, lambda _: True, lambda: True, router.endpoints)
         ids = RequestIds(b"k" * 32, 1, clock)
         gather = Gatherer(inference, ids, HttpSettings()).add if gathers_turns else None
         routes = Routes(inference, directory, Keys(None), ids, lambda _: None, gather)

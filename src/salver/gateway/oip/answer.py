@@ -123,7 +123,9 @@ class Answer(msgspec.Struct, eq=False):
         if wanted is not None:
             by_name = {tensor.name: tensor for tensor in outputs}
             outputs = [by_name[name] for name in wanted if name in by_name]
-        if decoded.binary_default or (wanted is not None and any(wanted.values())):
+        if decoded.write is not None:
+            parts = [decoded.write(response)]
+        elif decoded.binary_default or (wanted is not None and any(wanted.values())):
             json, raw = encode_mixed(head, outputs, wanted or {}, default=decoded.binary_default)
             parts, content_type = [json, *raw], BINARY_TYPE
             extra += b"Inference-Header-Content-Length: %d\r\n" % len(json)

@@ -18,7 +18,8 @@ from salver.gateway.http.message import Buffer, HttpMessage
 from salver.gateway.oip.answer import Answer
 from salver.gateway.oip.decode import Decoded, decode_binary, decode_json
 from salver.gateway.oip.encode import encode_joint
-from salver.gateway.oip.reading import Reading, Target
+from salver.gateway.oip.reading import V1, Reading, Target
+from salver.gateway.v1.decode import decode_v1
 from salver.observe.logs import get_logger
 from salver.wire.messages import EndpointPlan
 
@@ -82,7 +83,7 @@ class Inference:
                 settings = self._settings
                 decoded = decode_json(message.body, target, settings, settings.json_mode)
             else:
-                decoded = self._decode(message, target, endpoint)
+                decoded = self._decode(message, reading, endpoint)
             self._fill(context, decoded, endpoint)
             answer.decoded = decoded
             if reading.plain_answer and not decoded.binary_default and decoded.outputs is None:
@@ -111,11 +112,13 @@ class Inference:
                 log.exception("answer_failed", request_id=answer.context.request_id)
                 answer.fail(fault_of(error))
 
-    def _decode(self, message: HttpMessage, target: Target, endpoint: EndpointPlan) -> Decoded:
-        headers, body = message.headers, message.body
+    def _decode(self, message: HttpMessage, reading: Reading, endpoint: EndpointPlan) -> Decoded:
+        headers, body, target = message.headers, message.body, reading.target
         encoding = headers.get(b"content-encoding")
         if encoding is not None:
             body = inflate(body, encoding, self._settings.max_inflated_bytes)
+        if reading.dialect == V1:
+            return decode_v1(body, target, endpoint, self._settings)
         json_length = headers.get(_JSON_LENGTH)
         if json_length is None:
             return decode_json(body, target, self._settings, self._settings.json_mode)

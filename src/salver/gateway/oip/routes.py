@@ -10,10 +10,8 @@ from salver.core.context import Principal
 from salver.core.errors import (
     EndpointNotFound,
     MethodNotAllowed,
-    NotReady,
     RouteNotFound,
     SalverError,
-    VersionNotFound,
     fault_of,
 )
 from salver.core.ids import RequestIds
@@ -21,24 +19,17 @@ from salver.core.names import check_name
 from salver.gateway.auth import Keys, check_access
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.oip.infer import Inference
-from salver.gateway.oip.metadata import model_metadata, server_metadata
-from salver.gateway.oip.reading import Reading, Target, read_head
+from salver.gateway.oip.metadata import model_metadata, server_metadata, variant_of
+from salver.gateway.oip.reading import Reading, Route, Target, read_head
+from salver.gateway.v1.paths import parse_v1
+from salver.gateway.v1.status import model_list, model_signatures, model_status
 from salver.observe.logs import get_logger
-from salver.wire.messages import EndpointPlan, VariantPlan
+from salver.wire.messages import EndpointPlan
 
 log = get_logger(__name__)
 
 _MAX_ROUTES = 4096
 _MAX_CACHED_TARGET_BYTES = 512
-_RETRY_AFTER_S = 1.0
-_NO_TARGET = Target("", None)
-
-
-class Route(NamedTuple):
-    """What a path stands for; ``action`` is one of the methods of ``Routes``."""
-
-    action: str
-    target: Target = _NO_TARGET
 
 
 class Directory(NamedTuple):
@@ -47,6 +38,7 @@ class Directory(NamedTuple):
     find: Callable[[str], EndpointPlan | None]
     variant_ready: Callable[[str], bool]
     server_ready: Callable[[], bool]
+    endpoints: Callable[[], list[EndpointPlan]]
 
 
 class Routes:
@@ -88,7 +80,7 @@ class Routes:
                 route = self._resolve(message.target)
             if route.action == "infer" and message.method == b"POST":
                 principal, number = self._keys.identify(message.headers), self._keys.number
-                reading = read_head(message.headers, route.target, principal, number)
+                reading = read_head(message.headers, route, principal, number)
                 if head is not None:
                     head.reading = reading
                 self._inference(message, reading)
@@ -109,7 +101,8 @@ class Routes:
         headers = b""
         if isinstance(error, MethodNotAllowed):
             path = message.target.split(b"?", 1)[0].rstrip(b"/")
-            headers = b"Allow: %b\r\n" % _allowed("infer" if path.endswith(b"/infer") else "")
+            asks = path.endswith((b"/infer", b":predict"))
+            headers = b"Allow: %b\r\n" % _allowed("infer" if asks else "")
         message.fail(error, headers)
 
     def _resolve(self, raw: bytes) -> Route:
@@ -134,12 +127,17 @@ class Routes:
     def _get(self, message: HttpMessage, route: Route) -> None:
         if route.action == "live":
             _reply(message, {"live": True})
+        elif route.action == "alive":
+            _reply(message, {"status": "alive"})
         elif route.action == "ready":
             ready = self._directory.server_ready()
             _reply(message, {"ready": ready}, 200 if ready else 503)
         elif route.action == "server":
             self._keys.identify(message.headers)
             _reply(message, server_metadata())
+        elif route.action == "v1_list":
+            principal = self._keys.identify(message.headers)
+            _reply(message, model_list(self._directory.endpoints(), principal))
         else:
             self._model(message, route, self._keys.identify(message.headers))
 
@@ -151,12 +149,18 @@ class Routes:
                 f"no endpoint {name!r}; 'salver get endpoints' lists what is deployed"
             )
         check_access(principal, name)
-        variant = _variant(endpoint, version)
+        variant = variant_of(endpoint, version)
         if route.action == "metadata":
             _reply(message, model_metadata(endpoint, variant))
             return
+        if route.action == "v1_metadata":
+            _reply(message, model_signatures(endpoint, variant))
+            return
         ready = self._directory.variant_ready(variant.id)
-        _reply(message, {"name": name, "ready": ready}, 200 if ready else 503)
+        document: dict[str, object] = {"name": name, "ready": ready}
+        if route.action == "v1_status":
+            document |= model_status(endpoint, version, self._directory.variant_ready)
+        _reply(message, document, 200 if ready else 503)
 
 
 def _allowed(action: str) -> bytes:
@@ -168,6 +172,10 @@ def parse_target(raw: bytes) -> Route:
     path = raw.split(b"?", 1)[0].decode("latin-1")
     parts = [unquote(part) for part in path.strip("/").split("/")]
     match parts:
+        case [""]:
+            return Route("alive")
+        case ["v1", "models", *rest]:
+            return parse_v1(rest, path)
         case ["v2"]:
             return Route("server")
         case ["v2", "health", "live"]:
@@ -194,18 +202,6 @@ def _model_route(name: str, rest: list[str], path: str) -> Route:
             return Route("infer", target)
         case _:
             raise RouteNotFound(f"no such path: {path[:200]}")
-
-
-def _variant(endpoint: EndpointPlan, version: str | None) -> VariantPlan:
-    for variant in endpoint.variants:
-        if version is None or variant.version == version:
-            return variant
-    if version is None:
-        raise NotReady(
-            f"endpoint {endpoint.name!r} is not ready: {endpoint.reason or 'it is loading'}",
-            retry_after_s=_RETRY_AFTER_S,
-        )
-    raise VersionNotFound(f"endpoint {endpoint.name!r} does not serve version {version[:40]!r}")
 
 
 def _reply(message: HttpMessage, document: dict[str, object], status: int = 200) -> None:
