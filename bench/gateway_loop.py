@@ -77,7 +77,7 @@ def server(settings: HttpSettings) -> tuple[HttpServer, ExchangeRing]:
     ring.subscribe(ExchangeMetrics(meter))
     ring.subscribe(Statistics(ring, router.endpoint, clock))
     inference = Inference(router, router.endpoint, ring, settings, clock)
-    directory = Directory(router.endpoint, lambda _: True, lambda: True)
+    directory = Directory(router.endpoint, lambda _: True, lambda: True, router.endpoints)
     ids = RequestIds(b"k" * 32, 1, clock)
     routes = Routes(inference, directory, Keys(None), ids, lambda _: None)
     return HttpServer(settings, clock, routes.answer, routes.refuse), ring

@@ -97,7 +97,7 @@ class InMemory:
         self.ring.subscribe(ExchangeMetrics(meter))
         self.ring.subscribe(Statistics(self.ring, router.endpoint, clock))
         inference = Inference(router, router.endpoint, self.ring, HttpSettings(), clock)
-        directory = Directory(router.endpoint, lambda _: True, lambda: True)
+        directory = Directory(router.endpoint, lambda _: True, lambda: True, router.endpoints)
         ids = RequestIds(b"k" * 32, 1, clock)
         gather = Gatherer(inference, ids, HttpSettings()).add if gathers_turns else None
         routes = Routes(inference, directory, Keys(None), ids, lambda _: None, gather)

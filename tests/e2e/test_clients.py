@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def deploy_double(server: Server, tmp_path: Path) -> None:
 
 
 def test_kserve(server: Server, tmp_path: Path) -> None:
-    """The kserve client sees a live server and gets its predictions as JSON and as binary."""
+    """The kserve client gets its predictions with V2, as JSON and as binary, and with V1."""
     deploy_double(server, tmp_path)
     done = subprocess.run(
         [
@@ -49,7 +50,33 @@ def test_kserve(server: Server, tmp_path: Path) -> None:
         "json": expected,
         "binary": expected,
         "id": "from-kserve",
+        "v1": {
+            "live": True,
+            "model_ready": True,
+            "rows": {"predictions": expected},
+            "columns": {"outputs": expected},
+        },
     }
+
+
+def test_rows_and_columns_over_rest(server: Server, tmp_path: Path) -> None:
+    """A table model answers rows, named rows and columns as it answers arrays."""
+    server.push(models.xgboost_iris("json"), "iris")
+    server.ok("deploy", "iris")
+    rows, names = models.rows("iris")[:4], models.columns("iris")
+    frame = pd.DataFrame(rows, columns=names)
+    with server.client() as client:
+        expected = client.predict("iris", rows.astype(np.float32)).outputs["prediction"]
+    documents: list[tuple[str, Any]] = [
+        ("predictions", {"instances": rows.tolist()}),
+        ("predictions", {"instances": frame[names[::-1]].to_dict("records")}),
+        ("outputs", {"inputs": frame.to_dict("list")}),
+    ]
+    url = f"http://127.0.0.1:{server.port}/v1/models/iris:predict"
+    for key, document in documents:
+        with urllib.request.urlopen(url, json.dumps(document).encode(), timeout=60) as response:
+            answer = np.array(json.load(response)[key], np.float32)
+        np.testing.assert_array_equal(answer, expected)
 
 
 def test_tritonclient(server: Server, tmp_path: Path) -> None:

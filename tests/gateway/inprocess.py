@@ -84,6 +84,7 @@ PLAN = Plan(
         endpoint("labelled", LABELLED),
         msgspec.structs.replace(endpoint("elsewhere", TWO), tenant="others"),
         EndpointPlan("loading", (), reason="its model is still loading"),
+        EndpointPlan("foreign", endpoint("foreign", TWO).variants, tenant="other"),
     ),
 )
 
@@ -166,6 +167,7 @@ class RunningServer:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.port = 0
+        self.ready = True
         self.server: HttpServer | None = None
 
     def __enter__(self) -> Self:
@@ -240,7 +242,7 @@ class RunningServer:
         ring.subscribe(self._record)
         self.ring = ring
         self.inference = inference = Inference(router, router.endpoint, ring, self.settings, clock)
-        directory = Directory(router.endpoint, lambda _: True, lambda: True)
+        directory = Directory(router.endpoint, lambda _: self.ready, lambda: True, router.endpoints)
         ids = RequestIds(b"k" * 32, 1, clock)
         self.gatherer = gatherer = Gatherer(inference, ids, self.settings)
         gather = gatherer.add if gathers(self.settings) else None

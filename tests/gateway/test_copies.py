@@ -135,7 +135,7 @@ def gateway() -> tuple[HttpConnection, Wire, Connection, Wire]:
     link.ready = frozenset(["m:1"])
     ring = ExchangeRing(1 << 20)
     inference = Inference(router, router.endpoint, ring, HttpSettings(), clock)
-    directory = Directory(router.endpoint, lambda _: True, lambda: True)
+    directory = Directory(router.endpoint, lambda _: True, lambda: True, router.endpoints)
     ids = RequestIds(b"k" * 32, 1, clock)
     routes = Routes(inference, directory, Keys(None), ids, lambda _: None)
     client, client_wire = HttpConnection(HttpServer(HttpSettings(), clock, routes.answer)), Wire()

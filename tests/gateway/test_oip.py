@@ -156,6 +156,18 @@ def test_raw_binary_body(server: RunningServer) -> None:
     assert status == 400
 
 
+def test_another_tenants_endpoint_is_none(server: RunningServer) -> None:
+    """Its answer is the same whatever the body is, so that nothing can be learned of it."""
+    header = "Inference-Header-Content-Length: 0"
+    for request in (
+        post("/v2/models/foreign/infer", GOOD),
+        post("/v2/models/foreign/infer", b"{"),
+        post("/v2/models/foreign/infer", b"\0", header),
+    ):
+        status, _, body = split_reply(exchange_bytes(server.port, request))
+        assert (status, orjson.loads(body)["code"]) == (404, "endpoint_not_found")
+
+
 BAD_BINARY = {
     "too short": (b"\0" * 3, 4),
     "too long": (b"\0" * 12, 4),

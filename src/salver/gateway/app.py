@@ -78,8 +78,11 @@ class Gateway:
         self._ring = ExchangeRing(settings.observe.exchange_ring_bytes)
         self._ring.subscribe(ExchangeMetrics(meter))
         self._ring.subscribe(FaultLog(clock))
-        inference = Inference(self._router, self._router.endpoint, self._ring, settings.http, clock)
-        directory = Directory(self._router.endpoint, self._engine.is_ready, self._is_ready)
+        router = self._router
+        inference = Inference(router, router.endpoint, self._ring, settings.http, clock)
+        directory = Directory(
+            router.endpoint, self._engine.is_ready, self._is_ready, router.endpoints
+        )
         ids = RequestIds(identity.id_key, rng.getrandbits(16), clock)
         gather = Gatherer(inference, ids, settings.http).add if gathers(settings.http) else None
         statistics = Statistics(self._ring, self._router.endpoint, clock)

@@ -22,8 +22,8 @@ from salver.gateway.grpc.infer import GrpcInference, parse
 from salver.gateway.grpc.schema import message_class, request_name
 from salver.gateway.h2.connection import Application, Http2Connection
 from salver.gateway.h2.stream import Stream
-from salver.gateway.oip.metadata import EXTENSIONS, model_metadata
-from salver.gateway.oip.routes import Directory, variant_of
+from salver.gateway.oip.metadata import EXTENSIONS, model_metadata, variant_of
+from salver.gateway.oip.routes import Directory
 from salver.observe.logs import get_logger
 
 log = get_logger(__name__)

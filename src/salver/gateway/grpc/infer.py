@@ -106,7 +106,7 @@ class GrpcInference:
             principal.in_flight += 1
             self._inference.open_count += 1
             answer.counted = True
-            endpoint = self._inference.known(name)
+            endpoint = self._inference.known(name, principal.tenant)
             decoded = self._decoded(message, raw)
             answer.request, answer.is_typed = decoded.request, not raw
             self._inference.fill(context, decoded, endpoint)

@@ -133,7 +133,9 @@ class Answer(msgspec.Struct, eq=False):
         notes: dict[str, Parameters] = {}
         if decoded.contents is not None:
             outputs, notes = decoded.contents.encoded(outputs)
-        if decoded.binary_default or (wanted is not None and any(wanted.values())):
+        if decoded.write is not None:
+            parts = [decoded.write(response)]
+        elif decoded.binary_default or (wanted is not None and any(wanted.values())):
             json, raw = encode_mixed(
                 head, outputs, wanted or {}, notes, default=decoded.binary_default
             )

@@ -11,14 +11,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import orjson
 import simdjson
 
 from salver.core.datatypes import BYTES, DATATYPES, DTYPES, ITEM_SIZES
-from salver.core.errors import BodyTooLarge, InvalidJson, InvalidRequest, InvalidTensor
-from salver.core.request import InferenceRequest, RequestForm, form_of
+from salver.core.errors import InvalidRequest, InvalidTensor
+from salver.core.request import InferenceRequest, InferenceResponse, RequestForm, form_of
 from salver.core.settings import HttpSettings
 from salver.core.tensor import Buffer, Tensor, encode_bytes
+from salver.gateway.oip.body import check_json_size, parameters_of, parse_object
 from salver.gateway.oip.content_types.asked import ContentTypes, read_content_types
 from salver.gateway.oip.reading import Target
 from salver.gateway.triton.parameters import class_count, custom_parameters, tensor_parameters
@@ -78,6 +78,7 @@ class Decoded(msgspec.Struct, eq=False):
     """A request and how its answer shall look: binary by default, or output by output.
 
     ``classes`` says of which outputs only the highest values are wanted, and how many.
+    ``write`` gives the answer's body in another dialect than the protocol's own.
     """
 
     request: InferenceRequest
@@ -86,6 +87,7 @@ class Decoded(msgspec.Struct, eq=False):
     outputs: dict[str, bool] | None = None
     classes: dict[str, int] | None = None
     contents: ContentTypes | None = None
+    write: "Callable[[InferenceResponse], bytes] | None" = None
 
 
 def decode_json(
@@ -95,18 +97,14 @@ def decode_json(
 
     Raises ``InvalidJson``, ``InvalidRequest``, ``InvalidTensor`` or ``BodyTooLarge``.
     """
-    if len(body) > settings.max_json_bytes:
-        raise BodyTooLarge(
-            f"{len(body)} bytes of JSON are over the limit of {settings.max_json_bytes}; send "
-            "tensors as binary data"
-        )
+    check_json_size(len(body), settings)
     if mode == "auto":
         if len(body) >= _SIMD_BYTES:
             return _request(_parse_large(body), b"", target, settings, mode)
         usual = _usual(body, target, settings)
         if usual is not None:
             return usual
-    return _request(_parse(body), b"", target, settings, mode)
+    return _request(parse_object(body), b"", target, settings, mode)
 
 
 Member = tuple[RequestForm, bytes, str | None]
@@ -205,20 +203,9 @@ def decode_binary(
         raise InvalidRequest(
             f"Inference-Header-Content-Length is {json_length}, the body has {view.nbytes} bytes"
         )
-    if json_length > settings.max_json_bytes:
-        raise BodyTooLarge(f"{json_length} bytes of JSON are over the limit")
-    document = _parse(bytes(view[:json_length]))
+    check_json_size(json_length, settings)
+    document = parse_object(bytes(view[:json_length]))
     return _request(document, view[json_length:], target, settings, "auto")
-
-
-def _parse(body: Buffer) -> dict[str, Any]:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidJson(f"the body is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise InvalidRequest("the body must be a JSON object with 'inputs'")
-    return document
 
 
 def _parse_large(body: Buffer) -> dict[str, Any]:
@@ -228,7 +215,7 @@ def _parse_large(body: Buffer) -> dict[str, Any]:
         root = simdjson.Parser().parse(text)
     except (ValueError, RuntimeError):
         # Not JSON, or integers beyond 64 bits, which the other ways read: they decide.
-        return _parse(body)
+        return parse_object(body)
     if not isinstance(root, simdjson.Object):
         raise InvalidRequest("the body must be a JSON object with 'inputs'")
     document = _unconverted(root, text.count(b"["))
@@ -285,9 +272,7 @@ def _request(
         raise InvalidRequest("'inputs' must be a list with at least one tensor")
     if len(inputs) > settings.max_tensors:
         raise InvalidRequest(f"{len(inputs)} inputs are over the limit of {settings.max_tensors}")
-    parameters = document.get("parameters")
-    if parameters is not None and not isinstance(parameters, dict):
-        raise InvalidRequest("'parameters' must be an object")
+    parameters = parameters_of(document)
     caller_id = document.get("id")
     if caller_id is not None and not isinstance(caller_id, str):
         raise InvalidRequest("'id' must be text")
@@ -319,7 +304,7 @@ def _tensors(inputs: list[Any], rest: Buffer, settings: HttpSettings, mode: str)
         parameters = tensor_parameters(f"input {name!r}", item)
         size = parameters.get("binary_data_size")
         if size is None:
-            tensors.append(_from_list(name, datatype, shape, item.get("data"), mode))
+            tensors.append(from_list(name, datatype, shape, item.get("data"), mode))
             continue
         if type(size) is not int or not 0 <= size <= len(rest) - position:
             raise InvalidTensor(
@@ -352,7 +337,8 @@ def _head(item: dict[str, Any], settings: HttpSettings) -> tuple[str, str, tuple
     return name, datatype, tuple(shape)
 
 
-def _from_list(name: str, datatype: str, shape: tuple[int, ...], data: Any, mode: str) -> Tensor:
+def from_list(name: str, datatype: str, shape: tuple[int, ...], data: Any, mode: str) -> Tensor:
+    """Return a tensor of values, flat or nested as the shape says; raises ``InvalidTensor``."""
     count = math.prod(shape)
     if isinstance(data, simdjson.Array):
         return _from_simd(name, datatype, shape, data)
@@ -415,7 +401,7 @@ def _check_types(name: str, datatype: str, data: list[Any]) -> None:
 
 def _from_simd(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Tensor:
     if datatype not in ("FP32", "FP64"):
-        return _from_list(name, datatype, shape, data.as_list(), "auto")
+        return from_list(name, datatype, shape, data.as_list(), "auto")
     try:
         values = np.frombuffer(data.as_buffer(of_type="d"), np.float64)
     except TypeError as error:

@@ -18,7 +18,8 @@ from salver.gateway.http.message import Buffer, HttpMessage
 from salver.gateway.oip.answer import Answer
 from salver.gateway.oip.decode import Decoded, decode_binary, decode_json
 from salver.gateway.oip.encode import encode_joint
-from salver.gateway.oip.reading import Reading, Target
+from salver.gateway.oip.reading import V1, Reading, Target
+from salver.gateway.v1.decode import decode_v1
 from salver.observe.logs import get_logger
 from salver.wire.messages import EndpointPlan
 
@@ -71,15 +72,16 @@ class Inference:
             principal.in_flight += 1
             self.open_count += 1
             answer.counted = True
-            # Unknown endpoints are refused before their bodies are looked at.
-            endpoint = self.known(target.endpoint)
+            # Unknown endpoints are refused before their bodies are looked at; another tenant's is
+            # one of them, so that nothing of its signature can be learned.
+            endpoint = self.known(target.endpoint, principal.tenant)
             if decoded is not None:
                 pass
             elif reading.plain:
                 settings = self._settings
                 decoded = decode_json(message.body, target, settings, settings.json_mode)
             else:
-                decoded = self._decode(message, target, endpoint)
+                decoded = self._decode(message, reading, endpoint)
             self.fill(context, decoded, endpoint)
             answer.decoded = decoded
             if reading.plain_answer and not decoded.binary_default and decoded.outputs is None:
@@ -108,11 +110,13 @@ class Inference:
                 log.exception("answer_failed", request_id=answer.context.request_id)
                 answer.fail(fault_of(error))
 
-    def _decode(self, message: HttpMessage, target: Target, endpoint: EndpointPlan) -> Decoded:
-        headers, body = message.headers, message.body
+    def _decode(self, message: HttpMessage, reading: Reading, endpoint: EndpointPlan) -> Decoded:
+        headers, body, target = message.headers, message.body, reading.target
         encoding = headers.get(b"content-encoding")
         if encoding is not None:
             body = inflate(body, encoding, self._settings.max_inflated_bytes)
+        if reading.dialect == V1:
+            return decode_v1(body, target, endpoint, self._settings)
         json_length = headers.get(_JSON_LENGTH)
         if json_length is None:
             return decode_json(body, target, self._settings, self._settings.json_mode)
@@ -122,9 +126,12 @@ class Inference:
             return _raw(body, target, endpoint)
         return decode_binary(body, int(json_length), target, self._settings)
 
-    def known(self, name: str) -> EndpointPlan:
-        """Return an endpoint; raises ``EndpointNotFound``."""
-        return self.find(name) or _unknown(name)
+    def known(self, name: str, tenant: str) -> EndpointPlan:
+        """Return a tenant's endpoint; raises ``EndpointNotFound``."""
+        endpoint = self.find(name)
+        if endpoint is None or endpoint.tenant != tenant:
+            _unknown(name)
+        return endpoint
 
     def timeout_ns(self, endpoint: EndpointPlan) -> int:
         """Return how long a request to an endpoint may take."""

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import salver
+from salver.core.errors import NotReady, VersionNotFound
 from salver.core.signature import Column, TensorSpec
 from salver.wire.messages import EndpointPlan, VariantPlan
 
 EXTENSIONS = ("binary_tensor_data", "parameters")
+_RETRY_AFTER_S = 1.0
 
 
 def server_metadata(extensions: Sequence[str] = ()) -> dict[str, Any]:
@@ -26,6 +28,19 @@ def model_metadata(endpoint: EndpointPlan, variant: VariantPlan) -> dict[str, An
         "inputs": [_tensor(spec) for spec in variant.signature.inputs],
         "outputs": [_tensor(spec) for spec in variant.signature.outputs],
     }
+
+
+def variant_of(endpoint: EndpointPlan, version: str | None) -> VariantPlan:
+    """Return the variant of a version, or the first; raises ``VersionNotFound``, ``NotReady``."""
+    for variant in endpoint.variants:
+        if version is None or variant.version == version:
+            return variant
+    if version is None:
+        raise NotReady(
+            f"endpoint {endpoint.name!r} is not ready: {endpoint.reason or 'it is loading'}",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+    raise VersionNotFound(f"endpoint {endpoint.name!r} does not serve version {version[:40]!r}")
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

@@ -10,10 +10,8 @@ from salver.core.context import Principal
 from salver.core.errors import (
     EndpointNotFound,
     MethodNotAllowed,
-    NotReady,
     RouteNotFound,
     SalverError,
-    VersionNotFound,
     fault_of,
 )
 from salver.core.ids import RequestIds
@@ -23,24 +21,24 @@ from salver.gateway.docs.openapi import endpoint_document, server_document
 from salver.gateway.docs.page import send_docs
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.oip.infer import Inference
-from salver.gateway.oip.metadata import model_metadata, server_metadata
-from salver.gateway.oip.reading import Reading, Target, read_head
+from salver.gateway.oip.metadata import model_metadata, server_metadata, variant_of
+from salver.gateway.oip.reading import Reading, Route, Target, read_head
 from salver.gateway.triton.paths import Call, parse_call
+from salver.gateway.v1.paths import parse_v1
+from salver.gateway.v1.status import model_list, model_signatures, model_status
 from salver.observe.logs import get_logger
-from salver.wire.messages import EndpointPlan, VariantPlan
+from salver.wire.messages import EndpointPlan
 
 log = get_logger(__name__)
 
 _MAX_ROUTES = 4096
 _MAX_CACHED_TARGET_BYTES = 512
-_RETRY_AFTER_S = 1.0
-_NO_TARGET = Target("", None)
 _SERVER_DOCS = frozenset(("docs", "openapi"))
 _MODEL_DOCS = frozenset(("model_docs", "model_openapi"))
 # The second name is the one that MLServer gives it.
 _OPENAPI = frozenset(("openapi.json", "dataplane.json"))
-
 _SERVER_PATHS: dict[tuple[str, ...], str] = {
+    ("",): "alive",
     ("v2",): "server",
     ("v2", "health", "live"): "live",
     ("v2", "health", "ready"): "ready",
@@ -49,27 +47,13 @@ _SERVER_PATHS: dict[tuple[str, ...], str] = {
 }
 
 
-class Route(NamedTuple):
-    """What a path stands for; those with a ``call`` are answered by the extensions."""
-
-    action: str
-    target: Target = _NO_TARGET
-    call: Call | None = None
-
-    @property
-    def allowed(self) -> bytes:
-        """The value of the ``Allow`` field."""
-        if self.call is not None:
-            return self.call.allowed
-        return b"POST, OPTIONS" if self.action == "infer" else b"GET, HEAD, OPTIONS"
-
-
 class Directory(NamedTuple):
     """What the routes ask of the data plane's state."""
 
     find: Callable[[str], EndpointPlan | None]
     variant_ready: Callable[[str], bool]
     server_ready: Callable[[], bool]
+    endpoints: Callable[[], list[EndpointPlan]]
 
     def endpoint_for(self, name: str, principal: Principal) -> EndpointPlan:
         """Return an endpoint that the caller may ask.
@@ -139,7 +123,7 @@ class Routes:
                 route = self._resolve(message.target)
             if route.action == "infer" and message.method == b"POST":
                 principal, number = self._keys.identify(message.headers), self._keys.number
-                reading = read_head(message.headers, route.target, principal, number)
+                reading = read_head(message.headers, route, principal, number)
                 if head is not None:
                     head.reading = reading
                 self._inference(message, reading)
@@ -195,6 +179,8 @@ class Routes:
     def _get(self, message: HttpMessage, route: Route) -> None:
         if route.action == "live":
             _reply(message, {"live": True})
+        elif route.action == "alive":
+            _reply(message, {"status": "alive"})
         elif route.action == "ready":
             ready = self._directory.server_ready()
             _reply(message, {"ready": ready}, 200 if ready else 503)
@@ -205,6 +191,9 @@ class Routes:
         elif route.action in _SERVER_DOCS:
             self._keys.identify(message.headers)
             send_docs(message, server_document(), as_page=route.action == "docs")
+        elif route.action == "v1_list":
+            principal = self._keys.identify(message.headers)
+            _reply(message, model_list(self._directory.endpoints(), principal))
         else:
             self._model(message, route, self._keys.identify(message.headers))
 
@@ -216,11 +205,17 @@ class Routes:
             _reply(message, model_metadata(endpoint, variant))
             return
         if route.action in _MODEL_DOCS:
-            document = endpoint_document(endpoint, variant, version)
-            send_docs(message, document, as_page=route.action == "model_docs")
+            described = endpoint_document(endpoint, variant, version)
+            send_docs(message, described, as_page=route.action == "model_docs")
+            return
+        if route.action == "v1_metadata":
+            _reply(message, model_signatures(endpoint, variant))
             return
         ready = self._directory.variant_ready(variant.id)
-        _reply(message, {"name": name, "ready": ready}, 200 if ready else 503)
+        document: dict[str, object] = {"name": name, "ready": ready}
+        if route.action == "v1_status":
+            document |= model_status(endpoint, version, self._directory.variant_ready)
+        _reply(message, document, 200 if ready else 503)
 
 
 def parse_target(raw: bytes) -> Route:
@@ -231,6 +226,8 @@ def parse_target(raw: bytes) -> Route:
     if action is not None:
         return Route(action)
     match parts:
+        case ["v1", "models", *rest]:
+            return parse_v1(rest, path)
         case ["v2", *rest] if (call := parse_call(rest)) is not None:
             return Route(call.action, call=call)
         case ["v2", "models", name, *rest]:
@@ -257,19 +254,6 @@ def _model_route(name: str, rest: list[str], path: str) -> Route:
             return Route("model_openapi", target)
         case _:
             raise RouteNotFound(f"no such path: {path[:200]}")
-
-
-def variant_of(endpoint: EndpointPlan, version: str | None) -> VariantPlan:
-    """Return the variant of a version, or the first; raises ``VersionNotFound``, ``NotReady``."""
-    for variant in endpoint.variants:
-        if version is None or variant.version == version:
-            return variant
-    if version is None:
-        raise NotReady(
-            f"endpoint {endpoint.name!r} is not ready: {endpoint.reason or 'it is loading'}",
-            retry_after_s=_RETRY_AFTER_S,
-        )
-    raise VersionNotFound(f"endpoint {endpoint.name!r} does not serve version {version[:40]!r}")
 
 
 def _reply(message: HttpMessage, document: dict[str, object], status: int = 200) -> None:

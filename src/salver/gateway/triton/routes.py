@@ -10,7 +10,8 @@ from salver.core.errors import MethodNotAllowed, NotFound, UnsupportedOperation
 from salver.gateway.auth import Keys
 from salver.gateway.http.inflate import inflate
 from salver.gateway.http.message import HttpMessage
-from salver.gateway.oip.routes import Directory, variant_of
+from salver.gateway.oip.metadata import variant_of
+from salver.gateway.oip.routes import Directory
 from salver.gateway.triton.config import model_config
 from salver.gateway.triton.paths import Call
 from salver.gateway.triton.repository import (
