@@ -4,9 +4,9 @@ import pytest
 
 from salver.conformance.base import Level, Verdict
 from salver.conformance.catalog import checks
-from salver.conformance.runner import exit_code, run
+from salver.conformance.runner import exit_code, run, run_one
 from salver.conformance.session import opened
-from tests.conformance.broken_server import TinyServer
+from tests.conformance.broken_server import Break, TinyServer
 from tests.conformance.more_breaks import BREAKS
 from tests.conformance.oip_model import MODEL
 
@@ -28,11 +28,24 @@ def test_a_defect_is_found(name: str) -> None:
     """The check that is meant for a defect fails on a server that has it, and says why."""
     defect = BREAKS[name]
     with TinyServer(defect) as server, opened(server.url, MODEL) as subject:
-        outcomes = {outcome.check.name: outcome for outcome in run(subject)}
-    found = outcomes[defect.check]
+        found = run_one(subject, CHECKS[defect.check])
     assert (found.verdict, bool(found.reason)) == (Verdict.FAILED, True), found.reason
-    required = CHECKS[defect.check].level is not Level.RECOMMENDED
-    assert exit_code(list(outcomes.values())) == 1 or not required
+    assert exit_code([found]) == (found.check.level is not Level.RECOMMENDED)
+
+
+def test_a_server_that_refuses_everything_does_not_pass() -> None:
+    """Where the right request is refused, no refusal of a wrong one counts."""
+    defect = Break(
+        "infer.answers", frozenset(), "infer", lambda reply: setattr(reply, "status", 400)
+    )
+    with TinyServer(defect) as server, opened(server.url, MODEL) as subject:
+        outcomes = {outcome.check.name: outcome for outcome in run(subject)}
+    assert outcomes["infer.answers"].verdict is Verdict.FAILED
+    for name, outcome in outcomes.items():
+        if name.startswith(("refusal.", "binary.", "datatype.")) and name != "refusal.method":
+            assert outcome.verdict is Verdict.NOT_APPLICABLE, name
+            assert "--example" in outcome.reason
+    assert exit_code(list(outcomes.values())) == 1
 
 
 def test_every_check_has_a_defect_that_it_finds() -> None:

@@ -21,8 +21,7 @@ pytest -p salver.conformance.plugin --pyargs salver.conformance \\
 It needs one model that is ready. Requests are made up from the model's metadata: variable
 dimensions are 1, values are small numbers, `true` and `false`, or short texts. Where a model
 refuses such values, `--example` names a file with one request as JSON; the checks change that one
-instead.
-Nothing is loaded, unloaded or configured, and wrong requests are part of the suite.
+instead. Nothing is loaded, unloaded or configured, and wrong requests are part of the suite.
 
 gRPC needs the packages `grpcio` and `protobuf`, which Salver itself does without; nothing is
 generated from the protocol's `.proto`.

@@ -10,7 +10,7 @@ from salver.conformance.client import Client
 from salver.conformance.exchange import BrokenAnswer, Exchange
 from salver.conformance.grpc_client import GrpcClient
 from salver.conformance.outputs import Answer, read_answer
-from salver.conformance.tensors import KNOWN, Spec, synthetic
+from salver.conformance.tensors import KNOWN, Spec, same, synthetic
 from salver.core.errors import InvalidExample, InvalidRequest, NotReady, Unauthenticated
 
 JSON_TYPE = "application/json"
@@ -30,6 +30,7 @@ class Subject:
         self._extensions: tuple[str, ...] = ()
         self._metadata: Any = None
         self._good: Answer | None = None
+        self._repeated: set[str] = set()
         self._trouble = ""
 
     def prepare(self) -> None:
@@ -83,6 +84,12 @@ class Subject:
                 )
         try:
             self._good = read_answer(self.infer(self.request()))
+            again = read_answer(self.infer(self.request()))
+            self._repeated = {
+                output.name
+                for output in self._good.outputs
+                if same(output.data, again.output(output.name).data)
+            }
         except (Failed, NotApplicable) as trouble:
             self._trouble = str(trouble)
 
@@ -169,6 +176,21 @@ class Subject:
         """Return a new request that the model answers; raises ``NotApplicable``."""
         self.good()
         return self.request()
+
+    def demand_good(self, answer: Answer) -> None:
+        """Demand every output of the good answer, whatever its form.
+
+        Values count only where the model gave the same ones twice. Raises ``Failed``.
+        """
+        for wanted in self.good().outputs:
+            found = answer.output(wanted.name)
+            if found.datatype != wanted.datatype or found.shape != wanted.shape:
+                raise Failed(
+                    f"output {found.name!r} is {found.datatype} {found.shape} instead of "
+                    f"{wanted.datatype} {wanted.shape}"
+                )
+            if wanted.name in self._repeated and not same(found.data, wanted.data):
+                raise Failed(f"output {found.name!r} has other values than for the same input")
 
     def extension(self, *names: str) -> None:
         """Raise ``NotApplicable`` unless the server names one of these extensions."""
