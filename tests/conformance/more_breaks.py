@@ -40,7 +40,7 @@ REFUSAL = {
     "elements left are dropped": leaves_out("refusal.too_much_data", "much data"),
     "negative dimensions are taken": leaves_out("refusal.negative_shape", "shape negative"),
     "fractions of dimensions are cut": leaves_out("refusal.fractional_shape", "shape fraction"),
-    "the product of a shape wraps": leaves_out("refusal.huge_shape", "shape wraps"),
+    "the product of a shape wraps": leaves_out("robustness.huge_shape", "shape wraps"),
     "any rank is taken": leaves_out("refusal.other_rank", "rank"),
     "any form is taken": leaves_out("refusal.other_form", "form"),
     "any model infers": leaves_out("refusal.unknown_model", "unknown model infer"),

@@ -55,6 +55,24 @@ def test_what_is_no_http_is_no_answer() -> None:
         assert exchange.error.startswith("no answer: ")
 
 
+def test_a_connection_that_was_closed_meanwhile_is_replaced() -> None:
+    """A server may close between two requests without a word; the second one is answered too."""
+    with raw_server(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}") as url:
+        client = Client(url)
+        client.start()
+        found = [client.ask("GET", "/v2") for _ in range(20)]
+        client.stop()
+    assert [(exchange.status, exchange.connections) for exchange in found] == [(200, 1)] * 20
+    assert len(client.exchanges) == 20
+
+
+def test_silence_ends_in_time() -> None:
+    """A server that takes a request and says nothing is no answer."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert ask(url, timeout_s=0.2).error == "no answer in time"
+
+
 def test_an_endless_body_is_cut_off() -> None:
     """A body over the limit is no answer."""
     with raw_server(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(MAX_BODY_BYTES + 1)) as url:

@@ -8,6 +8,7 @@ from salver.conformance import (
     infer_checks,
     model_checks,
     refusal_checks,
+    robustness_checks,
     server_checks,
 )
 from salver.conformance.base import Check
@@ -21,6 +22,7 @@ SECTIONS = (
     binary_checks.SECTION,
     extension_checks.SECTION,
     grpc_checks.SECTION,
+    robustness_checks.SECTION,
 )
 
 

@@ -98,7 +98,11 @@ def output_shapes(subject: Subject) -> None:
 def request_id(subject: Subject) -> None:
     """The request's "id" is in the answer, unchanged."""
     for wanted in ("42", 'a longer id: ä€ "quoted"'):
-        document = read_answer(subject.infer({**subject.good_request(), "id": wanted})).document
+        exchange = subject.infer({**subject.good_request(), "id": wanted})
+        try:
+            document = read_answer(exchange).document
+        except Failed as error:
+            raise Failed(f"with the id {wanted!r}: {error}") from error
         if document.get("id") != wanted:
             raise Failed(f"'id' is {document.get('id')!r} instead of {wanted!r}")
 

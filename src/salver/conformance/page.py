@@ -21,7 +21,8 @@ pytest -p salver.conformance.plugin --pyargs salver.conformance \\
 It needs one model that is ready. Requests are made up from the model's metadata: variable
 dimensions are 1, values are small numbers, `true` and `false`, or short texts. Where a model
 refuses such values, `--example` names a file with one request as JSON; the checks change that one
-instead. Nothing is loaded, unloaded or configured, and wrong requests are part of the suite.
+instead. Nothing is loaded, unloaded or configured, but wrong requests are part of the suite, and
+the last check sends shapes that a weak server does not survive: do not ask one that others need.
 
 gRPC needs the packages `grpcio` and `protobuf`, which Salver itself does without; nothing is
 generated from the protocol's `.proto`.
@@ -53,6 +54,8 @@ from which they came and which still holds what the newer text lost (errors, ten
 """
 _SETTING = (
     "the same small model on each server, with one FP32 input, an INT64 and an FP32 output. "
+    "Under Triton and MLServer it is a few lines of Python (`bench/peers/`) that check nothing "
+    "themselves, so what is not refused there was left to the model by the server. "
     "`-` is not applicable."
 )
 _SIGNS = {"passed": "yes", "failed": "**no**", "not applicable": "-"}
