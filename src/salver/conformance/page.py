@@ -3,7 +3,7 @@
 from typing import Any
 
 from salver.conformance.base import Check, Verdict
-from salver.conformance.catalog import SECTIONS
+from salver.conformance.catalog import SECTIONS, checks
 
 _HEAD = """# Conformance
 
@@ -92,8 +92,9 @@ def _results(results: dict[str, Any]) -> str:
         f"| check | level | {' | '.join(names)} |",
         "|---|---|" + "---|" * len(names),
     ]
-    for section in SECTIONS:
-        for check in section.checks:
+    asked = {name for server in servers for name in server["checks"]}
+    for check in checks(grpc=True):
+        if check.name in asked:
             cells = [_SIGNS[_verdict(server, check)] for server in servers]
             lines.append(f"| `{check.name}` | {check.level} | {' | '.join(cells)} |")
     for server in servers:
