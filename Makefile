@@ -42,6 +42,10 @@ check: env-test  ## Lint, format, types, imports, sizes
 bench: env  ## Measure Salver beside its ceiling and its peers
 	bench/run.sh $(ARGS)
 
+peers: env-test  ## Check Salver, Triton and MLServer against the protocol, renew docs/conformance.md
+	PYTHONPATH=. $(BIN)/python scripts/peers.py
+	$(BIN)/python scripts/reference.py
+
 lock:  ## Renew the locks (needs uv)
 	scripts/lock.sh
 
@@ -51,4 +55,4 @@ docs: env-test  ## Rewrite the pages that follow from the code
 clean:  ## Remove the environments and caches
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
 
-.PHONY: help env env-test env-clients serve test check bench lock docs clean
+.PHONY: help env env-test env-clients serve test check bench peers lock docs clean

@@ -1,16 +1,18 @@
-"""Writes the reference pages that follow from the code: metrics, command line, modules.
+"""Writes the reference pages that follow from the code: metrics, command line, modules, checks.
 
 `python scripts/reference.py` rewrites them; a test fails when a page is not what this prints.
 """
 
 import ast
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from salver.cli.main import COMMANDS, build
+from salver.conformance import page as conformance
 from salver.core.settings import SECTIONS
 from salver.gateway.statuses import errors_page
 from salver.observe.catalog import METRICS
@@ -135,12 +137,19 @@ def _first_sentence(path: Path) -> str:
     return " ".join(docstring.split("\n\n")[0].split())
 
 
+def conformance_page() -> str:
+    """Return the page of the conformance suite, with the results of the last `make peers`."""
+    results = DOCS / "conformance-results.json"
+    return conformance.page(json.loads(results.read_text()) if results.is_file() else {})
+
+
 PAGES = {
     "metrics.md": metrics_page,
     "cli.md": cli_page,
     "modules.md": modules_page,
     "errors.md": errors_page,
     "settings.md": settings_page,
+    "conformance.md": conformance_page,
 }
 
 

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "get": "salver.cli.get",
     "alias": "salver.cli.alias",
     "key": "salver.cli.key",
+    "conformance": "salver.cli.conformance",
 }
 
 _HELP = """Serve trained models: push, deploy, predict, watch.

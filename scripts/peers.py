@@ -1,0 +1,91 @@
+"""Runs the conformance suite against Salver, Triton and MLServer and writes down what was seen.
+
+`make peers` starts each with the bench's small model, one after the other, and writes
+`docs/conformance-results.json`, from which `scripts/reference.py` makes `docs/conformance.md`.
+"""
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.failure import BenchError
+from bench.servers.base import Server
+from bench.servers.mlserver import MLServer
+from bench.servers.salver import Salver
+from bench.servers.triton import Triton
+from bench.workspace import make_workspace
+from salver.conformance.report import summary
+from salver.conformance.runner import run
+from salver.conformance.session import opened
+
+RESULTS = Path(__file__).parent.parent / "docs" / "conformance-results.json"
+MODEL = "tabular"
+SIGNATURE = {
+    "inputs": [{"name": "features", "datatype": "FP32", "shape": [-1, 30]}],
+    "outputs": [
+        {"name": "label", "datatype": "INT64", "shape": [-1, 1]},
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},
+    ],
+}
+
+
+class DescribedMLServer(MLServer):
+    """MLServer whose model has metadata, which it takes from the model's settings only."""
+
+    def provision(self) -> None:
+        """Add the signature to what the bench writes."""
+        super().provision()
+        path = self.folder / MODEL / "model-settings.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **SIGNATURE}))
+
+
+PEERS: dict[str, type[Server]] = {
+    "Salver": Salver,
+    "Triton": Triton,
+    "MLServer": DescribedMLServer,
+}
+
+
+def check(server: Server) -> dict[str, Any]:
+    """Start a server, ask everything, stop it; returns its part of the results."""
+    try:
+        server.provision()
+        server.start()
+        target = server.tabular()
+        key = target.headers.get("Authorization", "").removeprefix("Bearer ")
+        with opened(f"http://127.0.0.1:{target.port}", MODEL, api_key=key) as subject:
+            about = subject.get("/v2").json()
+            outcomes = list(run(subject))
+    finally:
+        server.stop()
+    return {
+        "version": about["version"],
+        "summary": summary(outcomes),
+        "checks": {
+            outcome.check.name: {"verdict": str(outcome.verdict), "reason": outcome.reason}
+            for outcome in outcomes
+        },
+    }
+
+
+def main() -> int:
+    """Ask every server; 1 when one could not be started, and then nothing is written."""
+    workspace = make_workspace()
+    servers = []
+    try:
+        for name, kind in PEERS.items():
+            found = check(kind(workspace, (MODEL,)))
+            print(f"{name} {found['version']}: {found['summary']}", flush=True)
+            servers.append({"name": name, **found})
+    except BenchError as error:
+        print(f"peers: {error}", file=sys.stderr)
+        return 1
+    results = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "servers": servers}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
