@@ -31,6 +31,7 @@ from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
 from salver.gateway.triton.statistics import Statistics
+from salver.gateway.turn import Turn
 from salver.gateway.validation import SignatureCheck
 from salver.observe.exchanges import ExchangeMetrics
 from salver.observe.meter import Meter
@@ -99,7 +100,8 @@ class InMemory:
         inference = Inference(router, router.endpoint, self.ring, HttpSettings(), clock)
         directory = Directory(router.endpoint, lambda _: True, lambda: True, router.endpoints)
         ids = RequestIds(b"k" * 32, 1, clock)
-        gather = Gatherer(inference, ids, HttpSettings()).add if gathers_turns else None
+        turn = Turn(inference, ids)
+        gather = Gatherer(inference, turn, ids, HttpSettings()).add if gathers_turns else None
         routes = Routes(inference, directory, Keys(None), ids, lambda _: None, gather)
         server = HttpServer(HttpSettings(), clock, routes.answer)
         limits = LinkLimits(1 << 30)

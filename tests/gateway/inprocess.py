@@ -27,15 +27,17 @@ from salver.core.tensor import Tensor
 from salver.core.timing import Timing
 from salver.gateway.auth import Keys
 from salver.gateway.grpc.application import GrpcApplication
+from salver.gateway.grpc.gather import CallGatherer
 from salver.gateway.grpc.infer import GrpcInference
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.rest import Rest
 from salver.gateway.http.server import HttpServer
-from salver.gateway.oip.gather import Gatherer, gathers
+from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
 from salver.gateway.triton.routes import TritonExtensions
 from salver.gateway.triton.statistics import Statistics
+from salver.gateway.turn import Turn, gathers
 from salver.gateway.validation import SignatureCheck
 from salver.observe.meter import Meter
 from salver.traffic.router import Router
@@ -244,7 +246,8 @@ class RunningServer:
         self.inference = inference = Inference(router, router.endpoint, ring, self.settings, clock)
         directory = Directory(router.endpoint, lambda _: self.ready, lambda: True, router.endpoints)
         ids = RequestIds(b"k" * 32, 1, clock)
-        self.gatherer = gatherer = Gatherer(inference, ids, self.settings)
+        self.turn = turn = Turn(inference, ids)
+        self.gatherer = gatherer = Gatherer(inference, turn, ids, self.settings)
         gather = gatherer.add if gathers(self.settings) else None
         statistics = Statistics(ring, router.endpoint, clock)
         ring.subscribe(statistics)
@@ -255,7 +258,8 @@ class RunningServer:
         self.server = server = HttpServer(self.settings, clock, routes.answer, routes.refuse)
         rest = Rest(routes.answer, routes.refuse)
         calls = GrpcInference(inference, self.settings)
-        grpc = GrpcApplication(rest, calls, directory, self._keys, ids, self.settings)
+        usual = CallGatherer(inference, calls, turn) if gathers(self.settings) else None
+        grpc = GrpcApplication(rest, calls, directory, self._keys, ids, self.settings, usual)
         if self.http2.enabled:
             server.successor = lambda: Http2Connection(server, self.http2, grpc)
         listening = socket.create_server(("127.0.0.1", 0))

@@ -126,7 +126,7 @@ class Clients:
         """Send one request on each connection; all are read in one turn of the server's loop."""
         held = self.server.busy()
         # Else the first would be sent at once, since nobody else asked a moment ago.
-        self.server.gatherer._alone = False
+        self.server.turn.alone = False
         for client, request in zip(self.sockets, requests, strict=True):
             client.sendall(request)
         # The kernel needs a moment to hand everything over.

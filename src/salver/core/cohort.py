@@ -50,6 +50,7 @@ class Cohort(msgspec.Struct, eq=False):
     ``request`` and ``context`` are common: the former has a form and no inputs, the latter no ids,
     and the arrival of the first. ``payloads`` hold each member's inputs back to back, ``seats`` are
     what the audience knows its callers by, ``traceparents`` is empty when nobody sent one.
+    ``deadlines_ns`` is empty where the context's is that of all; else the context has the first.
     ``when_apart`` is set by whoever holds the cohort, and called when a member must be told from
     the others.
     """
@@ -62,6 +63,7 @@ class Cohort(msgspec.Struct, eq=False):
     caller_ids: list[str | None]
     payloads: list[bytes]
     traceparents: list[str | None] = []
+    deadlines_ns: list[int] = []
     when_apart: Callable[[], None] | None = None
     is_apart: bool = False
 
@@ -86,6 +88,8 @@ class Cohort(msgspec.Struct, eq=False):
             caller_id=self.caller_ids[index],
             traceparent=self.traceparents[index] if self.traceparents else None,
         )
+        if self.deadlines_ns:
+            context.deadline_ns = self.deadlines_ns[index]
         return request, context, self.audience.responder(self, index, request, context)
 
 

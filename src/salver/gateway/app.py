@@ -18,15 +18,17 @@ from salver.engine.client.handler import EngineClient
 from salver.gateway.admin import AdminServer
 from salver.gateway.auth import Keys
 from salver.gateway.grpc.application import GrpcApplication
+from salver.gateway.grpc.gather import CallGatherer
 from salver.gateway.grpc.infer import GrpcInference
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.rest import Rest
 from salver.gateway.http.server import HttpServer
-from salver.gateway.oip.gather import Gatherer, gathers
+from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
 from salver.gateway.triton.routes import TritonExtensions
 from salver.gateway.triton.statistics import Statistics
+from salver.gateway.turn import Turn, gathers
 from salver.gateway.validation import SignatureCheck
 from salver.observe.exchanges import ExchangeMetrics
 from salver.observe.faults import FaultLog
@@ -84,7 +86,8 @@ class Gateway:
             router.endpoint, self._engine.is_ready, self._is_ready, router.endpoints
         )
         ids = RequestIds(identity.id_key, rng.getrandbits(16), clock)
-        gather = Gatherer(inference, ids, settings.http).add if gathers(settings.http) else None
+        turn = Turn(inference, ids) if gathers(settings.http) else None
+        gather = None if turn is None else Gatherer(inference, turn, ids, settings.http).add
         statistics = Statistics(self._ring, self._router.endpoint, clock)
         self._ring.subscribe(statistics)
         extensions = TritonExtensions(
@@ -95,7 +98,8 @@ class Gateway:
         if settings.http2.enabled:
             rest = Rest(routes.answer, routes.refuse)
             calls = GrpcInference(inference, settings.http)
-            grpc = GrpcApplication(rest, calls, directory, self._keys, ids, settings.http)
+            usual = None if turn is None else CallGatherer(inference, calls, turn)
+            grpc = GrpcApplication(rest, calls, directory, self._keys, ids, settings.http, usual)
             server, limits = self._server, settings.http2
             server.successor = lambda: Http2Connection(server, limits, grpc)
         self._admin = AdminServer(settings.http, clock, self._metrics)

@@ -85,12 +85,18 @@ def infer_cohort(cohort: Cohort, ids: tuple[int, ...], now_ns: int) -> tuple[Inf
     """Return the message that asks for a cohort that came as one, and its payload."""
     context, form = cohort.context, cohort.request.form
     assert form is not None
-    remaining_us = max(0, (context.deadline_ns - now_ns) // _NANOSECONDS_PER_MICROSECOND)
+    deadlines_ns = cohort.deadlines_ns or [context.deadline_ns]
+    remaining_us = [
+        max(0, (deadline_ns - now_ns) // _NANOSECONDS_PER_MICROSECOND)
+        for deadline_ns in deadlines_ns
+    ]
+    if not cohort.deadlines_ns:
+        remaining_us *= len(ids)
     message = InferMany(
         ids,
         context.variant,
         tuple([TensorHeader(*one, size_of_elements(*one[1:])) for one in form.inputs]),
-        (remaining_us,) * len(ids),
+        tuple(remaining_us),
         tuple(cohort.request_ids),
         form.outputs,
         context.priority,

@@ -18,6 +18,7 @@ from salver.core.settings import HttpSettings
 from salver.gateway.auth import Keys
 from salver.gateway.grpc.call import Call
 from salver.gateway.grpc.framing import PREFIX, expected_bytes, only_message
+from salver.gateway.grpc.gather import CallGatherer
 from salver.gateway.grpc.infer import GrpcInference, parse
 from salver.gateway.grpc.schema import message_class, request_name
 from salver.gateway.h2.connection import Application, Http2Connection
@@ -46,7 +47,9 @@ class GrpcApplication:
         keys: Keys,
         ids: RequestIds,
         settings: HttpSettings,
+        gather: CallGatherer | None = None,
     ) -> None:
+        self._gather = gather
         self._rest = rest
         self._infer = infer
         self._directory = directory
@@ -89,14 +92,22 @@ class GrpcApplication:
         if not _is_call(stream):
             self._rest.complete(connection, stream)
             return
-        call = Call(connection, stream, self._ids.make())
+        call = Call(connection, stream, "")
         try:
-            self._answer(call)
+            if stream.fields[b":path"] == _INFER and stream.fields[b":method"] == b"POST":
+                self._model_infer(call)
+            else:
+                call.request_id = self._ids.make()
+                self._answer(call)
         except SalverError as error:
-            call.fail(error)
+            self._fail(call, error)
         except Exception as error:  # a fault of ours must still be answered
             log.exception("call_failed", request_id=call.request_id)
-            call.fail(fault_of(error))
+            self._fail(call, fault_of(error))
+
+    def _fail(self, call: Call, error: SalverError) -> None:
+        call.request_id = call.request_id or self._ids.make()
+        call.fail(error)
 
     def refuse(self, connection: Http2Connection, stream: Stream, error: SalverError) -> None:
         """Answer a call whose message could not be read to its end."""
@@ -105,6 +116,17 @@ class GrpcApplication:
         else:
             self._rest.refuse(connection, stream, error)
 
+    def _model_infer(self, call: Call) -> None:
+        whole, fields = call.stream.body.whole(), call.stream.fields
+        gather = self._gather
+        if gather is not None and gather.add(call, self._keys.identify(fields), whole):
+            return
+        call.request_id = self._ids.make()
+        body = only_message(whole, fields, self._inflated_bytes)
+        request = self._infer(call, self._keys.identify(fields), body)
+        if gather is not None and request is not None:
+            gather.learn(whole, request)
+
     def _answer(self, call: Call) -> None:
         fields = call.stream.fields
         path = fields[b":path"]
@@ -112,12 +134,9 @@ class GrpcApplication:
             raise InvalidRequest("a call is a POST")
         name = path[1:].decode("latin-1")
         act = self._calls.get(name)
-        if act is None and path != _INFER:
+        if act is None:
             raise UnsupportedOperation(f"no such call: {name[:200]}")
         body = only_message(call.stream.body.whole(), fields, self._inflated_bytes)
-        if act is None:
-            self._infer(call, self._keys.identify(fields), body)
-            return
         # Probes need no key, as on the paths of REST.
         is_probe = act in (self._live, self._ready, self._health)
         principal = ANONYMOUS if is_probe else self._keys.identify(fields)

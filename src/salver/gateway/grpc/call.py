@@ -12,11 +12,15 @@ from salver.gateway.h2.stream import Stream
 
 
 class Call(msgspec.Struct, eq=False):
-    """A call whose message is complete, or that is refused before it is."""
+    """A call whose message is complete, or that is refused before it is.
+
+    ``deadline_ns`` is its client's own, if it has one (monotonic).
+    """
 
     connection: Http2Connection
     stream: Stream
     request_id: str
+    deadline_ns: int | None = None
 
     def reply(self, parts: Sequence[Buffer], fields: bytes = b"") -> None:
         """Answer with one message, in parts; ``fields`` go with the response's head."""

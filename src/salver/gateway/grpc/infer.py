@@ -92,23 +92,38 @@ class GrpcInference:
     def __init__(self, inference: Inference, settings: HttpSettings) -> None:
         self._inference = inference
         self._settings = settings
-        self._max_timeout_ns = round(settings.max_request_timeout_s * 1e9)
+        self.max_timeout_ns = round(settings.max_request_timeout_s * 1e9)
 
-    def __call__(self, call: Call, principal: Principal, body: Buffer) -> None:
-        """Answer one call, now or later; raises ``SalverError`` for what names no endpoint."""
+    def __call__(self, call: Call, principal: Principal, body: Buffer) -> InferenceRequest | None:
+        """Answer one call, now or later.
+
+        Returns the request if it came raw and was in order. Raises ``InvalidRequest`` for bytes
+        that are no message.
+        """
         rest, raw = split_raw(body)
         message = parse("inference.ModelInferRequest", rest)
-        stream, name = call.stream, message.model_name
+        try:
+            check_access(principal, message.model_name)
+            self._inference.known(message.model_name, principal.tenant)
+            decoded = self._decoded(message, raw)
+        except SalverError as error:
+            self._refuse(call, principal, message.model_name, error)
+            return None
+        self.ask(call, principal, decoded, is_typed=not raw)
+        return decoded.request if raw and decoded.caller_id is None else None
+
+    def ask(self, call: Call, principal: Principal, decoded: Decoded, *, is_typed: bool) -> None:
+        """Ask the handlers for a call whose message has been read."""
+        stream, name = call.stream, decoded.request.endpoint
         context = RequestContext(call.request_id, principal, stream.begun_ns, 0)
         answer = GrpcAnswer(self._inference, call, name, context)
+        answer.request, answer.is_typed = decoded.request, is_typed
         try:
             check_access(principal, name)
             principal.in_flight += 1
             self._inference.open_count += 1
             answer.counted = True
             endpoint = self._inference.known(name, principal.tenant)
-            decoded = self._decoded(message, raw)
-            answer.request, answer.is_typed = decoded.request, not raw
             self._inference.fill(context, decoded, endpoint)
             self._limit(context, stream.fields.get(b"grpc-timeout"))
             trace = stream.fields.get(b"traceparent")
@@ -120,6 +135,11 @@ class GrpcInference:
         except Exception as error:  # a fault of ours must still be answered
             log.exception("inference_failed", request_id=call.request_id)
             answer.fail(fault_of(error))
+
+    def _refuse(self, call: Call, principal: Principal, name: str, error: SalverError) -> None:
+        """Answer a call that no handler is asked, and record it."""
+        context = RequestContext(call.request_id, principal, call.stream.begun_ns, 0)
+        GrpcAnswer(self._inference, call, name, context).fail(error)
 
     def _decoded(self, message: Any, raw: list[memoryview]) -> Decoded:
         request = InferenceRequest(
@@ -134,7 +154,7 @@ class GrpcInference:
     def _limit(self, context: RequestContext, value: bytes | None) -> None:
         """Let the caller's own deadline count, within what the server allows."""
         if value is not None:
-            limit_ns = min(timeout_ns(value), self._max_timeout_ns)
+            limit_ns = min(timeout_ns(value), self.max_timeout_ns)
             context.deadline_ns = context.arrival_ns + limit_ns
 
 

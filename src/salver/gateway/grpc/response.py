@@ -1,10 +1,11 @@
 """``ModelInferResponse`` as bytes: what is the same for many answers is made once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import repeat
 
 from salver.core.context import RequestContext
-from salver.core.request import InferenceResponse
+from salver.core.request import InferenceResponse, JointResponse
 from salver.core.tensor import Tensor
 from salver.gateway.grpc.framing import Buffer
 from salver.gateway.grpc.schema import message_class
@@ -32,6 +33,23 @@ def encode(
         parts.append(bytes_field(_RAW_OUTPUT, tensor.size_bytes))
         parts.append(tensor.buffer)
     return parts
+
+
+def members(
+    endpoint: str, version: str, response: JointResponse, start: int, stop: int
+) -> list[bytes]:
+    """Return the messages of some members of a joint answer, raw and without ids."""
+    count, rows = len(response.timings), response.rows
+    outputs = response.outputs
+    described = tuple([(t.name, t.datatype, (rows, *t.shape[1:])) for t in outputs])
+    pieces: list[Iterable[bytes]] = [repeat(prefix(endpoint, version, described))]
+    for tensor in outputs:
+        size, buffer = tensor.size_bytes // count, bytes(tensor.buffer)
+        pieces.append(repeat(bytes_field(_RAW_OUTPUT, size)))
+        pieces.append([buffer[index * size : (index + 1) * size] for index in range(start, stop)])
+    if not outputs:
+        return [prefix(endpoint, version, described)] * (stop - start)
+    return [b"".join(parts) for parts in zip(*pieces, strict=False)]
 
 
 @lru_cache(maxsize=1024)

@@ -19,7 +19,6 @@ from salver.gateway.h2.headers import (
     HeaderDecoder,
     check_trailers,
     malformed,
-    request_fields,
     status,
 )
 from salver.gateway.h2.output import Output
@@ -245,28 +244,28 @@ class Http2Connection(asyncio.Protocol):
 
     def _block_complete(self, number: int, flags: int, block: bytes) -> None:
         # Every block is decoded, since each may change the table (4.3).
-        pairs = self._decoder.decode(block)
         stream = self._streams.get(number)
         ends = bool(flags & f.END_STREAM)
-        if stream is not None:
-            if not stream.remote_open:
-                raise f.StreamFault(number, f.STREAM_CLOSED, "HEADERS after the end (5.1)")
-            if not ends:
-                raise malformed(number, "trailers that do not end the request (8.1)")
-            check_trailers(number, pairs)
-            if stream.announced_bytes not in (None, stream.body.size_bytes):
-                raise malformed(number, "the body is shorter than content-length says (8.1.1)")
-            self._end_request(stream)
-        elif number > self._control.last_stream:
+        if stream is None and number > self._control.last_stream:
             self._control.last_stream = number
-            self._new_request(number, pairs, ends=ends)
+            self._new_request(number, block, ends=ends)
+            return
+        pairs = self._decoder.decode(block)
+        if stream is None:
+            return
+        if not stream.remote_open:
+            raise f.StreamFault(number, f.STREAM_CLOSED, "HEADERS after the end (5.1)")
+        if not ends:
+            raise malformed(number, "trailers that do not end the request (8.1)")
+        check_trailers(number, pairs)
+        if stream.announced_bytes not in (None, stream.body.size_bytes):
+            raise malformed(number, "the body is shorter than content-length says (8.1.1)")
+        self._end_request(stream)
 
-    def _new_request(
-        self, number: int, pairs: Sequence[tuple[bytes, bytes]], *, ends: bool
-    ) -> None:
+    def _new_request(self, number: int, block: bytes, *, ends: bool) -> None:
+        fields = self._decoder.request(number, block)
         if self._going or len(self._streams) >= self._limits.max_streams:
             raise f.StreamFault(number, f.REFUSED_STREAM, "no more streams now (5.1.2)")
-        fields = request_fields(number, pairs)
         announced = _announced(number, fields.get(b"content-length"))
         if ends and announced:
             raise malformed(number, "content-length without a body (8.1.1)")

@@ -54,6 +54,19 @@ class HeaderDecoder:
         self._decoder = Decoder(max_list_bytes)
         self._decoder.max_allowed_table_size = TABLE_BYTES
         self._known: dict[bytes, tuple[Pair, ...]] = {}
+        self._requests: dict[bytes, Fields] = {}
+
+    def request(self, stream: int, block: bytes) -> Fields:
+        """Return the fields of a request; equal blocks share them, so nobody may change them.
+
+        Raises ``ConnectionFault`` as ``decode``, and ``StreamFault`` as ``request_fields``.
+        """
+        fields = self._requests.get(block)
+        if fields is None:
+            fields = request_fields(stream, self.decode(block))
+            if block in self._known:
+                self._requests[block] = fields
+        return fields
 
     def decode(self, block: bytes) -> tuple[Pair, ...]:
         """Return the fields of a block in order.
@@ -78,12 +91,16 @@ class HeaderDecoder:
             ) from error
         entries = self._decoder.header_table.dynamic_entries
         if len(entries) != count or (entries and entries[0] is not newest):
-            self._known.clear()
+            self._forget()
         elif len(block) <= _MAX_REMEMBERED_BYTES:
             if len(self._known) >= _MAX_REMEMBERED:
-                self._known.clear()
+                self._forget()
             self._known[block] = fields
         return fields
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._requests.clear()
 
 
 def request_fields(stream: int, pairs: Iterable[Pair]) -> Fields:

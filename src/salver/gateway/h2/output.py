@@ -1,6 +1,7 @@
 """What leaves a connection: header blocks at once, bodies as far as flow control lets them."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from salver.gateway.h2 import frames as f
@@ -36,7 +37,7 @@ class Output:
         """Bytes that flow control or the socket hold back."""
         transport = self.transport
         unsent = transport.get_write_buffer_size() if transport is not None else 0
-        held = sum(_size(part) for stream in self.waiting.values() for part in stream.outgoing)
+        held = sum(_size(part) for one in self.waiting.values() for part in one.outgoing or ())
         return unsent + held + self._out_bytes
 
     def put(self, data: Buffer) -> None:
@@ -113,6 +114,8 @@ class Output:
         ends: bool = False,
     ) -> None:
         """Send a part of a body, as far as the windows allow, and the rest when they open."""
+        if stream.outgoing is None:
+            stream.outgoing = deque()
         stream.outgoing.extend([part for part in parts if _size(part)])
         if ends:
             stream.ends, stream.trailers = True, trailers
@@ -158,7 +161,7 @@ class Output:
 
     def forget(self, stream: Stream) -> None:
         """Drop what a stream still had to say."""
-        stream.outgoing.clear()
+        stream.outgoing = None
         self.waiting.pop(stream.id, None)
 
 

@@ -14,8 +14,8 @@ class Stream(msgspec.Struct, eq=False):
 
     ``remote_open`` tells that the client may still send, ``owed_bytes`` how much window it has not
     got back, ``answered`` that the answer is on its way. ``outgoing`` is what flow control holds
-    back; ``ends`` that nothing comes after it but ``trailers``. ``on_gone`` is called once when the
-    client gives up.
+    back, if it ever did; ``ends`` that nothing comes after it but ``trailers``. ``on_gone`` is
+    called once when the client gives up.
     """
 
     id: int
@@ -28,7 +28,7 @@ class Stream(msgspec.Struct, eq=False):
     owed_bytes: int = 0
     remote_open: bool = True
     answered: bool = False
-    outgoing: deque[Buffer] = msgspec.field(default_factory=deque)
+    outgoing: deque[Buffer] | None = None
     trailers: bytes | None = None
     ends: bool = False
     progress_ns: int = 0

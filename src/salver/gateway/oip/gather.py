@@ -1,22 +1,27 @@
-"""Gathers usual requests into cohorts, and answers those.
+"""Gathers usual messages into cohorts, and answers those.
 
-Only messages come here whose head was read before and says nothing unusual. Those of one turn of
-the loop leave together. Off with the setting ``http.gather``; both ways give the same answers.
+Only messages come here whose head was read before and says nothing unusual. Off with the setting
+``http.gather``; both ways give the same answers.
 """
 
-import asyncio
+from collections.abc import Sequence
+from functools import partial
 
-from salver.core.cohort import Cohort, inputs_of, many_of
-from salver.core.context import Principal
-from salver.core.errors import SalverError, fault_of
+from salver.core.cohort import Cohort, Piece, inputs_of
+from salver.core.context import RequestContext
+from salver.core.errors import fault_of
+from salver.core.handler import Responder
 from salver.core.ids import RequestIds
-from salver.core.request import InferenceRequest, RequestForm
+from salver.core.request import InferenceRequest, JointResponse, RequestForm
 from salver.core.settings import HttpSettings
 from salver.gateway.http.message import HttpMessage
+from salver.gateway.lot import Kind, Lot, told_apart
+from salver.gateway.oip.answer import PROTOCOL, Answer, variant_line
 from salver.gateway.oip.decode import Decoded, decode_member
+from salver.gateway.oip.encode import encode_joint, opening
 from salver.gateway.oip.infer import Inference
-from salver.gateway.oip.lot import Lot
-from salver.gateway.oip.reading import Reading, Target, reading_of
+from salver.gateway.oip.reading import Reading, reading_of
+from salver.gateway.turn import Turn
 from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
@@ -24,35 +29,27 @@ log = get_logger(__name__)
 _MAX_LOTS = 1024
 
 
-def gathers(settings: HttpSettings) -> bool:
-    """Tell whether the settings want requests gathered, and leave their JSON to the fast ways."""
-    return settings.gather and settings.json_mode == "auto"
-
-
 class Gatherer:
-    """Takes usual messages and sends them on together."""
+    """Takes usual messages and puts them into the lots of a turn."""
 
-    def __init__(self, inference: Inference, ids: RequestIds, settings: HttpSettings) -> None:
+    def __init__(
+        self, inference: Inference, turn: Turn, ids: RequestIds, settings: HttpSettings
+    ) -> None:
         self._inference = inference
-        self._many = many_of(inference.handler)
+        self._turn = turn
         self._ids = ids
         self._settings = settings
-        self._lots: dict[tuple[Target, Principal, RequestForm], Lot] = {}
-        self._open: dict[Lot, None] = {}
-        self._is_due = False
-        self._alone = True
+        self._lots: dict[Kind, MessageLot] = {}
         self._reading: Reading | None = None
         self._form: RequestForm | None = None
-        self._lot: Lot | None = None
+        self._lot: MessageLot | None = None
 
     def add(self, message: HttpMessage, reading: Reading) -> None:
         """Answer a message, now if nobody else asks, else together with others."""
-        if self._alone and not self._open and not self._inference.open_count:
-            self._single(message, reading)
-            return
-        member = decode_member(message.body, self._settings)
+        member = None if self._turn.is_quiet else decode_member(message.body, self._settings)
         if member is None:
-            self._single(message, reading)
+            message.request_id = self._ids.make()
+            self._inference(message, reading)
             return
         form, payload, caller_id = member
         # Neighbours mostly have everything in common, which identities tell quickly.
@@ -60,74 +57,103 @@ class Gatherer:
             lot = self._lot
         else:
             lot = self._find_lot(reading, form)
-        if lot not in self._open:
-            self._open[lot] = None
-            if not self._is_due:
-                self._is_due = True
-                asyncio.get_running_loop().call_soon(self._end_of_turn)
         if reading.traceparent is not None:
             lot.is_traced = True
         message.on_gone = lot.on_left
-        lot.messages.append(message)
-        lot.payloads.append(payload)
-        lot.caller_ids.append(caller_id)
-        if len(lot.messages) >= lot.limit:
-            self._flush([lot])
+        self._turn.add(lot, message, payload, caller_id)
 
-    def _find_lot(self, reading: Reading, form: RequestForm) -> Lot:
-        key = (reading.target, reading.principal, form)
-        lot = self._lots.get(key)
+    def _find_lot(self, reading: Reading, form: RequestForm) -> "MessageLot":
+        kind = Kind(reading.target, reading.principal, form)
+        lot = self._lots.get(kind)
         if lot is None:
             if len(self._lots) >= _MAX_LOTS:
-                self._lots = {known: one for known, one in self._lots.items() if one.messages}
-            lot = self._lots[key] = Lot(self._inference, *key)
+                self._lots = {known: one for known, one in self._lots.items() if one.seats}
+            lot = self._lots[kind] = MessageLot(self._inference, kind)
         self._reading, self._form, self._lot = reading, form, lot
         return lot
 
-    def _end_of_turn(self) -> None:
-        self._is_due = False
-        if self._open:
-            self._flush(list(self._open))
 
-    def _flush(self, lots: list[Lot]) -> None:
-        """Send what was gathered in some lots on its way."""
-        for lot in lots:
-            self._open.pop(lot, None)
-        # Who asks one by one need not wait for company that does not come.
-        self._alone = not self._open and len(lots) == 1 and len(lots[0].messages) <= 1
-        cohorts: list[Cohort] = []
-        try:
-            for lot in lots:
-                cohorts += lot.cohorts(self._ids)
-            if cohorts:
-                self._many(cohorts)
-        except Exception as error:  # a fault of ours must still be answered
-            log.exception("gathering_failed")
-            _refuse(cohorts, fault_of(error))
-        for lot in lots:
-            if lot.messages:
-                self._singles(lot)
+class MessageLot(Lot[HttpMessage]):
+    """Messages of one kind.
 
-    def _singles(self, lot: Lot) -> None:
-        """Let those that cannot be a cohort go on one by one."""
-        messages, payloads, caller_ids = lot.take()
-        for message, payload, caller_id in zip(messages, payloads, caller_ids, strict=True):
-            inputs = inputs_of(lot.form, payload)
-            name, version = lot.target
-            request = InferenceRequest(name, inputs, version, form=lot.form)
-            self._single(message, reading_of(message), Decoded(request, caller_id))
+    ``on_left`` is called with a message whose client leaves before it became part of a cohort.
+    """
 
-    def _single(
-        self, message: HttpMessage, reading: Reading, decoded: Decoded | None = None
+    protocol = PROTOCOL
+
+    def __init__(self, inference: Inference, kind: Kind) -> None:
+        super().__init__(inference, kind)
+        self.on_left = self.left
+
+    def single(
+        self, seat: HttpMessage, payload: bytes, caller_id: str | None, request_id: str
     ) -> None:
-        message.on_gone = None
-        message.request_id = self._ids.make()
-        self._inference(message, reading, decoded)
+        """Let one message go on by itself; its body has been read."""
+        seat.on_gone, seat.request_id = None, request_id
+        (name, version), form = self.kind.target, self.kind.form
+        request = InferenceRequest(name, inputs_of(form, payload), version, form=form)
+        self._inference(seat, reading_of(seat), Decoded(request, caller_id))
+
+    def arrival_ns(self, seat: HttpMessage) -> int:
+        """Return when a message came."""
+        return seat.arrival_ns
+
+    def traceparent(self, seat: HttpMessage) -> str | None:
+        """Return the trace that a message names."""
+        return reading_of(seat).traceparent
+
+    def seated(self, cohort: Cohort) -> None:
+        """Tell messages their ids, and whom to tell when their clients leave."""
+        gone = partial(_gone, cohort)
+        for message, request_id in zip(cohort.seats, cohort.request_ids, strict=True):
+            message.request_id = request_id
+            message.on_gone = gone
+
+    def responder(
+        self, cohort: Cohort, index: int, request: InferenceRequest, context: RequestContext
+    ) -> Responder:
+        """Return the responder of one member."""
+        message: HttpMessage = cohort.seats[index]
+        answer = Answer(self._inference, message, request.endpoint, context)
+        answer.decoded = Decoded(request, context.caller_id)
+        answer.counted = True
+        answer.joint = self._inference
+        message.on_gone = answer.gone
+        return answer
+
+    def answer(self, pieces: Sequence[Piece], response: JointResponse) -> None:
+        """Write the JSON of all answers at once, and send each caller its own."""
+        try:
+            texts = encode_joint(response)
+        except Exception:  # one of them cannot be written, and only that one must fail
+            self.answer_singly(pieces, response)
+            return
+        now_ns = self._inference.clock.monotonic_ns()
+        position = 0
+        for piece in pieces:
+            end = position + piece.stop - piece.start
+            self._deliver(piece, texts[position:end])
+            self.finish(piece, response, position, now_ns)
+            position = end
+
+    def _deliver(self, piece: Piece, texts: list[bytes]) -> None:
+        cohort, start, stop = piece
+        name, context = self.kind.target.endpoint, cohort.context
+        head, line = opening(name, context.version, None), variant_line(context.variant)
+        seats, caller_ids = cohort.seats[start:stop], cohort.caller_ids[start:stop]
+        for message, caller_id, text in zip(seats, caller_ids, texts, strict=True):
+            own = head
+            try:
+                if caller_id is not None:
+                    own = opening(name, context.version, caller_id)
+                message.respond_json(line, own, text)
+            except Exception as error:  # those after it must be answered too
+                log.exception("answer_failed", request_id=message.request_id)
+                message.fail(fault_of(error))
 
 
-def _refuse(cohorts: list[Cohort], error: SalverError) -> None:
-    """Answer what a handler's fault left with nobody."""
-    for cohort in cohorts:
-        if not cohort.is_apart and cohort.when_apart is None:
-            for _, _, responder in cohort.take_apart():
-                responder.fail(error)
+def _gone(cohort: Cohort, message: HttpMessage) -> None:
+    """The client left; its request is told from the others, and cancelled."""
+    told_apart(cohort)()
+    if message.on_gone is not None:
+        message.on_gone(message)

@@ -1,0 +1,152 @@
+"""Requests that differ in their values only, on their way to be a cohort and back."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
+
+from salver.core.cohort import MAX_COHORT_BYTES, MAX_MEMBERS, Cohort, Piece
+from salver.core.context import Principal, RequestContext
+from salver.core.exchange import JointExchange
+from salver.core.handler import Responder
+from salver.core.ids import RequestIds
+from salver.core.request import InferenceRequest, JointResponse, RequestForm
+from salver.gateway.auth import may_ask
+from salver.gateway.oip.infer import Inference
+from salver.gateway.oip.reading import Target
+
+# Fewer cost less one by one.
+_MIN_MEMBERS = 3
+
+Seat = TypeVar("Seat")
+
+
+class Kind(NamedTuple):
+    """What the requests of a lot have in common."""
+
+    target: Target
+    principal: Principal
+    form: RequestForm
+
+
+class Lot(Generic[Seat]):
+    """Gathered requests of one kind; audience of the cohorts made of them.
+
+    A seat is what its protocol knows a caller by.
+    """
+
+    protocol = ""
+
+    def __init__(self, inference: Inference, kind: Kind) -> None:
+        self._inference = inference
+        self.kind = kind
+        self.limit = min(MAX_MEMBERS, MAX_COHORT_BYTES // max(1, kind.form.size_bytes or 0))
+        self.seats: list[Seat] = []
+        self.payloads: list[bytes] = []
+        self.caller_ids: list[str | None] = []
+        self.is_traced = False
+
+    @abstractmethod
+    def single(self, seat: Seat, payload: bytes, caller_id: str | None, request_id: str) -> None:
+        """Let one request go on by itself."""
+
+    @abstractmethod
+    def arrival_ns(self, seat: Seat) -> int:
+        """Return when a request came (monotonic)."""
+
+    @abstractmethod
+    def traceparent(self, seat: Seat) -> str | None:
+        """Return the trace that a caller named."""
+
+    @abstractmethod
+    def seated(self, cohort: Cohort) -> None:
+        """Tell the seats of a new cohort their ids, and whom to tell when they leave."""
+
+    @abstractmethod
+    def answer(self, pieces: Sequence[Piece], response: JointResponse) -> None:
+        """Deliver final answers; see ``core.cohort.Audience``."""
+
+    @abstractmethod
+    def responder(
+        self, cohort: Cohort, index: int, request: InferenceRequest, context: RequestContext
+    ) -> Responder:
+        """Return the responder of one member; see ``core.cohort.Audience``."""
+
+    def deadlines_ns(self, seats: list[Seat], usual_ns: int) -> list[int]:
+        """Return each request's deadline, nothing where all have the usual one."""
+        del seats, usual_ns
+        return []
+
+    def take(self) -> tuple[list[Seat], list[bytes], list[str | None]]:
+        """Return what was gathered and begin anew."""
+        columns = (self.seats, self.payloads, self.caller_ids)
+        self.seats, self.payloads, self.caller_ids = [], [], []
+        return columns
+
+    def cohorts(self, ids: RequestIds) -> list[Cohort]:
+        """Return what was gathered as a cohort; nothing is taken when it cannot be one."""
+        count, (target, principal, form) = len(self.seats), self.kind
+        endpoint = self._inference.find(target.endpoint)
+        if (
+            count < _MIN_MEMBERS
+            or endpoint is None
+            or not may_ask(principal, target.endpoint, count)
+        ):
+            return []
+        seats, payloads, caller_ids = self.take()
+        arrival_ns, request_ids = self.arrival_ns(seats[0]), ids.make_many(count)
+        deadline_ns = arrival_ns + self._inference.timeout_ns(endpoint)
+        deadlines_ns = self.deadlines_ns(seats, deadline_ns)
+        context = RequestContext("", principal, arrival_ns, min(deadlines_ns, default=deadline_ns))
+        request = InferenceRequest(target.endpoint, [], target.version, form=form)
+        cohort = Cohort(request, context, self, seats, request_ids, caller_ids, payloads)
+        cohort.deadlines_ns = deadlines_ns
+        self.seated(cohort)
+        if self.is_traced:
+            self.is_traced = False
+            cohort.traceparents = [self.traceparent(seat) for seat in seats]
+        principal.in_flight += count
+        self._inference.open_count += count
+        return [cohort]
+
+    def left(self, seat: Seat) -> None:
+        """Forget a request whose client left before it was part of a cohort."""
+        index = self.seats.index(seat)
+        del self.seats[index], self.payloads[index], self.caller_ids[index]
+
+    def finish(self, piece: Piece, response: JointResponse, position: int, now_ns: int) -> None:
+        """Give back what answered members had taken, and record what became of them."""
+        cohort, start, stop = piece
+        count, context, inference = stop - start, cohort.context, self._inference
+        context.principal.in_flight -= count
+        inference.open_count -= count
+        inference.ring.append_joint(
+            JointExchange(
+                context,
+                self.kind.target.endpoint,
+                self.protocol,
+                now_ns - context.arrival_ns,
+                cohort.request_ids[start:stop],
+                response.timings[position : position + count],
+                self.kind.form.rows,
+            )
+        )
+
+    def answer_singly(self, pieces: Sequence[Piece], response: JointResponse) -> None:
+        """Deliver each answer by itself, so that one that cannot be written fails alone."""
+        position = 0
+        for cohort, start, stop in pieces:
+            for index in range(start, stop):
+                _, _, responder = cohort.member(index)
+                responder.send(response.alone(position))
+                position += 1
+
+
+def told_apart(cohort: Cohort) -> partial[None]:
+    """Return what takes a cohort apart if somebody still holds it whole."""
+    return partial(_tell_apart, cohort)
+
+
+def _tell_apart(cohort: Cohort) -> None:
+    if cohort.when_apart is not None:
+        cohort.when_apart()
