@@ -5,7 +5,7 @@ again and again. What a block means depends on its bytes and on the dynamic tabl
 that left the table as it was means the same for as long as the table stays so.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
@@ -17,14 +17,15 @@ from salver.gateway.h2.frames import (
     ConnectionFault,
     StreamFault,
 )
+from salver.gateway.h2.quick import Pair, decode_quickly
 
 Fields = dict[bytes, bytes]
-Pair = tuple[bytes, bytes]
 
 TABLE_BYTES = 4096
 _MAX_REMEMBERED = 256
 _MAX_REMEMBERED_BYTES = 1024
 _LENGTH_PREFIX = 127
+_FIELD_BYTES = 32
 _MORE = 128
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 # Fields that speak of one HTTP/1.1 connection (8.2.2).
@@ -44,6 +45,9 @@ _SINGLE = frozenset(
         b"x-api-key",
     )
 )
+_MAX_SOUND = 4096
+_MAX_SOUND_BYTES = 256
+_sound: set[Pair] = set()
 _NAME_BYTES = frozenset(range(0x21, 0x7F)) - frozenset(range(0x41, 0x5B)) - {0x3A}
 
 
@@ -52,6 +56,7 @@ class HeaderDecoder:
 
     def __init__(self, max_list_bytes: int) -> None:
         self._decoder = Decoder(max_list_bytes)
+        self._max_list_bytes = max_list_bytes
         self._decoder.max_allowed_table_size = TABLE_BYTES
         self._known: dict[bytes, tuple[Pair, ...]] = {}
         self._requests: dict[bytes, Fields] = {}
@@ -77,6 +82,10 @@ class HeaderDecoder:
         if known is not None:
             return known
         entries = self._decoder.header_table.dynamic_entries
+        quick = decode_quickly(block, entries)
+        if quick is not None and _list_bytes(quick) <= self._max_list_bytes:
+            self._keep(block, quick)
+            return quick
         # The newest entry is kept at hand, so that no other can take its place unnoticed.
         newest, count = entries[0] if entries else None, len(entries)
         try:
@@ -92,15 +101,24 @@ class HeaderDecoder:
         entries = self._decoder.header_table.dynamic_entries
         if len(entries) != count or (entries and entries[0] is not newest):
             self._forget()
-        elif len(block) <= _MAX_REMEMBERED_BYTES:
+        else:
+            self._keep(block, fields)
+        return fields
+
+    def _keep(self, block: bytes, fields: tuple[Pair, ...]) -> None:
+        if len(block) <= _MAX_REMEMBERED_BYTES:
             if len(self._known) >= _MAX_REMEMBERED:
                 self._forget()
             self._known[block] = fields
-        return fields
 
     def _forget(self) -> None:
         self._known.clear()
         self._requests.clear()
+
+
+def _list_bytes(pairs: Sequence[Pair]) -> int:
+    """Return the size of a header list (6.5.2)."""
+    return sum([len(name) + len(value) + _FIELD_BYTES for name, value in pairs])
 
 
 def request_fields(stream: int, pairs: Iterable[Pair]) -> Fields:
@@ -110,19 +128,20 @@ def request_fields(stream: int, pairs: Iterable[Pair]) -> Fields:
     """
     fields: Fields = {}
     regular = False
-    for name, value in pairs:
+    for pair in pairs:
+        name, value = pair
+        if pair not in _sound:
+            _check(stream, pair)
         if name[:1] == b":":
             if regular:
                 raise malformed(stream, "a pseudo-field follows a regular one (8.3)")
-            if name not in _PSEUDO or name in fields:
-                raise malformed(stream, "an unknown or repeated pseudo-field (8.3)")
+            if name in fields:
+                raise malformed(stream, "a repeated pseudo-field (8.3)")
         else:
             regular = True
-            _check_field(stream, name)
             if name in fields:
                 _join(stream, fields, name, value)
                 continue
-        _check_value(stream, value)
         fields[name] = value
     if not fields.get(b":method") or not fields.get(b":scheme") or not fields.get(b":path"):
         raise malformed(stream, "a request needs :method, :scheme and :path (8.3.1)")
@@ -136,6 +155,20 @@ def check_trailers(stream: int, pairs: Iterable[Pair]) -> None:
             raise malformed(stream, "trailers have no pseudo-fields (8.1)")
         _check_field(stream, name)
         _check_value(stream, value)
+
+
+def _check(stream: int, pair: Pair) -> None:
+    """Raise ``StreamFault`` unless a field is sound by itself, and remember that it is."""
+    name, value = pair
+    if name[:1] != b":":
+        _check_field(stream, name)
+    elif name not in _PSEUDO:
+        raise malformed(stream, "an unknown pseudo-field (8.3)")
+    _check_value(stream, value)
+    if len(name) + len(value) <= _MAX_SOUND_BYTES:
+        if len(_sound) >= _MAX_SOUND:
+            _sound.clear()
+        _sound.add(pair)
 
 
 def _check_field(stream: int, name: bytes) -> None:
@@ -152,7 +185,6 @@ def _check_value(stream: int, value: bytes) -> None:
 
 def _join(stream: int, fields: Fields, name: bytes, value: bytes) -> None:
     """Add to a field that was there before."""
-    _check_value(stream, value)
     if name in _SINGLE:
         raise malformed(stream, f"the field {name.decode()!r} was sent twice")
     separator = b"; " if name == b"cookie" else b", "
