@@ -15,6 +15,7 @@ POISON = -666.0
 REFUSED = -500.0
 TALL = -400.0
 STRANGE = -300.0
+GARBLED = -200.0
 
 
 class Affine:
@@ -42,6 +43,8 @@ class Affine:
             os._exit(9)
         if (x == REFUSED).any():
             raise ModelFailed("this value is refused")
+        if (x == GARBLED).any():
+            raise ValueError("this value is \ud800")
         if (x == TALL).any():
             return {"y": np.zeros((len(x) + 1, 1))}
         if (x == STRANGE).any():

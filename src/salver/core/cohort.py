@@ -12,6 +12,7 @@ import msgspec
 
 from salver.core.context import RequestContext
 from salver.core.datatypes import size_of_elements
+from salver.core.errors import fault_of
 from salver.core.handler import Handler, Responder
 from salver.core.request import InferenceRequest, JointResponse, RequestForm
 from salver.core.tensor import Tensor
@@ -126,6 +127,9 @@ def many_of(handler: Handler) -> Callable[[Sequence[Cohort]], None]:
 
 
 def one_by_one(handler: Handler, cohort: Cohort) -> None:
-    """Hand every member to a handler as a request of its own."""
+    """Hand every member to a handler as a request of its own; a fault ends one member only."""
     for request, context, responder in cohort.take_apart():
-        handler(request, context, responder)
+        try:
+            handler(request, context, responder)
+        except Exception as error:  # those after it must be answered too
+            responder.fail(fault_of(error))

@@ -82,6 +82,8 @@ class SalverError(Exception):
     side: ClassVar[Fault]
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        # Half a surrogate pair, which a model's own message may have, cannot be sent anywhere.
+        message = message.encode(errors="backslashreplace").decode()
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s

@@ -45,7 +45,7 @@ from salver.wire.messages import (
 )
 from salver.wire.transport import LinkOptions
 from tests.engine.fleet import VARIANT, Fleet, Model, client_of, finish, fleet
-from tests.engine.runtimes import POISON, REFUSED
+from tests.engine.runtimes import GARBLED, POISON, REFUSED
 
 HEADER = (TensorHeader("y", "FP32", (1, 1), 4),)
 
@@ -323,6 +323,26 @@ def test_each_member_ends_once(script: list[tuple[str, int]], *, lost: bool) -> 
     run(play())
 
 
+def test_each_audience_gets_its_own() -> None:
+    """Cohorts that the worker answers together may have been asked by different doors."""
+
+    async def play() -> None:
+        stage = Stage()
+        doors = [Room(), Room(), Room()]
+        for door in (doors[0], doors[0], doors[1], doors[2], doors[0]):
+            stage.room = door
+            stage.ask(3)
+        stage.answer(15)
+        seen = [sorted(door.results.items()) for door in doors]
+        expected = [(0, 1, 2, 3, 4, 5, 12, 13, 14), (6, 7, 8), (9, 10, 11)]
+        for results, numbers in zip(seen, expected, strict=True):
+            assert results == sorted((f"r{n}", [float(n)]) for n in numbers)
+        assert stage.engine.in_flight == 0
+        await stage.engine.stop()
+
+    run(play())
+
+
 def test_late_members_are_told() -> None:
     """When a cohort's deadline passes, each member ends so, and a late answer is dropped."""
 
@@ -439,6 +459,23 @@ def test_a_failing_member_fails_alone() -> None:
             assert [n for n, caller in enumerate(together) if caller.outcome != "ok"] == [3]
             assert together[3].outcome == "model_failed"
             assert callers.client.open_requests(VARIANT) == 0
+
+    with fleet() as running:
+        run(play(running))
+
+
+def test_a_garbled_complaint_of_a_model_reaches_its_caller() -> None:
+    """Text that cannot be sent as it is ends one request, and the others are answered."""
+
+    async def play(running: Fleet) -> None:
+        async with client_of(running) as callers:
+            values = [float(n) for n in range(6)]
+            values[0] = GARBLED
+            together = callers.ask_together(values)
+            await finish(together, timeout_s=20)
+            outcomes = [caller.outcome for caller in together]
+            assert outcomes == ["model_failed", *["ok"] * 5]
+            assert "\\ud800" in str(together[0].error)
 
     with fleet() as running:
         run(play(running))

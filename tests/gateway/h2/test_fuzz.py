@@ -103,6 +103,7 @@ class Owner:
     def __init__(self) -> None:
         self.clock: Clock = ManualClock()
         self.settings = HttpSettings(max_body_bytes=100_000)
+        self.draining = False
 
     def opened(self, connection: Http2Connection) -> bool:
         """Admit."""

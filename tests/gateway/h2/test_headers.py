@@ -123,3 +123,11 @@ def test_sound_fields_are_checked_once_and_broken_ones_always() -> None:
             request_fields(1, [*good, (b"a", b"x\n")])
         with pytest.raises(StreamFault):
             request_fields(1, [*good, (b":path", b"/")])
+
+
+def test_a_change_of_the_tables_size_takes_place_each_time() -> None:
+    """Blocks that begin with it are not remembered (RFC 7541, 6.3)."""
+    ours, full = HeaderDecoder(1 << 16), b"\x3f\xe1\x1f"
+    for block in (full + b"\x82", b"\x20\x82", full + b"\x82", b"\x40\x01x\x01y"):
+        ours.decode(block)
+    assert ours.decode(b"\xbe") == ((b"x", b"y"),)

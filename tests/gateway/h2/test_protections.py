@@ -39,6 +39,12 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
     "opened and reset (CVE-2023-44487)": lambda n: (
         request(2 * n + 1, ends=False) + f.rst_stream(2 * n + 1, f.CANCEL)
     ),
+    "requests that are refused unread": lambda n: request(
+        2 * n + 1, ends=False, pseudo_method=b"POST", content_length=b"999999999999"
+    ),
+    "HEADERS on a stream that was reset": lambda n: (
+        OPEN + f.window_update(1, 0) if n == 0 else request(1)
+    ),
     "malformed requests": lambda n: request(2 * n + 1, connection=b"close"),
 }
 
@@ -266,3 +272,124 @@ def test_the_live_probe_fields() -> None:
         head, body, _ = wire.answer(1)
         assert orjson.loads(body) == {"live": True}
         assert head["content-length"] == str(len(body))
+
+
+def test_many_large_bodies_at_once_come_to_their_end() -> None:
+    """More than may be unfinished together are read one after the other, and none is late."""
+    settings = HttpSettings(max_body_bytes=1_000_000, body_timeout_s=3.0)
+    limits = Http2Settings(stream_window_bytes=65_535, connection_window_bytes=65_535)
+    streams, size = (1, 3, 5, 7), 900_000
+    with RunningServer(settings, http2=limits) as server, Wire(server.port) as wire:
+        for number in streams:
+            wire.send(request(number, ends=False, pseudo_method=b"POST", pseudo_path=INFER))
+        allowed = dict.fromkeys((0, *streams), 65_535)
+        left = dict.fromkeys(streams, size)
+        answered: dict[int, str] = {}
+        while len(answered) < len(streams):
+            progress = False
+            for number in streams:
+                part = min(16_000, left[number], allowed[0], allowed[number])
+                if part <= 0:
+                    continue
+                progress = True
+                left[number] -= part
+                allowed[0] -= part
+                allowed[number] -= part
+                ends = f.END_STREAM if not left[number] else 0
+                wire.send(f.frame(f.DATA, ends, number, b" " * part))
+            if not progress:
+                frame = next(wire.frames())
+                if frame.kind == f.WINDOW_UPDATE:
+                    allowed[frame.stream] += f.word(frame.payload)
+                elif frame.kind == f.HEADERS:
+                    fields = wire.decoder.decode(frame.payload)
+                    answered[frame.stream] = next(str(v) for n, v in fields if str(n) == ":status")
+                assert frame.kind != f.RST_STREAM
+        # Blanks are no JSON, but all of them were read.
+        assert answered == dict.fromkeys(streams, "400")
+
+
+def test_a_steady_reader_is_not_late() -> None:
+    """A client may open the connection's window only, as long as bytes get through."""
+    settings = HttpSettings(body_timeout_s=0.6)
+    with RunningServer(settings) as server, Wire(server.port) as wire:
+        wire.send(f.settings_frame({f.INITIAL_WINDOW_SIZE: 2**31 - 1}))
+        wire.send(post(1, body_of(40_000)))
+        came, until = 0, time.monotonic() + 2.0
+        frames = wire.frames()
+        for frame in frames:
+            assert frame.kind != f.RST_STREAM
+            if frame.kind == f.DATA:
+                came += len(frame.payload)
+                if frame.flags & f.END_STREAM:
+                    break
+            if came >= 65_000 and time.monotonic() < until:
+                time.sleep(0.3)
+                wire.send(f.window_update(0, 2000))
+            elif came >= 65_000:
+                wire.send(f.window_update(0, 200_000))
+        assert came > 100_000
+
+
+def test_answers_that_nobody_takes_are_bounded() -> None:
+    """While too much is held back, new requests are refused and may be asked again."""
+    settings = HttpSettings(write_buffer_bytes=10_000)
+    with RunningServer(settings) as server, Wire(server.port) as wire:
+        wire.send(f.settings_frame({f.INITIAL_WINDOW_SIZE: 0}))
+        wire.send(post(1, body_of(10_000)))
+        assert wire.until(f.HEADERS).stream == 1
+        wire.send(post(3, body_of(2)))
+        reset = wire.until(f.RST_STREAM)
+        assert (reset.stream, f.word(reset.payload)) == (3, f.REFUSED_STREAM)
+
+
+def test_a_refused_request_is_answered_once() -> None:
+    """What still comes of it after the refusal changes nothing."""
+    with RunningServer(HttpSettings(max_body_bytes=30_000)) as server, Wire(server.port) as wire:
+        wire.send(f.settings_frame({f.INITIAL_WINDOW_SIZE: 0}))
+        wire.send(request(1, ends=False, pseudo_method=b"POST", pseudo_path=INFER))
+        wire.send(f.frame(f.DATA, 0, 1, b" " * 16_000) * 2)
+        assert wire.until(f.HEADERS).stream == 1
+        wire.send(f.frame(f.HEADERS, f.END_HEADERS | f.END_STREAM, 1, literal(b"a", b"b")))
+        wire.send(f.window_update(1, 10_000) + PLAIN.replace(b"\0\0\0\1", b"\0\0\0\3", 1))
+        kinds = []
+        for frame in wire.frames():
+            kinds.append((frame.kind, frame.stream))
+            if {(f.HEADERS, 3), (f.DATA, 1)} <= set(kinds):
+                break
+        assert (f.HEADERS, 1) not in kinds
+
+
+def test_a_block_after_a_long_silence_has_its_time() -> None:
+    """How long a header block may take is counted from its beginning."""
+    settings = HttpSettings(header_timeout_s=1.0)
+    with RunningServer(settings) as server, Wire(server.port) as wire:
+        wire.send(PLAIN)
+        wire.answer(1)
+        time.sleep(1.6)
+        block = b"".join(literal(name, value) for name, value in GET_LIVE.items())
+        wire.send(f.frame(f.HEADERS, f.END_STREAM, 3, block[:20]))
+        time.sleep(0.7)
+        wire.send(f.frame(f.CONTINUATION, f.END_HEADERS, 3, block[20:]))
+        assert wire.answer(3)[0][":status"] == "200"
+
+
+def test_goaway_never_takes_back_what_it_said() -> None:
+    """After a drain has begun, a fault announces no higher stream than before (6.8)."""
+    with RunningServer() as server:
+        assert server.server is not None
+        server.computer.hold = True
+        with Wire(server.port) as wire:
+            wire.send(post(1, body_of(2)))
+            deadline = time.monotonic() + 10
+            while not server.computer.waiting:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            done = server.begin(server.server.drain(10))
+            first = wire.until(f.GOAWAY)
+            wire.send(request(3) + f.frame(f.PING, 0, 0, b"short"))
+            second = wire.until(f.GOAWAY)
+            assert second.payload[:4] == first.payload[:4]
+            assert second.payload[4:8] == struct.pack(">I", f.FRAME_SIZE_ERROR)
+            server.release()
+            done.result(timeout=10)

@@ -150,6 +150,7 @@ STREAM: dict[str, tuple[bytes, int]] = {
     "8.2.1 a space before a value": (request(accept=b" a"), f.PROTOCOL_ERROR),
     "8.2.2 connection": (request(connection=b"close"), f.PROTOCOL_ERROR),
     "8.2.2 transfer-encoding": (request(transfer_encoding=b"chunked"), f.PROTOCOL_ERROR),
+    "8.2.2 te other than trailers": (request(te=b"gzip"), f.PROTOCOL_ERROR),
     "8.3 an unknown pseudo-field": (request(pseudo_status=b"200"), f.PROTOCOL_ERROR),
     "8.3.1 no method": (request(pseudo_method=None), f.PROTOCOL_ERROR),
     "8.3.1 no path": (request(pseudo_path=None), f.PROTOCOL_ERROR),

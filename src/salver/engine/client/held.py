@@ -60,7 +60,10 @@ class HeldCohorts:
         return None
 
     def find(self, ids: Sequence[int]) -> list[tuple[Held, int]]:
-        """Return the cohorts that these ids begin with, and up to which member each."""
+        """Return the cohorts that these ids begin with, and up to which member each.
+
+        They have one audience; where another begins, the search ends.
+        """
         found: list[tuple[Held, int]] = []
         position, count = 0, len(ids)
         while position < count:
@@ -70,6 +73,8 @@ class HeldCohorts:
             stop = min(len(held.ids), held.start + count - position)
             following = position + stop - held.start
             if ids[position:following] != held.ids[held.start : stop]:
+                break
+            if found and held.cohort.audience is not found[0][0].cohort.audience:
                 break
             found.append((held, stop))
             position = following

@@ -286,8 +286,10 @@ class BatchHost:
 
     def _ran(self, jobs: list[Job], done: "Future[Outcome]") -> None:
         self._busy = False
-        self._respond(jobs, done.result())
-        self._next()
+        try:
+            self._respond(jobs, done.result())
+        finally:
+            self._next()
 
     def _respond(self, jobs: list[Job], outcome: Outcome) -> None:
         self._meter.add("salver_batches_total", self._labels)

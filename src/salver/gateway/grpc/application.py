@@ -190,4 +190,5 @@ class GrpcApplication:
 
 
 def _is_call(stream: Stream) -> bool:
-    return stream.fields.get(b"content-type", b"").startswith(_CONTENT_TYPE)
+    kind = stream.fields.get(b"content-type", b"")
+    return kind == _CONTENT_TYPE or kind.startswith((_CONTENT_TYPE + b"+", _CONTENT_TYPE + b";"))

@@ -52,7 +52,10 @@ def only_message(body: Buffer, fields: Mapping[bytes, bytes], limit_bytes: int) 
     message = memoryview(body)[PREFIX.size :]
     if not compressed:
         return message
-    return inflate(bytes(message), fields.get(b"grpc-encoding", b"identity"), limit_bytes)
+    encoding = fields.get(b"grpc-encoding", b"identity")
+    if encoding == b"identity":
+        raise InvalidRequest("a message is marked as compressed, but grpc-encoding names nothing")
+    return inflate(bytes(message), encoding, limit_bytes)
 
 
 def framed(size_bytes: int) -> bytes:

@@ -6,7 +6,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from salver.core.context import Principal, RequestContext
-from salver.core.errors import InvalidRequest, SalverError, fault_of
+from salver.core.errors import BodyTooLarge, InvalidRequest, SalverError, fault_of
 from salver.core.exchange import Exchange
 from salver.core.request import InferenceRequest, InferenceResponse
 from salver.core.settings import HttpSettings
@@ -98,9 +98,14 @@ class GrpcInference:
         """Answer one call, now or later.
 
         Returns the request if it came raw and was in order. Raises ``InvalidRequest`` for bytes
-        that are no message.
+        that are no message, and ``BodyTooLarge``.
         """
         rest, raw = split_raw(body)
+        if len(rest) > self._settings.max_json_bytes:
+            raise BodyTooLarge(
+                f"{len(rest)} bytes besides raw tensors are over the limit of "
+                f"{self._settings.max_json_bytes}; send tensors in raw_input_contents"
+            )
         message = parse("inference.ModelInferRequest", rest)
         try:
             check_access(principal, message.model_name)

@@ -22,7 +22,7 @@ def identity(request_id: str) -> bytes:
 
 def failure(error: SalverError) -> bytes:
     """Return the trailers of a call that failed, with Salver's own code beside gRPC's."""
-    text = quote(error.message[:_MAX_MESSAGE_CHARS], safe=_SAFE).encode()
+    text = quote(error.message[:_MAX_MESSAGE_CHARS].strip(), safe=_SAFE).encode()
     block = literal(b"grpc-status", b"%d" % STATUSES[error.code].grpc)
     block += literal(b"grpc-message", text) + literal(b"x-salver-code", error.code.encode())
     if error.retry_after_s is not None:

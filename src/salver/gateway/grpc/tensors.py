@@ -51,15 +51,16 @@ def inputs_of(message: Any, raw: Sequence[Buffer], settings: HttpSettings) -> li
 
 
 def _head(item: Any, settings: HttpSettings) -> tuple[str, str, tuple[int, ...]]:
-    name, datatype, shape = item.name, item.datatype, tuple(item.shape)
+    name, datatype = item.name, item.datatype
     if not name:
         raise InvalidRequest("every input needs a name")
     if datatype not in ITEM_SIZES and datatype != BYTES:
         raise InvalidTensor(
             f"input {name!r}: datatype {datatype!r} is not one of {', '.join(DATATYPES)}"
         )
-    if len(shape) > settings.max_dimensions:
+    if len(item.shape) > settings.max_dimensions:
         raise InvalidTensor(f"input {name!r}: over {settings.max_dimensions} dimensions")
+    shape = tuple(item.shape)
     for size in shape:
         if size < 0:
             raise InvalidTensor(f"input {name!r}: dimension {size} is not a size")

@@ -13,6 +13,7 @@ _LENGTH_DELIMITED = 2
 _SKIPS = {1: 8, 5: 4}
 _VARINT_BYTES = 10
 _MORE = 0x80
+_MAX_FIELDS = 4096
 
 
 def varint(value: int) -> bytes:
@@ -33,14 +34,18 @@ def bytes_field(number: int, size_bytes: int) -> bytes:
 def split_raw(message: Buffer) -> tuple[bytes, list[memoryview]]:
     """Return a request without its raw tensors, and those as views.
 
-    Raises ``InvalidRequest`` for bytes that are not a message.
+    Raises ``InvalidRequest`` for bytes that are not a message, and for more fields than any honest
+    one has: a field may take two bytes and costs much more to read.
     """
     view = memoryview(message)
     rest: list[memoryview] = []
     raw: list[memoryview] = []
-    position, kept, end = 0, 0, view.nbytes
+    position, kept, end, left = 0, 0, view.nbytes, _MAX_FIELDS
     while position < end:
         begin = position
+        left -= 1
+        if not left:
+            raise InvalidRequest(f"a message of over {_MAX_FIELDS} fields is not read")
         tag, position = _read(view, position)
         position, size = _past(view, tag, position)
         if tag == (_RAW_INPUT << 3 | _LENGTH_DELIMITED):

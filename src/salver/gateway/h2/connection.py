@@ -12,7 +12,6 @@ from salver.core.clock import Clock
 from salver.core.errors import BodyTooLarge, ReadTimeout, SalverError
 from salver.core.settings import Http2Settings, HttpSettings
 from salver.gateway.h2 import frames as f
-from salver.gateway.h2.body import Body, Buffer
 from salver.gateway.h2.budget import Budget
 from salver.gateway.h2.control import ControlFrames, spend
 from salver.gateway.h2.headers import (
@@ -25,6 +24,7 @@ from salver.gateway.h2.output import Output
 from salver.gateway.h2.reader import FrameReader, HeaderBlock
 from salver.gateway.h2.stream import Stream
 from salver.gateway.h2.windows import ReceiveWindows
+from salver.gateway.http.body import Body, Buffer
 
 _MAX_REMEMBERED_RESETS = 1024
 _RATE_GRACE_S = 5.0
@@ -56,6 +56,7 @@ class Owner(Protocol):
 
     clock: Clock
     settings: HttpSettings
+    draining: bool
 
     def opened(self, connection: "Http2Connection") -> bool:
         """Admit a connection; False when there are too many."""
@@ -78,18 +79,21 @@ class Http2Connection(asyncio.Protocol):
         self._application = application
         self._decoder = HeaderDecoder(settings.max_header_bytes)
         self._transport: asyncio.Transport | None = None
-        self.output = Output(self._sent)
+        self.output = Output(self._sent, owner.clock)
         self._streams: dict[int, Stream] = {}
         self._reset: dict[int, None] = {}
         self._reader = FrameReader(self._frame)
         self._block = HeaderBlock(settings.max_header_bytes)
+        self._block_since_ns = 0
         self._windows = ReceiveWindows(
             self.output.put,
+            self._streams,
             limits.stream_window_bytes,
             limits.connection_window_bytes,
             settings.max_body_bytes + limits.connection_window_bytes,
         )
         self._going = False
+        self._goaway_stream = f.LARGEST_STREAM
         self._resets = Budget(limits.resets_burst, limits.resets_per_s, self._clock)
         self._quiet_since_ns = self._clock.monotonic_ns()
         self._unread = (0, 0)
@@ -126,6 +130,8 @@ class Http2Connection(asyncio.Protocol):
         self._windows.open()
         if not self._owner.opened(self):
             self._fail(f.ENHANCE_YOUR_CALM, "too many connections are open")
+        elif self._owner.draining:
+            self.begin_drain()
 
     def data_received(self, data: bytes) -> None:
         """Take new bytes."""
@@ -133,6 +139,9 @@ class Http2Connection(asyncio.Protocol):
             return
         try:
             self._reader.feed(data)
+            # Once for all frames that came: windows may have opened.
+            if self.output.waiting:
+                self.output.pump()
         except f.ConnectionFault as fault:
             self._fail(fault.code, fault.cause)
 
@@ -213,7 +222,7 @@ class Http2Connection(asyncio.Protocol):
         stream.progress_ns = self._clock.monotonic_ns()
         if not ends:
             self._application.data(self, stream)
-            self._windows.give_back(size, stream)
+            self._windows.give_back(size, None if stream.answered else stream)
             return
         self._end_request(stream)
         self._windows.give_back(size)
@@ -234,7 +243,9 @@ class Http2Connection(asyncio.Protocol):
         block = self._block.begin(flags, number, payload)
         if number <= self._control.last_stream and not known:
             raise f.ConnectionFault(f.STREAM_CLOSED, "HEADERS on a stream that is closed (5.1)")
-        if block is not None:
+        if block is None:
+            self._block_since_ns = self._clock.monotonic_ns()
+        else:
             self._block_complete(number, flags, block)
 
     def _on_continuation(self, flags: int, number: int, payload: bytes) -> None:
@@ -252,19 +263,25 @@ class Http2Connection(asyncio.Protocol):
             return
         pairs = self._decoder.decode(block)
         if stream is None:
+            # What was on its way when we reset the stream is dropped, but not without end.
+            self._control.count_update()
             return
         if not stream.remote_open:
             raise f.StreamFault(number, f.STREAM_CLOSED, "HEADERS after the end (5.1)")
         if not ends:
             raise malformed(number, "trailers that do not end the request (8.1)")
         check_trailers(number, pairs)
+        if stream.answered:
+            self._windows.finished(stream)
+            return
         if stream.announced_bytes not in (None, stream.body.size_bytes):
             raise malformed(number, "the body is shorter than content-length says (8.1.1)")
         self._end_request(stream)
 
     def _new_request(self, number: int, block: bytes, *, ends: bool) -> None:
         fields = self._decoder.request(number, block)
-        if self._going or len(self._streams) >= self._limits.max_streams:
+        held = self.output.held_bytes > self._http.write_buffer_bytes
+        if self._going or held or len(self._streams) >= self._limits.max_streams:
             raise f.StreamFault(number, f.REFUSED_STREAM, "no more streams now (5.1.2)")
         announced = _announced(number, fields.get(b"content-length"))
         if ends and announced:
@@ -321,13 +338,16 @@ class Http2Connection(asyncio.Protocol):
     def reset(self, number: int, code: int) -> None:
         """End a stream from our side (5.4.2)."""
         stream = self._streams.get(number)
-        self._reset[number] = None
-        if len(self._reset) > _MAX_REMEMBERED_RESETS:
-            del self._reset[next(iter(self._reset))]
+        self._remember_reset(number)
         self._control.last_stream = max(self._control.last_stream, number)
         self.output.put(f.rst_stream(number, code))
         if stream is not None:
             self._drop(stream)
+
+    def _remember_reset(self, number: int) -> None:
+        self._reset[number] = None
+        if len(self._reset) > _MAX_REMEMBERED_RESETS:
+            del self._reset[next(iter(self._reset))]
 
     def _sent(self, stream: Stream) -> None:
         """Close a stream whose answer is complete."""
@@ -336,8 +356,10 @@ class Http2Connection(asyncio.Protocol):
         if stream.remote_open:
             # The rest of the request is not needed (8.1).
             self._windows.finished(stream)
-            self._reset[stream.id] = None
+            self._remember_reset(stream.id)
             self.output.put(f.rst_stream(stream.id, f.NO_ERROR))
+            if not self._resets.spend():
+                self._fail(f.ENHANCE_YOUR_CALM, "too many requests that were refused unread")
         if not self._streams:
             self._quiet_since_ns = self._clock.monotonic_ns()
             if self._going:
@@ -365,8 +387,13 @@ class Http2Connection(asyncio.Protocol):
     def _fail(self, code: int, cause: str) -> None:
         """Say why, and close (5.4.1)."""
         self._reader.stopped = True
-        self.output.put(f.goaway(self._control.last_stream, code, cause))
+        self._say_goaway(code, cause)
         self.close()
+
+    def _say_goaway(self, code: int, cause: str = "") -> None:
+        """Announce the end; what was announced before may only shrink (6.8)."""
+        self._goaway_stream = min(self._goaway_stream, self._control.last_stream)
+        self.output.put(f.goaway(self._goaway_stream, code, cause))
 
     # the server's sweep
 
@@ -374,7 +401,7 @@ class Http2Connection(asyncio.Protocol):
         """Take no new streams; those that are open are answered (6.8)."""
         if not self._going:
             self._going = True
-            self.output.put(f.goaway(self._control.last_stream, f.NO_ERROR))
+            self._say_goaway(f.NO_ERROR)
 
     def close_idle(self, now_ns: int, grace_s: float = 0.0) -> None:
         """Close if no stream is open, and none was for ``grace_s``."""
@@ -401,7 +428,8 @@ class Http2Connection(asyncio.Protocol):
             return
         quiet_s = (now_ns - self._quiet_since_ns) / 1e9
         if not self._control.settled or self._block.stream:
-            if quiet_s > http.header_timeout_s:
+            began_ns = self._block_since_ns if self._block.stream else self._quiet_since_ns
+            if (now_ns - began_ns) / 1e9 > http.header_timeout_s:
                 self._fail(f.SETTINGS_TIMEOUT, "the headers did not arrive in time")
             return
         if not self._streams and quiet_s > http.idle_timeout_s:
@@ -417,9 +445,15 @@ class Http2Connection(asyncio.Protocol):
             return
         if not stream.remote_open or stream.answered:
             return
-        lasted_s = (now_ns - stream.begun_ns) / 1e9
+        if self._windows.withholds(stream):
+            # The client cannot be late while it may not send.
+            stream.progress_ns = stream.rate_from_ns = now_ns
+            stream.rate_from_bytes = stream.body.size_bytes
+            return
+        lasted_s = (now_ns - (stream.rate_from_ns or stream.begun_ns)) / 1e9
         slow = http.min_body_rate_bytes_s * (lasted_s - _RATE_GRACE_S)
-        if still_s > http.body_timeout_s or stream.body.size_bytes < slow:
+        came = stream.body.size_bytes - stream.rate_from_bytes
+        if still_s > http.body_timeout_s or came < slow:
             self._refuse(stream, ReadTimeout("the body did not arrive in time, or too slowly"))
 
     def _stalled(self, now_ns: int) -> bool:

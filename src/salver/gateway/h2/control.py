@@ -26,7 +26,6 @@ class ControlFrames:
     ) -> None:
         self._output = output
         self._streams = streams
-        self._clock = clock
         self._frames = Budget(limits.control_frames_burst, limits.control_frames_per_s, clock)
         self._updates = Budget(limits.window_updates_burst, limits.window_updates_per_s, clock)
         self.settled = False
@@ -60,20 +59,28 @@ class ControlFrames:
         if self.settled:
             self.count()
         self.settled = True
+        window = self._output.initial_window
         for name, value in f.parse_settings(payload):
             self._setting(name, value)
+            if name == f.INITIAL_WINDOW_SIZE:
+                window = value
+        # Once for the whole frame: each change is work for every open stream.
+        self._change_windows(window)
         self._output.put(f.frame(f.SETTINGS, f.ACK, 0))
-        self._output.pump()
+
+    def _change_windows(self, initial: int) -> None:
+        change, self._output.initial_window = initial - self._output.initial_window, initial
+        if not change:
+            return
+        for stream in self._streams.values():
+            stream.send_window += change
+            if stream.send_window > f.LARGEST_WINDOW:
+                raise f.ConnectionFault(f.FLOW_CONTROL_ERROR, "a window over 2^31-1 (6.9.2)")
 
     def _setting(self, name: int, value: int) -> None:
         if name == f.INITIAL_WINDOW_SIZE:
             if value > f.LARGEST_WINDOW:
                 raise f.ConnectionFault(f.FLOW_CONTROL_ERROR, "a window over 2^31-1 (6.5.2)")
-            change, self._output.initial_window = value - self._output.initial_window, value
-            for stream in self._streams.values():
-                stream.send_window += change
-                if stream.send_window > f.LARGEST_WINDOW:
-                    raise f.ConnectionFault(f.FLOW_CONTROL_ERROR, "a window over 2^31-1 (6.9.2)")
         elif name == f.MAX_FRAME_SIZE:
             if not f.DEFAULT_FRAME_BYTES <= value <= f.LARGEST_FRAME_BYTES:
                 raise f.ConnectionFault(f.PROTOCOL_ERROR, "MAX_FRAME_SIZE is out of range (6.5.2)")
@@ -120,7 +127,6 @@ class ControlFrames:
                 raise f.ConnectionFault(f.FLOW_CONTROL_ERROR, "a window over 2^31-1 (6.9.1)")
         else:
             self._stream_window(number, increment)
-        self._output.pump()
 
     def _stream_window(self, number: int, increment: int) -> None:
         if number > self.last_stream or not number % 2:
@@ -131,7 +137,5 @@ class ControlFrames:
         if stream is None:
             return
         stream.send_window += increment
-        if stream.outgoing:
-            stream.progress_ns = self._clock.monotonic_ns()
         if stream.send_window > f.LARGEST_WINDOW:
             raise f.StreamFault(number, f.FLOW_CONTROL_ERROR, "a window over 2^31-1 (6.9.1)")

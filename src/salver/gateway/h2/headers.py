@@ -25,6 +25,7 @@ TABLE_BYTES = 4096
 _MAX_REMEMBERED = 256
 _MAX_REMEMBERED_BYTES = 1024
 _LENGTH_PREFIX = 127
+_RESIZE_MASK, _RESIZE = 0xE0, 0x20
 _FIELD_BYTES = 32
 _MORE = 128
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
@@ -94,7 +95,7 @@ class HeaderDecoder:
             raise ConnectionFault(
                 ENHANCE_YOUR_CALM, "the header list is over the limit (6.5.2)"
             ) from error
-        except (HPACKError, UnicodeDecodeError, IndexError, OverflowError) as error:
+        except (HPACKError, ValueError, IndexError, OverflowError) as error:
             raise ConnectionFault(
                 COMPRESSION_ERROR, f"a header block cannot be decoded (4.3): {error}"[:200]
             ) from error
@@ -106,7 +107,9 @@ class HeaderDecoder:
         return fields
 
     def _keep(self, block: bytes, fields: tuple[Pair, ...]) -> None:
-        if len(block) <= _MAX_REMEMBERED_BYTES:
+        # A change of the table's size must take place each time it comes (RFC 7541, 6.3).
+        resizes = block[:1] and block[0] & _RESIZE_MASK == _RESIZE
+        if len(block) <= _MAX_REMEMBERED_BYTES and not resizes:
             if len(self._known) >= _MAX_REMEMBERED:
                 self._forget()
             self._known[block] = fields
@@ -153,7 +156,7 @@ def check_trailers(stream: int, pairs: Iterable[Pair]) -> None:
     for name, value in pairs:
         if name[:1] == b":":
             raise malformed(stream, "trailers have no pseudo-fields (8.1)")
-        _check_field(stream, name)
+        _check_field(stream, name, value)
         _check_value(stream, value)
 
 
@@ -161,7 +164,7 @@ def _check(stream: int, pair: Pair) -> None:
     """Raise ``StreamFault`` unless a field is sound by itself, and remember that it is."""
     name, value = pair
     if name[:1] != b":":
-        _check_field(stream, name)
+        _check_field(stream, name, value)
     elif name not in _PSEUDO:
         raise malformed(stream, "an unknown pseudo-field (8.3)")
     _check_value(stream, value)
@@ -171,10 +174,10 @@ def _check(stream: int, pair: Pair) -> None:
         _sound.add(pair)
 
 
-def _check_field(stream: int, name: bytes) -> None:
+def _check_field(stream: int, name: bytes, value: bytes) -> None:
     if not name or not _NAME_BYTES.issuperset(name):
         raise malformed(stream, "a field name has bytes that are not allowed (8.2.1)")
-    if name in _CONNECTION_FIELDS:
+    if name in _CONNECTION_FIELDS or (name == b"te" and value != b"trailers"):
         raise malformed(stream, f"the field {name.decode()!r} is not allowed here (8.2.2)")
 
 

@@ -4,9 +4,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from salver.core.clock import Clock
 from salver.gateway.h2 import frames as f
-from salver.gateway.h2.body import Buffer
 from salver.gateway.h2.stream import Stream
+from salver.gateway.http.body import Buffer
 
 # No frame is longer, whatever the peer allows, so that streams take turns.
 _MAX_FRAME_BYTES = 256 * 1024
@@ -16,29 +17,24 @@ _JOIN_BYTES = 64 * 1024
 class Output:
     """Writes frames; those of one turn of the loop leave as one write.
 
-    ``ended`` is called with each stream whose last frame was queued. Windows are the peer's
+    ``ended`` is called with each stream whose last frame was queued, ``held_bytes`` is what flow
+    control holds back. Windows are the peer's
     (RFC 9113, 6.9): ``window`` is the connection's, ``initial_window`` that of new streams.
     """
 
-    def __init__(self, ended: Callable[[Stream], None]) -> None:
+    def __init__(self, ended: Callable[[Stream], None], clock: Clock) -> None:
+        self._clock = clock
         self.window = f.DEFAULT_WINDOW
         self.initial_window = f.DEFAULT_WINDOW
         self.max_frame_bytes = f.DEFAULT_FRAME_BYTES
         self.paused = False
         self.transport: asyncio.Transport | None = None
         self.waiting: dict[int, Stream] = {}
+        self.held_bytes = 0
         self._ended = ended
         self._out: list[Buffer] = []
         self._out_bytes = 0
         self._is_due = False
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes that flow control or the socket hold back."""
-        transport = self.transport
-        unsent = transport.get_write_buffer_size() if transport is not None else 0
-        held = sum(_size(part) for one in self.waiting.values() for part in one.outgoing or ())
-        return unsent + held + self._out_bytes
 
     def put(self, data: Buffer) -> None:
         """Queue complete frames."""
@@ -117,6 +113,7 @@ class Output:
         if stream.outgoing is None:
             stream.outgoing = deque()
         stream.outgoing.extend([part for part in parts if _size(part)])
+        self.held_bytes += sum([_size(part) for part in parts])
         if ends:
             stream.ends, stream.trailers = True, trailers
         self.waiting[stream.id] = stream
@@ -125,10 +122,14 @@ class Output:
     def pump(self) -> None:
         """Send what windows and socket allow, a frame of each waiting stream in turn (6.9)."""
         progress = True
-        while progress and not self.paused:
+        while progress and not self.paused and (self.window > 0 or self._ends_wait()):
             progress = False
             for stream in list(self.waiting.values()):
                 progress = self._one_frame(stream) or progress
+
+    def _ends_wait(self) -> bool:
+        """Tell whether some stream has nothing left to say but that it ends."""
+        return any(not stream.outgoing for stream in self.waiting.values())
 
     def _one_frame(self, stream: Stream) -> bool:
         """Send the next frame of a stream; False when there is none to send now."""
@@ -150,7 +151,9 @@ class Output:
             stream.outgoing.appendleft(part[limit:])
             part = part[:limit]
         self.window -= part.nbytes
+        self.held_bytes -= part.nbytes
         stream.send_window -= part.nbytes
+        stream.progress_ns = self._clock.monotonic_ns()
         last = stream.ends and not stream.outgoing and stream.trailers is None
         self.put(f.head(part.nbytes, f.DATA, f.END_STREAM if last else 0, stream.id))
         self.put(part)
@@ -161,6 +164,7 @@ class Output:
 
     def forget(self, stream: Stream) -> None:
         """Drop what a stream still had to say."""
+        self.held_bytes -= sum([_size(part) for part in stream.outgoing or ()])
         stream.outgoing = None
         self.waiting.pop(stream.id, None)
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from salver.core.errors import SalverError
-from salver.gateway.h2.body import Buffer
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.headers import lines, literal, status
 from salver.gateway.h2.stream import Stream
+from salver.gateway.http.body import Buffer
 from salver.gateway.http.message import JSON_TYPE, HttpMessage
 
 Handle = Callable[[HttpMessage], None]

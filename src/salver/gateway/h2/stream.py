@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from salver.gateway.h2.body import Body, Buffer
 from salver.gateway.h2.headers import Fields
+from salver.gateway.http.body import Body, Buffer
 
 
 class Stream(msgspec.Struct, eq=False):
@@ -15,7 +15,8 @@ class Stream(msgspec.Struct, eq=False):
     ``remote_open`` tells that the client may still send, ``owed_bytes`` how much window it has not
     got back, ``answered`` that the answer is on its way. ``outgoing`` is what flow control holds
     back, if it ever did; ``ends`` that nothing comes after it but ``trailers``. ``on_gone`` is
-    called once when the client gives up.
+    called once when the client gives up. ``rate_from_*`` is where the rate of its body is measured
+    from, if that is not its beginning.
     """
 
     id: int
@@ -32,4 +33,6 @@ class Stream(msgspec.Struct, eq=False):
     trailers: bytes | None = None
     ends: bool = False
     progress_ns: int = 0
+    rate_from_ns: int = 0
+    rate_from_bytes: int = 0
     on_gone: Callable[[], None] | None = None

@@ -9,19 +9,21 @@ from salver.gateway.h2.stream import Stream
 class ReceiveWindows:
     """The receiving side of flow control.
 
-    Bodies are kept until they are complete, so a window opens again as soon as bytes have come; but
-    the connection's stays shut while ``unfinished_bytes``, what incomplete bodies hold together,
-    are over ``max_unfinished_bytes``.
+    Bodies are kept until they are complete, so windows open again as soon as bytes have come. While
+    ``unfinished_bytes``, what incomplete bodies hold together, are over ``max_unfinished_bytes``,
+    only the oldest of them may go on: so one after the other comes to its end.
     """
 
     def __init__(
         self,
         put: Callable[[bytes], None],
+        streams: dict[int, Stream],
         stream_bytes: int,
         connection_bytes: int,
         max_unfinished_bytes: int,
     ) -> None:
         self._put = put
+        self._streams = streams
         self._stream_bytes = stream_bytes
         self._connection_bytes = max(connection_bytes, f.DEFAULT_WINDOW)
         self._max_unfinished = max_unfinished_bytes
@@ -45,22 +47,36 @@ class ReceiveWindows:
     def give_back(self, size_bytes: int, stream: Stream | None = None) -> None:
         """Let the client send as much again, at once or when it is worth a frame."""
         self._owed += size_bytes
-        worth_it = self._owed * 2 >= self._connection_bytes
-        if worth_it and self.unfinished_bytes <= self._max_unfinished:
+        if self._owed * 2 >= self._connection_bytes:
             self._window += self._owed
             self._put(f.window_update(0, self._owed))
             self._owed = 0
-        if stream is None:
+        if stream is not None:
+            stream.owed_bytes += size_bytes
+            if not self.withholds(stream):
+                self._give_back_to(stream)
+
+    def withholds(self, stream: Stream) -> bool:
+        """Tell whether a client may not send more of a body for now."""
+        if self.unfinished_bytes <= self._max_unfinished:
+            return False
+        oldest = next((one for one in self._streams.values() if one.remote_open), None)
+        return oldest is not stream
+
+    def finished(self, stream: Stream) -> None:
+        """Take note that a body is complete, or not wanted any more."""
+        if not stream.remote_open:
             return
-        stream.owed_bytes += size_bytes
+        held_back = self.unfinished_bytes > self._max_unfinished
+        stream.remote_open = False
+        self.unfinished_bytes -= stream.body.size_bytes
+        if held_back:
+            for other in self._streams.values():
+                if other.remote_open and not self.withholds(other):
+                    self._give_back_to(other)
+
+    def _give_back_to(self, stream: Stream) -> None:
         if stream.owed_bytes * 2 >= self._stream_bytes:
             stream.receive_window += stream.owed_bytes
             self._put(f.window_update(stream.id, stream.owed_bytes))
             stream.owed_bytes = 0
-
-    def finished(self, stream: Stream) -> None:
-        """Take note that a body is complete, or not wanted any more."""
-        if stream.remote_open:
-            stream.remote_open = False
-            self.unfinished_bytes -= stream.body.size_bytes
-            self.give_back(0)

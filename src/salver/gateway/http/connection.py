@@ -21,6 +21,7 @@ from salver.core.errors import (
     SalverError,
 )
 from salver.core.settings import HttpSettings
+from salver.gateway.http.body import Body
 from salver.gateway.http.framing import SINGLE_FIELDS, check_framing
 from salver.gateway.http.heads import Head, Heads
 from salver.gateway.http.large import LARGE_BODY_BYTES, LargeBody
@@ -75,8 +76,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._current: HttpMessage | None = None
         self._queue: deque[HttpMessage] = deque()
-        self._parts: list[bytes] = []
-        self._body_bytes = 0
+        self._body = Body()
         self._header_bytes = 0
         self._header_count = 0
         self._head_received = 0
@@ -184,9 +184,9 @@ class HttpConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Start a request."""
         self._current = HttpMessage(self, self._clock.monotonic_ns())
-        self._header_bytes = self._header_count = self._body_bytes = self._head_received = 0
+        self._header_bytes = self._header_count = self._head_received = 0
         self._body_begun = False
-        self._parts.clear()
+        self._body = Body()
         self.phase, self.waiting_since_ns = "headers", self._current.arrival_ns
 
     def on_url(self, url: bytes) -> None:
@@ -244,12 +244,11 @@ class HttpConnection(asyncio.Protocol):
         if self._large is not None:
             self._large.take(body)
             return
-        self._body_bytes += len(body)
-        if self._body_bytes > self._settings.max_body_bytes:
+        if self._body.size_bytes + len(body) > self._settings.max_body_bytes:
             raise BodyTooLarge(
                 f"the body is over the limit of {self._settings.max_body_bytes} bytes"
             )
-        self._parts.append(body)
+        self._body.add(body)
 
     def on_message_complete(self) -> None:
         """Hand the request over."""
@@ -262,11 +261,8 @@ class HttpConnection(asyncio.Protocol):
         if self._large is not None:
             message.body = self._large.memory
             self._end_large()
-        elif len(self._parts) == 1:
-            message.body = self._parts[0]
         else:
-            message.body = b"".join(self._parts)
-        self._parts.clear()
+            message.body = self._body.whole()
         self.phase = "answer"
         self._remembered = message
         self._hand_over(message)

@@ -12,6 +12,9 @@ from salver.gateway.http.connection import HttpConnection
 from salver.gateway.http.heads import Heads
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.http.prelude import Successor
+from salver.observe.logs import get_logger
+
+log = get_logger(__name__)
 
 _SWEEP_S = 0.5
 _DRAIN_POLL_S = 0.02
@@ -123,4 +126,8 @@ class HttpServer:
             await asyncio.sleep(_SWEEP_S)
             now_ns = self.clock.monotonic_ns()
             for connection in list(self._connections):
-                connection.expire(now_ns)
+                try:
+                    connection.expire(now_ns)
+                except Exception:  # the others must be looked at as well
+                    log.exception("expiry_failed")
+                    connection.abort()

@@ -1,4 +1,4 @@
-"""The body of a request while it arrives frame by frame."""
+"""The body of a request while it arrives piece by piece."""
 
 from salver.gateway.http.framing import body_buffer
 from salver.gateway.http.large import LARGE_BODY_BYTES
@@ -7,13 +7,17 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Body:
-    """Collects a body; one whose length is known and large goes into one piece of memory."""
+    """Collects a body; one whose length is known and large goes into one piece of memory.
 
-    __slots__ = ("_expected", "_memory", "_parts", "size_bytes")
+    Whatever the size of the pieces, it takes about as much memory as it has bytes.
+    """
+
+    __slots__ = ("_expected", "_first", "_memory", "_rest", "size_bytes")
 
     def __init__(self, expected_bytes: int | None = None) -> None:
         self._expected = expected_bytes
-        self._parts: list[bytes] = []
+        self._first = b""
+        self._rest: bytearray | None = None
         self._memory: memoryview | None = None
         self.size_bytes = 0
 
@@ -32,28 +36,32 @@ class Body:
         expected = self._expected
         if self._memory is None and end >= LARGE_BODY_BYTES and expected and expected >= end:
             self._memory = body_buffer(expected)
-            self._memory[: self.size_bytes] = b"".join(self._parts)
-            self._parts = []
+            self._memory[: self.size_bytes] = self._rest if self._rest is not None else self._first
+            self._first, self._rest = b"", None
         memory = self._memory
         if memory is not None and end <= memory.nbytes:
             memory[self.size_bytes : end] = data
         elif memory is not None:
             # More came than was announced; whoever knows the protocol refuses it.
-            self._parts = [bytes(memory[: self.size_bytes]), data]
+            self._rest = bytearray(memory[: self.size_bytes]) + data
             self._memory = self._expected = None
+        elif self._rest is not None:
+            self._rest += data
+        elif self._first:
+            self._rest = bytearray(self._first) + data
+            self._first = b""
         else:
-            self._parts.append(data)
+            self._first = data
         self.size_bytes = end
 
     def first(self, count: int) -> bytes:
         """Return the first bytes of a body that is open ended."""
-        first = self._parts[0] if self._parts else b""
-        return first[:count] if len(first) >= count else b"".join(self._parts)[:count]
+        return bytes(self._rest[:count]) if self._rest is not None else self._first[:count]
 
     def whole(self) -> Buffer:
-        """Return what has arrived."""
+        """Return what has arrived; a short body is ``bytes``."""
         if self._memory is not None:
             return self._memory[: self.size_bytes]
-        if len(self._parts) == 1:
-            return self._parts[0]
-        return b"".join(self._parts)
+        if self._rest is None:
+            return self._first
+        return bytes(self._rest) if self.size_bytes < LARGE_BODY_BYTES else self._rest
