@@ -47,7 +47,7 @@ def write_bodies(folder: Path, cases: list[Case]) -> list[Path]:
 
 
 def check_calls(server: Server, bodies: list[Path], cases: list[Case]) -> int:
-    """Send every body; returns the size of an answer with its prefix.
+    """Send every body; returns the size of the smallest answer with its prefix.
 
     Raises `BenchError` at the first wrong answer.
     """

@@ -32,11 +32,11 @@ _RAW_TAG = bytes_field(6, bytes(LABEL_BYTES))[:2]
 _MESSAGE_HEAD = _SAMPLE[: -ANSWER.size - len(_RAW_TAG)]
 _NUMBER_BYTES = 4
 _FIELDS = b"\x88\x0f\x10\x10application/grpc"
-_TRAILERS = b"\x00\x0bgrpc-status\x010"
+TRAILERS = b"\x00\x0bgrpc-status\x010"
 _ENDING = http2.END_HEADERS | http2.END_STREAM
 HEADERS_HEAD = http2.frame(http2.HEADERS, http2.END_HEADERS, 0, _FIELDS)[:5]
 DATA_HEAD = _FIELDS + http2.frame(http2.DATA, 0, 0, _SAMPLE)[:5]
-TRAILERS_HEAD = http2.frame(http2.HEADERS, _ENDING, 0, _TRAILERS)[:5]
+TRAILERS_HEAD = http2.frame(http2.HEADERS, _ENDING, 0, TRAILERS)[:5]
 
 
 class Call:
@@ -65,7 +65,7 @@ class Call:
                     pair,
                     TRAILERS_HEAD,
                     number,
-                    _TRAILERS,
+                    TRAILERS,
                 )
             )
         )

@@ -15,6 +15,9 @@ LIBPYTHON = "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0"
 HTTP_THREADS = 1
 """Its best on two cores shared with the load generator; see ADR 0011."""
 
+GRPC_POOL = 64
+"""As many calls as are in flight: beyond its pool Triton makes each request anew."""
+
 
 class Triton(Server):
     """Triton's HTTP front, and its gRPC front where that is measured; metrics are off."""
@@ -61,6 +64,7 @@ class Triton(Server):
             f"--allow-grpc={str(self.with_grpc).lower()}",
             "--grpc-address=127.0.0.1",
             f"--grpc-port={self._grpc_port}",
+            f"--grpc-infer-allocation-pool-size={GRPC_POOL}",
             "--allow-metrics=false",
         ]
         self.spawn(Group(command, self.folder / "server.log", env))
