@@ -61,7 +61,7 @@ def sample(totals: Totals, durations: list[int], answer_bytes: int) -> Sample:
     """Return the figures of one run.
 
     gRPC says in a trailer that a call failed, which `h2load` does not read; such a call brings no
-    message, so good ones are counted by the bytes that came.
+    message, so good ones are counted by the bytes that came. Percentiles are over all answers.
     """
     good = min(totals.succeeded, totals.data_bytes // answer_bytes)
     if not good or not durations or not totals.elapsed_s:
