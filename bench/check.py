@@ -23,16 +23,16 @@ def check_answers(server: Server, cases: list[Case]) -> None:
             text = bytes(answer.body)
             if answer.status != 200:
                 raise BenchError(f"{server.name} answered {answer.status}: {text[:500]!r}")
-            difference = _difference(json.loads(text), case.outputs)
-            if difference:
-                raise BenchError(f"{server.name}, case {number}: {difference}")
+            answer_outputs = {o["name"]: o["data"] for o in json.loads(text)["outputs"]}
+            wrong = difference(answer_outputs, case.outputs)
+            if wrong:
+                raise BenchError(f"{server.name}, case {number}: {wrong}")
     finally:
         connection.close()
 
 
-def _difference(answer: dict[str, Any], expected: dict[str, list[float]]) -> str:
+def difference(outputs: dict[str, Any], expected: dict[str, list[float]]) -> str:
     """Say what differs, or return an empty string; shapes may differ by a unit axis."""
-    outputs = {entry["name"]: entry["data"] for entry in answer["outputs"]}
     for name, values in expected.items():
         got = outputs.get(name, [])
         close = len(got) == len(values) and all(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench.servers.table import SERVERS
 
-PARTS = ("tabular", "binary", "startup")
+PARTS = ("tabular", "grpc", "binary", "grpc-binary", "json-large", "startup")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
-from bench.results import COUNTS_AT, HIGH_LOAD, Results, run_counts, throughput_ratio
+from bench.load import Sample
+from bench.results import (
+    COUNTS_AT,
+    GRPC_VARIANTS,
+    HIGH_LOAD,
+    JSON_LARGE_CONNECTIONS,
+    Results,
+    Transfer,
+    grpc_ratio,
+    json_large_ratio,
+    run_counts,
+    throughput_ratio,
+)
+from bench.tables import median, seconds, table, times
 from bench.targets import verdicts
 
-T = TypeVar("T")
+TENSOR = "32 × 3 × 224 × 224 FP32"
 
 
 def render(results: Results) -> str:
     """The whole report."""
-    sections = [_head(results), _tabular(results), _binary(results), _startup(results)]
+    sections = [
+        _head(results),
+        _tabular(results),
+        _grpc(results),
+        _transfers(f"{TENSOR}, binary, identity model", results.binary),
+        _transfers(f"{TENSOR} over gRPC, identity model", results.grpc_binary),
+        _json_large(results),
+        _startup(results),
+    ]
     return "\n\n".join(text for text in [*sections, _targets(results)] if text) + "\n"
 
 
@@ -56,57 +75,96 @@ def _tabular(results: Results) -> str:
                 [
                     str(count),
                     server,
-                    f"{_median(samples, lambda s: s.requests_per_s):,.0f}",
-                    f"{_median(samples, lambda s: s.p50_us) / 1e3:.3f}",
-                    f"{_median(samples, lambda s: s.p99_us) / 1e3:.3f}",
-                    _times(throughput_ratio(results, server, "ceiling", count)),
-                    _times(throughput_ratio(results, server, "triton", count)),
+                    f"{median(samples, lambda s: s.requests_per_s):,.0f}",
+                    f"{median(samples, lambda s: s.p50_us) / 1e3:.3f}",
+                    f"{median(samples, lambda s: s.p99_us) / 1e3:.3f}",
+                    times(throughput_ratio(results, server, "ceiling", count)),
+                    times(throughput_ratio(results, server, "triton", count)),
                 ]
             )
     header = ["connections", "server", "requests/s", "p50 ms", "p99 ms", "/ ceiling", "/ Triton"]
-    notes = " ".join(part for part in (_counts(results), _errors(results)) if part)
-    return f"## One row per request, JSON\n\n{_table(header, rows)}\n\n{notes}"
-
-
-def _errors(results: Results) -> str:
-    """Name the servers that failed requests."""
-    sums = {
-        server: sum(sample.errors for samples in by_count.values() for sample in samples)
+    samples_by_server = {
+        server: [sample for samples in by_count.values() for sample in samples]
         for server, by_count in results.tabular.items()
     }
+    notes = f"{_counts(results)} {_errors(samples_by_server)}"
+    return f"## One row per request, JSON\n\n{table(header, rows)}\n\n{notes}"
+
+
+def _errors(samples: dict[str, list[Sample]]) -> str:
+    """Name the servers that failed requests."""
+    sums = {server: _failed(taken) for server, taken in samples.items()}
     failed = [f"{server} {count}" for server, count in sums.items() if count]
     return f"Failed requests: {', '.join(failed)}." if failed else "No request failed."
+
+
+def _failed(samples: Iterable[Sample]) -> int:
+    return sum(sample.errors for sample in samples)
 
 
 def _counts(results: Results) -> str:
     counts = run_counts(results)
     word = {True: "yes", False: "no", None: "not known (the ceiling or Triton was left out)"}
     ratios = ", ".join(
-        f"{_times(throughput_ratio(results, 'ceiling', 'triton', count))} at c={count}"
+        f"{times(throughput_ratio(results, 'ceiling', 'triton', count))} at c={count}"
         for count in HIGH_LOAD
     )
     return f"Run counts (ceiling ≥ {COUNTS_AT:g} × Triton): **{word[counts]}** ({ratios})."
 
 
-def _binary(results: Results) -> str:
-    if not results.binary:
+def _grpc(results: Results) -> str:
+    if not results.grpc:
         return ""
-    rows = []
-    for server, by_count in results.binary.items():
-        for count, figures in by_count.items():
-            rows.append(
-                [
-                    str(count),
-                    server,
-                    f"{_median(figures, lambda f: f.gb_per_s):.2f}",
-                    f"{_median(figures, lambda f: f.requests_per_s):.1f}",
-                    f"{_median(figures, lambda f: f.p50_ms):.1f}",
-                    f"{_median(figures, lambda f: f.p99_ms):.1f}",
-                ]
-            )
+    rows = [
+        [
+            variant,
+            server,
+            f"{median(samples, lambda s: s.requests_per_s):,.0f}",
+            f"{median(samples, lambda s: s.p50_us) / 1e3:.3f}",
+            f"{median(samples, lambda s: s.p99_us) / 1e3:.3f}",
+            str(_failed(samples)),
+            times(grpc_ratio(results, server, "ceiling", variant)),
+            times(grpc_ratio(results, server, "triton", variant)),
+        ]
+        for variant in GRPC_VARIANTS
+        for server, by_variant in results.grpc.items()
+        if (samples := by_variant.get(variant))
+    ]
+    header = ["metadata", "server", "calls/s", "p50 ms", "p99 ms", "failed calls"]
+    return "## One row per call, gRPC\n\n" + table([*header, "/ ceiling", "/ Triton"], rows)
+
+
+def _transfers(title: str, figures_by_server: dict[str, dict[int, list[Transfer]]]) -> str:
+    rows = [
+        [
+            str(count),
+            server,
+            f"{median(figures, lambda f: f.gb_per_s):.2f}",
+            f"{median(figures, lambda f: f.requests_per_s):.1f}",
+            f"{median(figures, lambda f: f.p50_ms):.1f}",
+            f"{median(figures, lambda f: f.p99_ms):.1f}",
+        ]
+        for server, by_count in figures_by_server.items()
+        for count, figures in by_count.items()
+    ]
     header = ["connections", "server", "GB/s in + out", "requests/s", "p50 ms", "p99 ms"]
-    title = "## 32 × 3 × 224 × 224 FP32, binary, identity model"
-    return f"{title}\n\n" + _table(header, sorted(rows))
+    return f"## {title}\n\n{table(header, sorted(rows))}" if rows else ""
+
+
+def _json_large(results: Results) -> str:
+    rows = [
+        [
+            server,
+            f"{median(samples, lambda s: s.requests_per_s):,.1f}",
+            f"{median(samples, lambda s: s.p50_us) / 1e3:.1f}",
+            f"{median(samples, lambda s: s.p99_us) / 1e3:.1f}",
+            times(json_large_ratio(results, server, "triton")),
+        ]
+        for server, samples in results.json_large.items()
+    ]
+    header = ["server", "requests/s", "p50 ms", "p99 ms", "/ Triton"]
+    title = f"## 150,528 numbers as JSON there and back, {JSON_LARGE_CONNECTIONS} connections"
+    return f"{title}\n\n{table(header, rows)}\n\n{_errors(results.json_large)}" if rows else ""
 
 
 def _startup(results: Results) -> str:
@@ -115,11 +173,11 @@ def _startup(results: Results) -> str:
     rows = [
         [
             server,
-            f"{_median(figures, lambda f: f.first_answer_s):.2f}",
-            f"{_median(figures, lambda f: f.pss_mb):.0f}",
-            f"{_median(figures, lambda f: f.rss_mb):.0f}",
-            f"{_median(figures, lambda f: f.processes):.0f}",
-            _seconds([f.recovery_s for f in figures if f.recovery_s is not None]),
+            f"{median(figures, lambda f: f.first_answer_s):.2f}",
+            f"{median(figures, lambda f: f.pss_mb):.0f}",
+            f"{median(figures, lambda f: f.rss_mb):.0f}",
+            f"{median(figures, lambda f: f.processes):.0f}",
+            seconds([f.recovery_s for f in figures if f.recovery_s is not None]),
         ]
         for server, figures in results.startup.items()
     ]
@@ -131,7 +189,7 @@ def _startup(results: Results) -> str:
         "processes",
         "back after the worker's death s",
     ]
-    return "## Start-up with one model\n\n" + _table(header, rows)
+    return "## Start-up with one model\n\n" + table(header, rows)
 
 
 def _targets(results: Results) -> str:
@@ -144,30 +202,4 @@ def _targets(results: Results) -> str:
         ]
         for verdict in verdicts(results)
     ]
-    return "## Targets\n\n" + _table(["target", "measured", "wanted", "verdict"], rows)
-
-
-def _median(items: Sequence[T], value: Callable[[T], float]) -> float:
-    return statistics.median([value(item) for item in items]) if items else float("nan")
-
-
-def _seconds(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.2f}" if values else "—"
-
-
-def _times(ratio: float | None) -> str:
-    return "—" if ratio is None else f"{ratio:.2f}"
-
-
-def _table(header: list[str], rows: Iterable[list[str]]) -> str:
-    """A Markdown table padded so that it reads in a terminal."""
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    padded = [
-        "| "
-        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        + " |"
-        for line in lines
-    ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([padded[0], rule, *padded[1:]])
+    return "## Targets\n\n" + table(["target", "measured", "wanted", "verdict"], rows)

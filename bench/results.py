@@ -11,6 +11,9 @@ from bench.machine import Machine
 COUNTS_AT = 3.0
 """A run counts only if the ceiling reaches this many times Triton in it."""
 HIGH_LOAD = (16, 64)
+GRPC_VARIANTS = ("constant", "changing")
+"""Metadata that is the same in every call, and `grpc-timeout` and `traceparent` that never are."""
+JSON_LARGE_CONNECTIONS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class StartUp:
 
 @dataclass(slots=True)
 class Results:
-    """Samples by server, then by connections; position in each list is the round."""
+    """Samples by server, then by connections or variant; position in each list is the round."""
 
     machine: Machine
     started: str
@@ -48,7 +51,10 @@ class Results:
     seconds: float
     versions: dict[str, str] = field(default_factory=dict)
     tabular: dict[str, dict[int, list[Sample]]] = field(default_factory=dict)
+    grpc: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
     binary: dict[str, dict[int, list[Transfer]]] = field(default_factory=dict)
+    grpc_binary: dict[str, dict[int, list[Transfer]]] = field(default_factory=dict)
+    json_large: dict[str, list[Sample]] = field(default_factory=dict)
     startup: dict[str, list[StartUp]] = field(default_factory=dict)
 
 
@@ -66,6 +72,32 @@ def p50_ratio(results: Results, upper: str, lower: str, connections: int) -> flo
         [sample.p50_us for sample in _samples(results, upper, connections)],
         [sample.p50_us for sample in _samples(results, lower, connections)],
     )
+
+
+def grpc_ratio(results: Results, upper: str, lower: str, variant: str) -> float | None:
+    """Calls/s of `upper` by `lower`."""
+    one, other = (results.grpc.get(name, {}).get(variant, []) for name in (upper, lower))
+    return _paired([s.requests_per_s for s in one], [s.requests_per_s for s in other])
+
+
+def grpc_p99_ratio(results: Results, upper: str, lower: str, variant: str) -> float | None:
+    """The same for the latency that one call in a hundred is over."""
+    one, other = (results.grpc.get(name, {}).get(variant, []) for name in (upper, lower))
+    return _paired([s.p99_us for s in one], [s.p99_us for s in other])
+
+
+def transfer_ratio(
+    figures: dict[str, dict[int, list[Transfer]]], upper: str, lower: str, connections: int
+) -> float | None:
+    """GB/s of `upper` by `lower`, over HTTP or gRPC."""
+    one, other = (figures.get(name, {}).get(connections, []) for name in (upper, lower))
+    return _paired([f.gb_per_s for f in one], [f.gb_per_s for f in other])
+
+
+def json_large_ratio(results: Results, upper: str, lower: str) -> float | None:
+    """Requests/s of `upper` by `lower` with large JSON."""
+    one, other = (results.json_large.get(name, []) for name in (upper, lower))
+    return _paired([s.requests_per_s for s in one], [s.requests_per_s for s in other])
 
 
 def _samples(results: Results, server: str, connections: int) -> list[Sample]:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from bench.results import HIGH_LOAD, Results, p50_ratio, throughput_ratio
+from bench.results import (
+    GRPC_VARIANTS,
+    HIGH_LOAD,
+    Results,
+    grpc_p99_ratio,
+    grpc_ratio,
+    json_large_ratio,
+    p50_ratio,
+    throughput_ratio,
+    transfer_ratio,
+)
 
 OF_CEILING = 0.7
 OF_TRITON = 2.5
@@ -13,6 +23,12 @@ P50_OF_CEILING = 1.6
 FIRST_ANSWER_S = 1.5
 MEMORY_MB = 350.0
 RECOVERY_S = 2.0
+GRPC_OF_CEILING = 0.6
+GRPC_OF_TRITON = 2.5
+GRPC_P99_OF_TRITON = 1.0
+TRANSFER_OF_TRITON = 1.0
+JSON_LARGE_OF_TRITON = 1.5
+TRANSFER_CONNECTIONS = (1, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,35 @@ def verdicts(results: Results) -> list[Verdict]:
     found.append(_at_most("Salver, first answer after (s)", seconds, FIRST_ANSWER_S))
     found.append(_at_most("Salver, back after its only worker died (s)", recovery, RECOVERY_S))
     found.append(_at_most("Salver, memory of all processes (MB, PSS)", memory, MEMORY_MB))
+    return found + _grpc(results) + _large(results)
+
+
+def _grpc(results: Results) -> list[Verdict]:
+    """One row per call over gRPC."""
+    found = []
+    for variant in GRPC_VARIANTS:
+        what = f"calls/s over gRPC, {variant} metadata"
+        ratio = grpc_ratio(results, "salver", "ceiling", variant)
+        found.append(_at_least(f"Salver / ceiling, {what}", ratio, GRPC_OF_CEILING))
+        ratio = grpc_ratio(results, "salver", "triton", variant)
+        found.append(_at_least(f"Salver / Triton, {what}", ratio, GRPC_OF_TRITON))
+        ratio = grpc_p99_ratio(results, "salver", "triton", variant)
+        what = f"Salver / Triton, p99 over gRPC, {variant} metadata"
+        found.append(_at_most(what, ratio, GRPC_P99_OF_TRITON))
+    return found
+
+
+def _large(results: Results) -> list[Verdict]:
+    """Large tensors and large JSON."""
+    found = []
+    for door, figures in (("HTTP", results.binary), ("gRPC", results.grpc_binary)):
+        for count in TRANSFER_CONNECTIONS:
+            ratio = transfer_ratio(figures, "salver", "triton", count)
+            what = f"Salver / Triton, GB/s of large tensors over {door} at c={count}"
+            found.append(_at_least(what, ratio, TRANSFER_OF_TRITON))
+    ratio = json_large_ratio(results, "salver", "triton")
+    what = "Salver / Triton, requests/s with 150,528 numbers as JSON"
+    found.append(_at_least(what, ratio, JSON_LARGE_OF_TRITON))
     return found
 
 

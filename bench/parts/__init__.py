@@ -1,1 +1,1 @@
-"""The parts of a run: tabular requests, large binary tensors, start-up and memory."""
+"""The parts of a run: small requests and large tensors over each door, start-up and memory."""

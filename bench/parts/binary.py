@@ -24,6 +24,12 @@ MAX_REQUESTS = 2_000
 REQUEST_TIMEOUT_S = 30.0
 
 
+def make_tensor() -> bytes:
+    """The tensor's bytes: a pattern without a period that a copy could hide behind."""
+    pattern = array.array("f", [number / 1021 for number in range(1021)]).tobytes()
+    return (pattern * (SIZE_BYTES // len(pattern) + 1))[:SIZE_BYTES]
+
+
 def make_body() -> tuple[bytes, dict[str, str]]:
     """One request in the binary tensor extension, and its headers."""
     head = {
@@ -38,13 +44,11 @@ def make_body() -> tuple[bytes, dict[str, str]]:
         "outputs": [{"name": "copy", "parameters": {"binary_data": True}}],
     }
     text = json.dumps(head).encode()
-    pattern = array.array("f", [number / 1021 for number in range(1021)]).tobytes()
-    tensor = (pattern * (SIZE_BYTES // len(pattern) + 1))[:SIZE_BYTES]
     headers = {
         "Content-Type": "application/octet-stream",
         "Inference-Header-Content-Length": str(len(text)),
     }
-    return text + tensor, headers
+    return text + make_tensor(), headers
 
 
 def payload(answer: Answer) -> memoryview:

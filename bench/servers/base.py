@@ -21,10 +21,15 @@ class Server(ABC):
     name: ClassVar[str]
     binary: ClassVar[bool] = False
     """Whether it takes the binary tensor extension."""
+    grpc: ClassVar[bool] = False
+    """Whether it answers ModelInfer over gRPC."""
 
-    def __init__(self, workspace: Workspace, models: tuple[str, ...]) -> None:
+    def __init__(
+        self, workspace: Workspace, models: tuple[str, ...], *, with_grpc: bool = False
+    ) -> None:
         self.workspace = workspace
         self.models = models
+        self.with_grpc = with_grpc
         self.folder = workspace.run / self.name
         self.groups: list[Group] = []
 
@@ -42,6 +47,10 @@ class Server(ABC):
 
     def identity(self) -> Target:
         """Where the identity model answers; only asked for where `binary` is true."""
+        raise NotImplementedError(self.name)
+
+    def rpc(self) -> Target:
+        """Where ModelInfer answers; only asked for where `grpc` and `with_grpc` are true."""
         raise NotImplementedError(self.name)
 
     def start(self) -> float:

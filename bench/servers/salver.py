@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.environments import BENCH
 from bench.failure import BenchError
+from bench.grpc_message import PATH
 from bench.processes import Group
 from bench.servers.base import Server
 from bench.wire_http import Target, free_port
@@ -25,7 +26,9 @@ class Salver(Server):
 
     name = "salver"
     binary = True
+    grpc = True
     _port = 0
+    _grpc_port = 0
     _key = ""
     _salver = Path()
 
@@ -51,8 +54,9 @@ class Salver(Server):
             self._command("stop")
 
     def _up(self) -> list[str]:
-        self._port = free_port()
+        self._port, self._grpc_port = free_port(), free_port()
         ports = ["--http-port", str(self._port), "--control-port", str(free_port())]
+        ports += ["--grpc-port", str(self._grpc_port)]
         home = ["--home", str(self.folder / "home")]
         return ["up", *home, *ports, "--gateways", "1", "--api-keys", f"{self.folder}/keys.yaml"]
 
@@ -93,6 +97,10 @@ class Salver(Server):
     def identity(self) -> Target:
         """OIP over HTTP with the binary tensor extension, with the key."""
         return self._target("identity")
+
+    def rpc(self) -> Target:
+        """OIP over gRPC, with the key in the metadata."""
+        return Target(self._grpc_port, PATH, {"authorization": f"Bearer {self._key}"})
 
     def _target(self, model: str) -> Target:
         headers = {"Authorization": f"Bearer {self._key}"}

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from bench.environments import BENCH, debian_tool, environment, site_packages
+from bench.grpc_message import PATH
 from bench.processes import Group
 from bench.servers.base import Server
 from bench.wire_http import Target, free_port
@@ -14,13 +15,18 @@ LIBPYTHON = "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0"
 HTTP_THREADS = 1
 """Its best on two cores shared with the load generator; see ADR 0011."""
 
+GRPC_POOL = 64
+"""As many calls as are in flight: beyond its pool Triton makes each request anew."""
+
 
 class Triton(Server):
-    """Triton's HTTP front; gRPC and metrics are off."""
+    """Triton's HTTP front, and its gRPC front where that is measured; metrics are off."""
 
     name = "triton"
     binary = True
+    grpc = True
     _port = 0
+    _grpc_port = 0
     _site = Path()
 
     def provision(self) -> None:
@@ -41,7 +47,7 @@ class Triton(Server):
 
     def launch(self) -> None:
         """Start `tritonserver`; the stub links Debian's Python, hence PYTHONHOME."""
-        self._port = free_port()
+        self._port, self._grpc_port = free_port(), free_port()
         env = {
             "PYTHONHOME": "/usr",
             "LD_LIBRARY_PATH": str(self._site / "nvidia_pytriton.libs"),
@@ -55,7 +61,10 @@ class Triton(Server):
             "--http-address=127.0.0.1",
             f"--http-port={self._port}",
             f"--http-thread-count={HTTP_THREADS}",
-            "--allow-grpc=false",
+            f"--allow-grpc={str(self.with_grpc).lower()}",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={self._grpc_port}",
+            f"--grpc-infer-allocation-pool-size={GRPC_POOL}",
             "--allow-metrics=false",
         ]
         self.spawn(Group(command, self.folder / "server.log", env))
@@ -67,3 +76,7 @@ class Triton(Server):
     def identity(self) -> Target:
         """OIP over HTTP with the binary tensor extension."""
         return Target(self._port, "/v2/models/identity/infer")
+
+    def rpc(self) -> Target:
+        """OIP over gRPC."""
+        return Target(self._grpc_port, PATH)

@@ -9,7 +9,7 @@ import pytest
 from bench.load import Sample
 from bench.machine import Machine
 from bench.report import render, write
-from bench.results import Results, StartUp, p50_ratio, run_counts, throughput_ratio
+from bench.results import Results, StartUp, Transfer, p50_ratio, run_counts, throughput_ratio
 from bench.targets import verdicts
 
 
@@ -46,8 +46,46 @@ def test_verdicts_follow_the_bounds() -> None:
     results = make_results({"ceiling": [100.0], "salver": [70.0], "triton": [28.0]})
     results.startup["salver"] = [StartUp(1.6, 350.0, 500.0, 5, 2.0)]
     words = [verdict.word for verdict in verdicts(results)]
-    assert words == ["met"] * 5 + ["NOT MET", "met", "met"]
+    assert words[:8] == ["met"] * 5 + ["NOT MET", "met", "met"]
+    assert set(words[8:]) == {"not measured"}
     assert {v.word for v in verdicts(make_results({}))} == {"not measured"}
+
+
+def test_verdicts_of_grpc_and_large_bodies_follow_the_bounds() -> None:
+    """The same for calls over gRPC in both variants, large tensors and large JSON."""
+    results = make_results({})
+    for server, rate, p99_us in (("ceiling", 100.0, 1.0), ("salver", 60.0, 9.0)):
+        results.grpc[server] = {
+            variant: [Sample(rate, 1.0, p99_us, 0)] for variant in ("constant", "changing")
+        }
+    results.grpc["triton"] = {
+        "constant": [Sample(24.0, 1.0, 9.0, 0)],
+        "changing": [Sample(25.0, 1.0, 8.0, 0)],
+    }
+    for figures in (results.binary, results.grpc_binary):
+        figures["salver"] = {count: [Transfer(count, 1.0, 2.0, 1.0, 1.0)] for count in (1, 4)}
+        figures["triton"] = {count: [Transfer(count, 1.0, count, 1.0, 1.0)] for count in (1, 4)}
+    results.json_large = {
+        "salver": [Sample(15.0, 1.0, 1.0, 0)],
+        "triton": [Sample(10.0, 1.0, 1.0, 0)],
+    }
+    words = [verdict.word for verdict in verdicts(results)][8:]
+    assert words == [
+        *("met", "met", "met"),
+        *("met", "NOT MET", "NOT MET"),
+        *("met", "NOT MET", "met", "NOT MET"),
+        "met",
+    ]
+
+
+def test_report_counts_failed_calls() -> None:
+    """Calls over gRPC that failed stand in the server's row, beside its ratios."""
+    results = make_results({})
+    results.grpc["ceiling"] = {"changing": [Sample(200.0, 10.0, 20.0, 0)]}
+    results.grpc["salver"] = {"changing": [Sample(100.0, 10.0, 20.0, 7)] * 2}
+    (row,) = [line for line in render(results).splitlines() if "| salver" in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["changing", "salver", "100", "0.010", "0.020", "14", "0.50", "—"]
 
 
 def test_report_names_failed_requests(tmp_path: Path) -> None:
