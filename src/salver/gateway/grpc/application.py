@@ -116,11 +116,12 @@ class GrpcApplication:
             raise UnsupportedOperation(f"no such call: {name[:200]}")
         body = only_message(call.stream.body.whole(), fields, self._inflated_bytes)
         if act is None:
-            self._infer(call, self._keys.identify(fields), body)
+            self._infer(call, self._keys.identify(fields, call.connection.peer), body)
             return
         # Probes need no key, as on the paths of REST.
         is_probe = act in (self._live, self._ready, self._health)
-        principal = ANONYMOUS if is_probe else self._keys.identify(fields)
+        peer = call.connection.peer
+        principal = ANONYMOUS if is_probe else self._keys.identify(fields, peer)
         call.reply((act(parse(request_name(name), body), principal).SerializeToString(),))
 
     def _live(self, request: Any, principal: Principal) -> Any:

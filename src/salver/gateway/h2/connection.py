@@ -68,10 +68,16 @@ class Owner(Protocol):
 
 
 class Http2Connection(asyncio.Protocol):
-    """Protocol of one connection whose client has sent the preface, or is about to."""
+    """Protocol of one connection whose client has sent the preface, or is about to.
 
-    def __init__(self, owner: Owner, limits: Http2Settings, application: Application) -> None:
+    ``peer`` is the subject of the client's certificate, empty without one.
+    """
+
+    def __init__(
+        self, owner: Owner, limits: Http2Settings, application: Application, peer: str = ""
+    ) -> None:
         settings = owner.settings
+        self.peer = peer
         self._owner = owner
         self._clock = owner.clock
         self._http = settings

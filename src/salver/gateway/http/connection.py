@@ -40,12 +40,15 @@ class Server(Protocol):
     settings: HttpSettings
     clock: Clock
     draining: bool
-    heads: Heads | None
     handle: Callable[[HttpMessage], None]
     refuse: Callable[[HttpMessage, SalverError], None]
 
-    def successor(self) -> Successor | None:
+    def successor(self, peer: str) -> Successor | None:
         """Return a protocol for a client that speaks HTTP/2, None where that is off."""
+        ...
+
+    def heads_of(self, peer: str) -> Heads | None:
+        """Return the memory of heads for connections of this peer."""
         ...
 
     def opened(self, connection: "HttpConnection") -> bool:
@@ -62,14 +65,16 @@ class HttpConnection(asyncio.Protocol):
 
     ``waiting_since_ns`` and ``phase`` tell the server's sweep which deadline applies: idle,
     headers, body, linger (refused, but still sending), or none while an answer is being made. The
-    former is 0 where nobody has looked yet since the last answer.
+    former is 0 where nobody has looked yet since the last answer. ``peer`` is the subject of the
+    client's certificate, empty without one.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, peer: str = "") -> None:
         self._server = server
+        self._peer = peer
         self._settings = server.settings
         self._clock = server.clock
-        self._heads = server.heads
+        self._heads = server.heads_of(peer)
         self._remembered: HttpMessage | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
@@ -138,7 +143,7 @@ class HttpConnection(asyncio.Protocol):
         if len(data) < TELLING_BYTES:
             self._prelude = data
             return True
-        successor, transport = self._server.successor(), self._transport
+        successor, transport = self._server.successor(self._peer), self._transport
         if successor is None or transport is None:
             return False
         self._server.closed(self)
@@ -183,7 +188,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Start a request."""
-        self._current = HttpMessage(self, self._clock.monotonic_ns())
+        self._current = HttpMessage(self, self._clock.monotonic_ns(), peer=self._peer)
         self._header_bytes = self._header_count = self._body_bytes = self._head_received = 0
         self._body_begun = False
         self._parts.clear()
@@ -293,6 +298,7 @@ class HttpConnection(asyncio.Protocol):
             head.headers,
             data[end:],
             head,
+            peer=self._peer,
         )
         self.phase = "answer"
         self._queue.append(message)
