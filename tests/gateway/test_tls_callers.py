@@ -3,6 +3,7 @@
 import ssl
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -15,6 +16,7 @@ from cryptography import x509
 
 from salver.core.settings import HttpSettings
 from salver.core.tls import ServerTls
+from salver.gateway.http.heads import MAX_PEERS
 from tests.certificates import Authority, Issued
 from tests.gateway.grpc.calls import infer, infer_request
 from tests.gateway.inprocess import RunningServer, post, split_reply
@@ -238,16 +240,15 @@ def test_the_name_of_a_caller_without_a_key_file(
         assert [context.tenant for context in server.computer.contexts] == ["default"]
 
 
-def test_many_peers_are_served(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_peers_are_served(authority: Authority) -> None:
     """Peers beyond those whose heads are remembered get the same answers."""
-    monkeypatch.setattr("salver.gateway.http.heads.MAX_PEERS", 1)
-    with running(authority, None) as server:
-        party = Party(server, authority, authority.issue("server"))
-        with open_tls(server, authority.client(authority.issue("first"))) as kept:
-            kept.sendall(REQUEST)
-            assert one_answer(kept) == (200, "")
-            assert answers(party, "second") == {(200, "")}
-            kept.sendall(REQUEST)
-            assert one_answer(kept) == (200, "")
-        names = [context.principal.name for context in server.computer.contexts]
-        assert names == ["first", *["second"] * AGAIN, "first"]
+    names = [f"peer-{number}" for number in range(MAX_PEERS + 2)]
+    with running(authority, None) as server, ExitStack() as kept:
+        clients = [
+            kept.enter_context(open_tls(server, authority.client(authority.issue(name))))
+            for name in names
+        ]
+        for client in clients * AGAIN:
+            client.sendall(REQUEST)
+            assert one_answer(client) == (200, "")
+        assert [context.principal.name for context in server.computer.contexts] == names * AGAIN

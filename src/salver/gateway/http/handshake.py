@@ -75,9 +75,7 @@ class Handshake(asyncio.Protocol):
         plain = cast(asyncio.Transport, transport)
         if self._server.opened(self):
             try:
-                accepted = socket.socket(
-                    fileno=os.dup(transport.get_extra_info("socket").fileno())
-                )
+                accepted = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
             except OSError:
                 self._server.closed(self)
             else:
