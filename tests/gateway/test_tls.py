@@ -3,7 +3,8 @@
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,20 @@ def ask(server: RunningServer, context: ssl.SSLContext, data: bytes = LIVE) -> t
         client.sendall(data)
         status, _, body = split_reply(read_all(client))
     return status, body
+
+
+def open_connections(server: RunningServer) -> int:
+    """Return how many connections the server counts."""
+    assert server.server is not None
+    return server.server.connections
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def is_cut_off(server: RunningServer, context: ssl.SSLContext) -> bool:
@@ -260,13 +275,11 @@ def test_handshakes_count_as_connections(authority: Authority) -> None:
     tls = ServerTls(own.certificate, own.key)
     with RunningServer(HttpSettings(max_connections=2, header_timeout_s=60), tls=tls) as server:
         silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
-        while server.server is not None and server.server.connections < 2:
-            pass
+        until(lambda: open_connections(server) == 2)
         assert is_cut_off(server, authority.client())
         for client in silent:
             client.close()
-        while server.server is not None and server.server.connections:
-            pass
+        until(lambda: not open_connections(server))
         assert ask(server, authority.client())[0] == 200
 
 
@@ -282,10 +295,7 @@ def test_connections_are_forgotten(party: Party) -> None:
     """After clients have left, none counts as open."""
     for _ in range(5):
         assert still_answers(party)
-    server = party.server.server
-    assert server is not None
-    while server.connections:
-        pass
+    until(lambda: not open_connections(party.server))
 
 
 def test_a_client_with_a_certificate(mutual: Party) -> None:
@@ -356,6 +366,17 @@ def shown_name(server: RunningServer, authority: Authority) -> str:
     return str(name.value)
 
 
+def test_a_client_that_does_not_read(authority: Authority) -> None:
+    """A client that leaves a large answer unread is cut off after the body's time."""
+    own = authority.issue("server")
+    tls = ServerTls(own.certificate, own.key)
+    with RunningServer(HttpSettings(body_timeout_s=0.5), tls=tls) as server:
+        with open_tls(server, authority.client()) as client:
+            client.sendall(binary_request(LARGE).replace(b"Connection: close\r\n", b""))
+            until(lambda: not open_connections(server))
+        assert ask(server, authority.client())[0] == 200
+
+
 def test_draining(authority: Authority) -> None:
     """A server that drains answers what it has accepted, and lets unfinished handshakes go."""
     own = authority.issue("server")
@@ -368,11 +389,9 @@ def test_draining(authority: Authority) -> None:
             open_tls(server, authority.client()) as client,
         ):
             client.sendall(post(INFER, GOOD, close=False))
-            while not server.computer.held:
-                pass
+            until(lambda: bool(server.computer.held))
             drained = server.begin(running.drain(20.0))
-            while running.connections > 1:
-                pass
+            until(lambda: open_connections(server) == 1)
             server.release()
             drained.result(timeout=30)
             assert split_reply(read_all(client))[0] == 200

@@ -26,6 +26,7 @@ from salver.gateway.h2.output import Output
 from salver.gateway.h2.reader import FrameReader, HeaderBlock
 from salver.gateway.h2.stream import Stream
 from salver.gateway.h2.windows import ReceiveWindows
+from salver.gateway.http.unread import unread_mark
 
 _MAX_REMEMBERED_RESETS = 1024
 _RATE_GRACE_S = 5.0
@@ -431,7 +432,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _stalled(self, now_ns: int) -> bool:
         """Tell whether the client has stopped taking what was written for it."""
-        unread = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        unread = unread_mark(self._transport) if self._transport is not None else 0
         before, since_ns = self._unread
         if not unread or unread != before:
             self._unread = (unread, now_ns)

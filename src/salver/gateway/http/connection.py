@@ -26,6 +26,7 @@ from salver.gateway.http.heads import Head, Heads
 from salver.gateway.http.large import LARGE_BODY_BYTES, LargeBody
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.http.prelude import PREFACE, TELLING_BYTES, Successor
+from salver.gateway.http.unread import unread_mark
 
 _RATE_GRACE_S = 5.0
 _HEAD_END = b"\r\n\r\n"
@@ -397,7 +398,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _stalled(self, now_ns: int) -> bool:
         """Tell whether the client has stopped taking what was written for it."""
-        unread = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        unread = unread_mark(self._transport) if self._transport is not None else 0
         if not unread or unread != self._unread_bytes:
             self._unread_bytes, self._unread_since_ns = unread, now_ns
             return False
