@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -228,10 +227,8 @@ def test_large_bodies_one_after_the_other(party: Party) -> None:
     """A large request and a small one behind it on one connection are both answered."""
     head, _, rest = binary_request(LARGE).partition(b"Connection: close\r\n")
     with open_tls(party.server, party.authority.client()) as client:
-        sender = threading.Thread(target=client.sendall, args=(head + rest + LIVE,))
-        sender.start()
+        client.sendall(head + rest + LIVE)
         answers = read_all(client)
-        sender.join()
     assert answers.count(b"HTTP/1.1 200 OK") == 2
     assert LARGE.tobytes() in answers
     assert answers.endswith(b'{"live":true}')
