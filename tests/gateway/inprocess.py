@@ -25,6 +25,7 @@ from salver.core.settings import Http2Settings, HttpSettings
 from salver.core.signature import Column, Signature, TensorSpec
 from salver.core.tensor import Tensor
 from salver.core.timing import Timing
+from salver.core.tls import ReloadingContext, ServerTls
 from salver.gateway.auth import Keys
 from salver.gateway.grpc.application import GrpcApplication
 from salver.gateway.grpc.gather import CallGatherer
@@ -157,6 +158,7 @@ class RunningServer:
         last: Handler | None = None,
         http2: Http2Settings | None = None,
         plan: Plan = PLAN,
+        tls: ServerTls | None = None,
     ) -> None:
         self.settings = settings or HttpSettings()
         self.http2 = http2 or Http2Settings()
@@ -166,6 +168,8 @@ class RunningServer:
         self.exchanges: list[Exchange] = []
         self.meter = Meter()
         self.keys = self._keys = Keys(keys)
+        http2_too = self.http2.enabled
+        self.context = ReloadingContext(tls, http2=http2_too) if tls is not None else None
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.port = 0
@@ -175,6 +179,8 @@ class RunningServer:
     def __enter__(self) -> Self:
         """Start."""
         self._keys.provision()
+        if self.context is not None:
+            self.context.provision()
         self._thread.start()
         self.call(self._start())
         return self
@@ -261,7 +267,9 @@ class RunningServer:
         usual = CallGatherer(inference, calls, turn) if gathers(self.settings) else None
         grpc = GrpcApplication(rest, calls, directory, self._keys, ids, self.settings, usual)
         if self.http2.enabled:
-            server.successor = lambda: Http2Connection(server, self.http2, grpc)
+            server.successor = lambda peer: Http2Connection(server, self.http2, grpc, peer)
+        if (context := self.context) is not None:
+            server.context = lambda: context.context
         listening = socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
         await self.server.start(listening)

@@ -104,10 +104,20 @@ def test_a_changed_file_is_taken_over_and_a_broken_one_is_not(keys: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["", "keys: 5", "keys: [{principal: a}]", "keys: [{sha256: x, extra: 1}]", "{"]
+    "text",
+    [
+        "",
+        "keys: 5",
+        "keys: [{principal: a}]",
+        "keys: [{sha256: x, extra: 1}]",
+        "{",
+        "keys: [{principal: a, subject: ''}]",
+        "keys: [{principal: a, sha256: x}]",
+        f"keys: [{{principal: a, sha256: {'0' * 64}, subject: b}}]",
+    ],
 )
 def test_a_bad_file_is_refused_at_start(tmp_path: Path, text: str) -> None:
-    """The error names the file."""
+    """The error names the file; an entry has a digest or a subject, never both."""
     path = tmp_path / "keys.yaml"
     path.write_text(text)
     with pytest.raises(InvalidSettings, match=r"keys\.yaml"):
@@ -125,3 +135,14 @@ def test_a_changed_file_does_not_renew_a_used_quota(keys: Path) -> None:
     assert found.reload() is None
     again = found.identify({b"x-api-key": BOB.encode()})
     assert (again.in_flight, again.max_in_flight) == (1, 2)
+
+
+def test_a_broken_file_changes_nothing(keys: Path) -> None:
+    """An entry that is broken behind good ones leaves those as they were, too."""
+    found = Keys(keys)
+    found.provision()
+    text = keys.read_text().replace("max_in_flight: 1", "max_in_flight: 2")
+    keys.write_text(f"{text}- {{subject: eve, principal: 'not a name'}}\n")
+    os.utime(keys, ns=(1, 1))
+    assert found.reload() is not None
+    assert found.identify({b"x-api-key": BOB.encode()}).max_in_flight == 1

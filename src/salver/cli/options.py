@@ -29,6 +29,12 @@ UrlOption = Annotated[
     str | None,
     typer.Option("--url", envvar="SALVER_URL", help="Data port, if not the one of --home."),
 ]
+CaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca", envvar="SALVER_CA", help="PEM file of whom to trust when the server speaks TLS."
+    ),
+]
 ControlUrlOption = Annotated[
     str | None,
     typer.Option("--control-url", envvar="SALVER_CONTROL_URL", help="Control API, if elsewhere."),

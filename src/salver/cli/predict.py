@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from salver.cli.options import HomeOption, KeyOption, Output, OutputOption, UrlOption
+from salver.cli.options import CaOption, HomeOption, KeyOption, Output, OutputOption, UrlOption
 from salver.cli.output import emit, note
 from salver.client.calls import DATA, Call, Steps, json_of
 from salver.client.inference import Prediction, PredictOptions, metadata, predict
@@ -27,6 +27,7 @@ def command(
     home: HomeOption = None,
     url: UrlOption = None,
     api_key: KeyOption = "",
+    ca: CaOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Send rows to an endpoint and print its answers.
@@ -36,7 +37,7 @@ def command(
     check_name(endpoint, "endpoint")
     data = _read(file)
     body = _oip_body(data)
-    with Client(url, home=home, api_key=api_key) as client:
+    with Client(url, home=home, api_key=api_key, ca=ca) as client:
         if body is not None:
             answer = client.run(_raw(endpoint, data))
             emit(answer, Output.JSON if output is Output.TABLE else output)

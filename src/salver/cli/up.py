@@ -45,6 +45,20 @@ def command(
         bool,
         typer.Option("--allow-anonymous", help="Let anybody in on an address others can reach."),
     ] = False,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option("--tls-cert", help="PEM file with the data ports' certificate and its chain."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", help="PEM file with the certificate's key.")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-client-ca",
+            help="PEM file of who signs clients' certificates; a client shows one, or an API key.",
+        ),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return once it is up, and keep running.")
     ] = False,
@@ -64,8 +78,15 @@ def command(
     ]  # fmt: skip
     if grpc_port is not None:
         arguments += ["--grpc-port", str(grpc_port)]
-    if api_keys is not None:
-        arguments += ["--api-keys", str(api_keys.absolute())]
+    files = {
+        "--api-keys": api_keys,
+        "--tls-cert": tls_cert,
+        "--tls-key": tls_key,
+        "--tls-client-ca": tls_client_ca,
+    }
+    for option, file in files.items():
+        if file is not None:
+            arguments += [option, str(file.absolute())]
     if allow_anonymous:
         arguments.append("--allow-anonymous")
     if detach:

@@ -14,7 +14,7 @@ from salver.client.connection import Addresses, find_addresses
 from salver.client.inference import Prediction, PredictOptions
 from salver.client.inputs import Inputs
 from salver.client.sync import DEFAULT_TIMEOUT_S, _no_progress
-from salver.client.transport import error_of, headers_of, reply_of
+from salver.client.transport import Trust, context_of, error_of, headers_of, reply_of
 from salver.core.names import parse_reference
 
 _READ_BYTES = 1024 * 1024
@@ -31,9 +31,11 @@ class AsyncClient:
         api_key: str = "",
         home: Path | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        ca: Trust = None,
     ) -> None:
         self._given = (home, data_url, control_url, api_key)
         self._timeout_s = timeout_s
+        self._ca = ca
         self._http: httpx.AsyncClient | None = None
         self._addresses: Addresses | None = None
 
@@ -129,7 +131,8 @@ class AsyncClient:
     def _open(self) -> tuple[httpx.AsyncClient, Addresses]:
         if self._http is None or self._addresses is None:
             self._addresses = find_addresses(*self._given)
-            self._http = httpx.AsyncClient(timeout=self._timeout_s, trust_env=False)
+            verify = context_of(self._addresses, self._ca)
+            self._http = httpx.AsyncClient(timeout=self._timeout_s, trust_env=False, verify=verify)
         return self._http, self._addresses
 
 

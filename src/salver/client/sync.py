@@ -11,7 +11,7 @@ from salver.client.calls import DATA, Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
 from salver.client.inference import Prediction, PredictOptions
 from salver.client.inputs import Inputs
-from salver.client.transport import error_of, headers_of, reply_of
+from salver.client.transport import Trust, context_of, error_of, headers_of, reply_of
 from salver.core.names import parse_reference
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -25,7 +25,9 @@ class Client:
     """Push models, deploy them and ask them.
 
     Without addresses it finds the server that runs from ``home`` (default ``$SALVER_HOME`` or
-    ``~/.salver``). Not thread-safe for construction and close; calls may come from many threads.
+    ``~/.salver``). ``ca`` is a PEM file of whom to trust when the server speaks TLS (default
+    ``$SALVER_CA``, else what this machine trusts). Not thread-safe for construction and close;
+    calls may come from many threads.
     Every method raises the errors of ``salver.core.errors``.
     """
 
@@ -37,9 +39,11 @@ class Client:
         api_key: str = "",
         home: Path | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        ca: Trust = None,
     ) -> None:
         self._given = (home, data_url, control_url, api_key)
         self._timeout_s = timeout_s
+        self._ca = ca
         self._http: httpx.Client | None = None
         self._addresses: Addresses | None = None
 
@@ -143,5 +147,6 @@ class Client:
     def _open(self) -> tuple[httpx.Client, Addresses]:
         if self._http is None or self._addresses is None:
             self._addresses = find_addresses(*self._given)
-            self._http = httpx.Client(timeout=self._timeout_s, trust_env=False)
+            verify = context_of(self._addresses, self._ca)
+            self._http = httpx.Client(timeout=self._timeout_s, trust_env=False, verify=verify)
         return self._http, self._addresses

@@ -1,10 +1,56 @@
 """What both clients do with httpx: headers in, replies and errors out."""
 
+import os
+import ssl
+from pathlib import Path
+
 import httpx
 
 from salver.client.calls import CONTROL, Call, Reply
 from salver.client.connection import Addresses
-from salver.core.errors import ControlUnavailable, DeadlineExceeded, NotReady, SalverError
+from salver.core.errors import (
+    ControlUnavailable,
+    DeadlineExceeded,
+    InvalidSettings,
+    NotReady,
+    SalverError,
+)
+
+CA_VARIABLE = "SALVER_CA"
+CLIENT_CERT_VARIABLE = "SALVER_CLIENT_CERT"
+
+Trust = Path | ssl.SSLContext | None
+
+
+def context_of(addresses: Addresses, ca: Trust) -> ssl.SSLContext | bool:
+    """Return what httpx is to verify servers with.
+
+    ``ca`` is a PEM file of authorities, by default ``$SALVER_CA``, else what this machine trusts;
+    a context is used as it is. ``$SALVER_CLIENT_CERT`` is a PEM file with a certificate to show and
+    its key. Raises ``InvalidSettings`` for files that cannot be used.
+    """
+    if isinstance(ca, ssl.SSLContext):
+        return ca
+    if not any(url.startswith("https:") for url in (addresses.data_url, addresses.control_url)):
+        return True
+    own = os.environ.get(CLIENT_CERT_VARIABLE)
+    file = ca or os.environ.get(CA_VARIABLE) or None
+    try:
+        context = ssl.create_default_context(cafile=file)
+    except OSError as error:
+        raise _unusable(f"the authorities in {file} (--ca, {CA_VARIABLE})", error) from error
+    if own:
+        try:
+            context.load_cert_chain(own)
+        except OSError as error:
+            what = f"the client certificate and key in {own} ({CLIENT_CERT_VARIABLE})"
+            raise _unusable(what, error) from error
+    return context
+
+
+def _unusable(what: str, error: OSError) -> InvalidSettings:
+    cause = getattr(error, "reason", None) or error.strerror or "not PEM"
+    return InvalidSettings(f"{what} cannot be read: {cause}; name a PEM file")
 
 
 def headers_of(call: Call, addresses: Addresses) -> dict[str, str]:
@@ -25,8 +71,22 @@ def error_of(error: httpx.HTTPError, call: Call, base: str) -> SalverError:
     """Name the cause and the fix of a call that got no answer."""
     if isinstance(error, httpx.TimeoutException):
         return DeadlineExceeded(f"{base} did not answer in time; give it more or see 'salver logs'")
+    fault = _tls_fault(error)
+    if isinstance(fault, ssl.SSLCertVerificationError):
+        return InvalidSettings(
+            f"{base} shows a certificate that is not trusted here ({fault.verify_message}); give "
+            f"its authority with --ca or {CA_VARIABLE}, and name the server as its certificate does"
+        )
     what = f"no answer from {base} ({error or type(error).__name__})"
     fix = "start the server with 'salver up', or name its address or --home"
+    if base.startswith("https:"):
+        fix += f"; if it asks for a client certificate, name yours in {CLIENT_CERT_VARIABLE}"
     if call.plane == CONTROL:
         return ControlUnavailable(f"{what}; {fix}")
     return NotReady(f"{what}; {fix}")
+
+
+def _tls_fault(error: BaseException | None) -> ssl.SSLError | None:
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error

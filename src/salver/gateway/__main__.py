@@ -18,6 +18,7 @@ from salver.core.garbage import settle
 from salver.core.secret_file import load_secret
 from salver.core.settings import Settings
 from salver.core.settings_file import read_settings
+from salver.core.tls import server_tls
 from salver.gateway.app import Gateway, GatewayIdentity
 from salver.observe.logs import configure_logs
 
@@ -45,7 +46,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address, when there is no --fd")
     parser.add_argument("--port", type=int, default=8080, help="port, when there is no --fd")
-    parser.add_argument("--api-keys", help="YAML file of hashed keys")
+    parser.add_argument("--api-keys", type=Path, help="YAML file of hashed keys")
+    parser.add_argument("--tls-cert", type=Path, help="PEM file: certificate and its chain")
+    parser.add_argument("--tls-key", type=Path, help="PEM file: the certificate's key")
+    parser.add_argument("--tls-client-ca", type=Path, help="PEM file: who signs clients' ones")
     return parser.parse_args(arguments)
 
 
@@ -59,7 +63,13 @@ async def _serve(options: argparse.Namespace, home: Path, settings: Settings) ->
         secrets.token_hex(8),
         home,
         load_secret(home / "ids.key", _KEY_BYTES),
-        Path(options.api_keys) if options.api_keys else None,
+        options.api_keys,
+        tls=server_tls(
+            options.tls_cert,
+            options.tls_key,
+            options.tls_client_ca,
+            has_keys=options.api_keys is not None,
+        ),
     )
     gateway = Gateway(identity, settings, SystemClock(), random.SystemRandom())
     await gateway.provision()

@@ -14,6 +14,7 @@ from salver.core.durable import durable_write
 from salver.core.exchange import ExchangeRing
 from salver.core.ids import RequestIds
 from salver.core.settings import Settings
+from salver.core.tls import ReloadingContext, ServerTls
 from salver.engine.client.handler import EngineClient
 from salver.gateway.admin import AdminServer
 from salver.gateway.auth import Keys
@@ -43,7 +44,7 @@ from salver.wire.transport import LinkOptions
 
 log = get_logger(__name__)
 
-_KEYS_CHECK_S = 1.0
+_FILES_CHECK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class GatewayIdentity:
     id_key: bytes
     api_keys: Path | None = None
     token: str = ""
+    tls: ServerTls | None = None
 
 
 class Gateway:
@@ -101,7 +103,12 @@ class Gateway:
             usual = None if turn is None else CallGatherer(inference, calls, turn)
             grpc = GrpcApplication(rest, calls, directory, self._keys, ids, settings.http, usual)
             server, limits = self._server, settings.http2
-            server.successor = lambda: Http2Connection(server, limits, grpc)
+            server.successor = lambda peer: Http2Connection(server, limits, grpc, peer)
+        self._context: ReloadingContext | None = None
+        if identity.tls is not None:
+            context = ReloadingContext(identity.tls, http2=settings.http2.enabled)
+            self._context = context
+            self._server.context = lambda: context.context
         self._admin = AdminServer(settings.http, clock, self._metrics)
         self._follower = PlanFollower(
             identity.home / "run" / "plan.msgpack",
@@ -116,8 +123,10 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def provision(self) -> None:
-        """Read the API keys; raises ``InvalidSettings``."""
+        """Read the API keys and certificates; raises ``InvalidSettings``."""
         self._keys.provision()
+        if self._context is not None:
+            self._context.provision()
 
     async def start(self, *listening: socket.socket) -> None:
         """Answer on sockets that are already bound."""
@@ -133,7 +142,7 @@ class Gateway:
         self._state = "ready"
         self._tasks = [
             asyncio.create_task(self._drain_ring()),
-            asyncio.create_task(self._watch_keys()),
+            asyncio.create_task(self._watch_files()),
         ]
         self._follower.poke()
 
@@ -196,9 +205,12 @@ class Gateway:
             await asyncio.sleep(self._settings.observe.drain_interval_s)
             self._ring.drain()
 
-    async def _watch_keys(self) -> None:
+    async def _watch_files(self) -> None:
         while True:
-            await asyncio.sleep(_KEYS_CHECK_S)
+            await asyncio.sleep(_FILES_CHECK_S)
             error = self._keys.reload()
             if error is not None:
                 log.error("api_keys_not_reloaded", cause=error.message)
+            error = self._context.reload() if self._context is not None else None
+            if error is not None:
+                log.error("certificates_not_reloaded", cause=error.message)

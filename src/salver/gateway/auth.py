@@ -1,4 +1,4 @@
-"""Who calls: API keys from a file of hashes.
+"""Who calls: API keys from a file of hashes, and the subjects of client certificates.
 
 Keys are 256 random bits, so a plain SHA-256 cannot be guessed and costs the request little.
 """
@@ -24,13 +24,17 @@ _CACHED_KEYS = 1024
 _BEARER = b"bearer "
 _RETRY_AFTER_S = 1.0
 _DIGEST_LENGTH = 64
+_SUBJECT = "subject:"
+_SHOWN_LENGTH = 200
+_MAX_NAMED = 4096
 
 
 class KeyEntry(msgspec.Struct, forbid_unknown_fields=True):
-    """One line of the file."""
+    """One line of the file: who holds a key (``sha256``), or a client certificate (``subject``)."""
 
-    sha256: str
     principal: str
+    sha256: str | None = None
+    subject: str | None = None
     tenant: str = DEFAULT_TENANT
     endpoints: list[str] | None = None
     max_in_flight: int | None = None
@@ -43,7 +47,9 @@ class KeyFile(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Keys:
-    """Finds the principal of a request; everybody is anonymous when there is no file.
+    """Finds the principal of a request.
+
+    When there is no file, callers are named after their certificate, or anonymous without one.
 
     ``reload`` takes over a changed file; one that is broken leaves the old keys in force.
     ``number`` changes with the keys: who was identified under another must be asked again.
@@ -52,6 +58,7 @@ class Keys:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._principals: dict[str, Principal] = {}
+        self._named: dict[str, Principal] = {}
         self._cache: dict[bytes, Principal] = {}
         self._modified_ns = 0
         self.number = 0
@@ -67,10 +74,8 @@ class Keys:
         except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
             raise InvalidSettings(f"API key file {self._path}: {error}") from error
         known = self._principals
-        self._principals = {
-            entry.sha256.lower(): _same(known.get(entry.sha256.lower()), _principal(entry))
-            for entry in entries
-        }
+        fresh = [(self._proof(entry), _principal(entry)) for entry in entries]
+        self._principals = {proof: _same(known.get(proof), one) for proof, one in fresh}
         self._cache = {}
         self._modified_ns = modified_ns
         self.number += 1
@@ -89,17 +94,56 @@ class Keys:
             return error
         return None
 
-    def identify(self, headers: Mapping[bytes, bytes]) -> Principal:
-        """Return who sent these headers; raises ``Unauthenticated``."""
+    def identify(self, headers: Mapping[bytes, bytes], peer: str = "") -> Principal:
+        """Return who sent these headers; raises ``Unauthenticated``.
+
+        ``peer`` is the subject of the certificate shown on the connection, empty without one. A
+        key that is sent decides, the certificate speaks where there is none.
+        """
         if self._path is None:
-            return ANONYMOUS
+            return self._name(peer) if peer else ANONYMOUS
         sent = headers.get(b"authorization") or headers.get(b"x-api-key")
         if sent is None:
+            return self._certified(peer)
+        principal = self._cache.get(sent)
+        return principal if principal is not None else self._look_up(sent)
+
+    def _certified(self, peer: str) -> Principal:
+        if not peer:
             raise Unauthenticated(
                 "send an API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
             )
-        principal = self._cache.get(sent)
-        return principal if principal is not None else self._look_up(sent)
+        principal = self._principals.get(_SUBJECT + peer)
+        if principal is None:
+            raise Unauthenticated(
+                f"no entry of the key file has the subject {peer[:_SHOWN_LENGTH]!r} of your "
+                "certificate; ask the operator for one, or send an API key"
+            )
+        return principal
+
+    def _name(self, peer: str) -> Principal:
+        principal = self._named.get(peer)
+        if principal is None:
+            if len(self._named) >= _MAX_NAMED:
+                self._named.clear()
+            principal = self._named[peer] = Principal(peer)
+        return principal
+
+    def _proof(self, entry: KeyEntry) -> str:
+        """Return what a caller shows for this entry; subjects cannot look like digests."""
+        if (entry.sha256 is None) == (not entry.subject):
+            raise InvalidSettings(
+                f"API key file {self._path}: the entry of {entry.principal!r} takes either "
+                "'sha256' (a key's digest) or 'subject' (of a client certificate)"
+            )
+        if entry.sha256 is None:
+            return f"{_SUBJECT}{entry.subject}"
+        if len(entry.sha256) != _DIGEST_LENGTH:
+            raise InvalidSettings(
+                f"API key file {self._path}: sha256 of {entry.principal!r} must be 64 hexadecimal "
+                "digits"
+            )
+        return entry.sha256.lower()
 
     def _look_up(self, sent: bytes) -> Principal:
         key = sent[len(_BEARER) :].strip() if sent[: len(_BEARER)].lower() == _BEARER else sent
@@ -142,8 +186,6 @@ def _same(known: Principal | None, fresh: Principal) -> Principal:
 
 
 def _principal(entry: KeyEntry) -> Principal:
-    if len(entry.sha256) != _DIGEST_LENGTH:
-        raise InvalidSettings(f"sha256 of {entry.principal!r} must be 64 hexadecimal digits")
     return Principal(
         check_name(entry.principal, "principal"),
         check_name(entry.tenant, "tenant"),

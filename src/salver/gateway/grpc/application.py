@@ -118,12 +118,12 @@ class GrpcApplication:
 
     def _model_infer(self, call: Call) -> None:
         whole, fields = call.stream.body.whole(), call.stream.fields
-        gather = self._gather
-        if gather is not None and gather.add(call, self._keys.identify(fields), whole):
+        principal, gather = self._keys.identify(fields, call.connection.peer), self._gather
+        if gather is not None and gather.add(call, principal, whole):
             return
         call.request_id = self._ids.make()
         body = only_message(whole, fields, self._inflated_bytes)
-        request = self._infer(call, self._keys.identify(fields), body)
+        request = self._infer(call, principal, body)
         if gather is not None and request is not None:
             gather.learn(whole, request)
 
@@ -139,7 +139,8 @@ class GrpcApplication:
         body = only_message(call.stream.body.whole(), fields, self._inflated_bytes)
         # Probes need no key, as on the paths of REST.
         is_probe = act in (self._live, self._ready, self._health)
-        principal = ANONYMOUS if is_probe else self._keys.identify(fields)
+        peer = call.connection.peer
+        principal = ANONYMOUS if is_probe else self._keys.identify(fields, peer)
         call.reply((act(parse(request_name(name), body), principal).SerializeToString(),))
 
     def _live(self, request: Any, principal: Principal) -> Any:

@@ -25,6 +25,7 @@ from salver.gateway.h2.reader import FrameReader, HeaderBlock
 from salver.gateway.h2.stream import Stream
 from salver.gateway.h2.windows import ReceiveWindows
 from salver.gateway.http.body import Body, Buffer
+from salver.gateway.http.unread import unread_mark
 
 _MAX_REMEMBERED_RESETS = 1024
 _RATE_GRACE_S = 5.0
@@ -68,10 +69,16 @@ class Owner(Protocol):
 
 
 class Http2Connection(asyncio.Protocol):
-    """Protocol of one connection whose client has sent the preface, or is about to."""
+    """Protocol of one connection whose client has sent the preface, or is about to.
 
-    def __init__(self, owner: Owner, limits: Http2Settings, application: Application) -> None:
+    ``peer`` is the subject of the client's certificate, empty without one.
+    """
+
+    def __init__(
+        self, owner: Owner, limits: Http2Settings, application: Application, peer: str = ""
+    ) -> None:
         settings = owner.settings
+        self.peer = peer
         self._owner = owner
         self._clock = owner.clock
         self._http = settings
@@ -458,7 +465,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _stalled(self, now_ns: int) -> bool:
         """Tell whether the client has stopped taking what was written for it."""
-        unread = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        unread = unread_mark(self._transport) if self._transport is not None else 0
         before, since_ns = self._unread
         if not unread or unread != before:
             self._unread = (unread, now_ns)

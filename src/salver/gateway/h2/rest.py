@@ -77,6 +77,7 @@ def message_of(connection: Http2Connection, stream: Stream) -> StreamMessage:
         fields[b":path"],
         headers,
         stream.body.whole(),
+        peer=connection.peer,
         connection=connection,
         stream=stream,
     )

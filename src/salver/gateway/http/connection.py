@@ -27,6 +27,7 @@ from salver.gateway.http.heads import Head, Heads
 from salver.gateway.http.large import LARGE_BODY_BYTES, LargeBody
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.http.prelude import PREFACE, TELLING_BYTES, Successor
+from salver.gateway.http.unread import unread_mark
 
 _RATE_GRACE_S = 5.0
 _HEAD_END = b"\r\n\r\n"
@@ -41,12 +42,15 @@ class Server(Protocol):
     settings: HttpSettings
     clock: Clock
     draining: bool
-    heads: Heads | None
     handle: Callable[[HttpMessage], None]
     refuse: Callable[[HttpMessage, SalverError], None]
 
-    def successor(self) -> Successor | None:
+    def successor(self, peer: str) -> Successor | None:
         """Return a protocol for a client that speaks HTTP/2, None where that is off."""
+        ...
+
+    def heads_of(self, peer: str) -> Heads | None:
+        """Return the memory of heads for connections of this peer."""
         ...
 
     def opened(self, connection: "HttpConnection") -> bool:
@@ -63,14 +67,16 @@ class HttpConnection(asyncio.Protocol):
 
     ``waiting_since_ns`` and ``phase`` tell the server's sweep which deadline applies: idle,
     headers, body, linger (refused, but still sending), or none while an answer is being made. The
-    former is 0 where nobody has looked yet since the last answer.
+    former is 0 where nobody has looked yet since the last answer. ``peer`` is the subject of the
+    client's certificate, empty without one.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, peer: str = "") -> None:
         self._server = server
+        self._peer = peer
         self._settings = server.settings
         self._clock = server.clock
-        self._heads = server.heads
+        self._heads = server.heads_of(peer)
         self._remembered: HttpMessage | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
@@ -138,7 +144,7 @@ class HttpConnection(asyncio.Protocol):
         if len(data) < TELLING_BYTES:
             self._prelude = data
             return True
-        successor, transport = self._server.successor(), self._transport
+        successor, transport = self._server.successor(self._peer), self._transport
         if successor is None or transport is None:
             return False
         self._server.closed(self)
@@ -183,7 +189,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Start a request."""
-        self._current = HttpMessage(self, self._clock.monotonic_ns())
+        self._current = HttpMessage(self, self._clock.monotonic_ns(), peer=self._peer)
         self._header_bytes = self._header_count = self._head_received = 0
         self._body_begun = False
         self._body = Body()
@@ -289,6 +295,7 @@ class HttpConnection(asyncio.Protocol):
             head.headers,
             data[end:],
             head,
+            peer=self._peer,
         )
         self.phase = "answer"
         self._queue.append(message)
@@ -387,7 +394,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _stalled(self, now_ns: int) -> bool:
         """Tell whether the client has stopped taking what was written for it."""
-        unread = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        unread = unread_mark(self._transport) if self._transport is not None else 0
         if not unread or unread != self._unread_bytes:
             self._unread_bytes, self._unread_since_ns = unread, now_ns
             return False

@@ -3,11 +3,17 @@
 Clients on kept-alive connections send the same bytes again and again, only the body changes. A
 head whose bytes were accepted once means the same the next time, so it need not be parsed again.
 Off with the setting ``http.remember_heads``; both ways give the same messages.
+
+Who sent a head may follow from the connection instead of its bytes, so what is remembered of a
+client with a certificate is for connections with the same subject only.
 """
+
+from weakref import WeakValueDictionary
 
 import msgspec
 
 MAX_HEADS = 1024
+MAX_PEERS = 64
 MAX_HEAD_BYTES = 2048
 
 
@@ -27,7 +33,7 @@ class Head(msgspec.Struct, eq=False):
 class Heads:
     """A bounded memory of heads, by their bytes."""
 
-    __slots__ = ("_heads",)
+    __slots__ = ("__weakref__", "_heads")
 
     def __init__(self) -> None:
         self._heads: dict[bytes, Head] = {}
@@ -43,3 +49,23 @@ class Heads:
         if len(self._heads) >= MAX_HEADS:
             self._heads.clear()
         self._heads[head] = parsed
+
+
+class PeerHeads:
+    """Memories of heads, one for each peer that has a connection.
+
+    Peers over ``MAX_PEERS`` have none, so that many certificates cannot fill the memory.
+    """
+
+    def __init__(self) -> None:
+        self._open = Heads()
+        self._of: WeakValueDictionary[str, Heads] = WeakValueDictionary()
+
+    def of(self, peer: str) -> Heads | None:
+        """Return the memory of a peer, "" for clients without a certificate."""
+        if not peer:
+            return self._open
+        heads = self._of.get(peer)
+        if heads is None and len(self._of) < MAX_PEERS:
+            heads = self._of[peer] = Heads()
+        return heads

@@ -58,6 +58,7 @@ class HttpMessage(msgspec.Struct, eq=False):
     before the answer. ``head`` is what it shares with others whose head has the same bytes, if it
     was remembered.
     ``reply`` is the answer as it goes to the socket, in pieces where joining them would copy much.
+    ``peer`` is the subject of the certificate that the client showed on this connection, if any.
     """
 
     outlet: Outlet
@@ -72,6 +73,7 @@ class HttpMessage(msgspec.Struct, eq=False):
     request_id: str = ""
     on_gone: "Callable[[HttpMessage], None] | None" = None
     reply: bytes | list[Buffer] | None = None
+    peer: str = ""
 
     def __repr__(self) -> str:
         """Describe the request without its values, which may be sensitive."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Protocol
 
@@ -9,7 +10,8 @@ from salver.core.clock import Clock
 from salver.core.errors import SalverError
 from salver.core.settings import HttpSettings
 from salver.gateway.http.connection import HttpConnection
-from salver.gateway.http.heads import Heads
+from salver.gateway.http.handshake import Handshake
+from salver.gateway.http.heads import Heads, PeerHeads
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.http.prelude import Successor
 from salver.observe.logs import get_logger
@@ -49,7 +51,8 @@ class Connection(Protocol):
 class HttpServer:
     """Component that owns the connections of the listening sockets.
 
-    ``successor`` makes the protocol for a client that begins as HTTP/2 does.
+    ``successor`` makes the protocol for a client that speaks HTTP/2, given the subject of its
+    certificate. ``context`` gives the TLS context of the next connection; None is plain TCP.
     """
 
     def __init__(
@@ -64,8 +67,9 @@ class HttpServer:
         self.draining = False
         self.handle: Callable[[HttpMessage], None] = handle
         self.refuse: Callable[[HttpMessage, SalverError], None] = refuse
-        self.heads = Heads() if settings.remember_heads else None
-        self.successor: Callable[[], Successor | None] = lambda: None
+        self.successor: Callable[[str], Successor | None] = lambda _: None
+        self.context: Callable[[], ssl.SSLContext] | None = None
+        self._heads = PeerHeads() if settings.remember_heads else None
         self._connections: set[Connection] = set()
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.Task[None] | None = None
@@ -80,7 +84,7 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         for bound in listening:
             self._servers.append(
-                await loop.create_server(lambda: HttpConnection(self), sock=bound, backlog=_BACKLOG)
+                await loop.create_server(self._accept, sock=bound, backlog=_BACKLOG)
             )
         self._sweeper = asyncio.create_task(self._sweep())
 
@@ -109,6 +113,18 @@ class HttpServer:
             server.close()
         for connection in list(self._connections):
             connection.abort()
+
+    def heads_of(self, peer: str) -> Heads | None:
+        """Return the memory of heads for connections of this peer, None where there is none."""
+        return self._heads.of(peer) if self._heads is not None else None
+
+    def _accept(self) -> asyncio.Protocol:
+        return HttpConnection(self) if self.context is None else Handshake(self, self.context())
+
+    def made(self, peer: str, protocol: str | None) -> Successor:
+        """Return the protocol of a connection after its handshake."""
+        successor = self.successor(peer) if protocol == "h2" else None
+        return successor or HttpConnection(self, peer)
 
     def opened(self, connection: Connection) -> bool:
         """Admit a connection unless there are too many."""

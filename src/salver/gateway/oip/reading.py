@@ -45,10 +45,10 @@ class Route(NamedTuple):
 class Reading(msgspec.Struct, frozen=True, eq=False):
     """An inference request without its body.
 
-    It holds for every request with the same bytes in its head, as long as the keys are the same:
-    ``keys_number`` says which they were. ``plain`` tells that the body is the protocol's own JSON
-    and nothing else, ``plain_answer`` that the answer may be so, and ``is_usual`` that only the
-    body can make such a request a special one.
+    It holds for every request with the same bytes in its head and the same peer, as long as the
+    keys are the same: ``keys_number`` says which they were. ``plain`` tells that the body is the
+    protocol's own JSON and nothing else, ``plain_answer`` that the answer may be so, and
+    ``is_usual`` that only the body can make such a request a special one.
     """
 
     keys_number: int

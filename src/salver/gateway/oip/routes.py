@@ -122,8 +122,8 @@ class Routes:
             if route is None:
                 route = self._resolve(message.target)
             if route.action == "infer" and message.method == b"POST":
-                principal, number = self._keys.identify(message.headers), self._keys.number
-                reading = read_head(message.headers, route, principal, number)
+                principal = self._keys.identify(message.headers, message.peer)
+                reading = read_head(message.headers, route, principal, self._keys.number)
                 if head is not None:
                     head.reading = reading
                 self._inference(message, reading)
@@ -185,17 +185,17 @@ class Routes:
             ready = self._directory.server_ready()
             _reply(message, {"ready": ready}, 200 if ready else 503)
         elif route.action == "server":
-            self._keys.identify(message.headers)
+            self._keys.identify(message.headers, message.peer)
             names = () if self._extensions is None else self._extensions.names
             _reply(message, server_metadata(names))
         elif route.action in _SERVER_DOCS:
-            self._keys.identify(message.headers)
+            self._keys.identify(message.headers, message.peer)
             send_docs(message, server_document(), as_page=route.action == "docs")
         elif route.action == "v1_list":
-            principal = self._keys.identify(message.headers)
+            principal = self._keys.identify(message.headers, message.peer)
             _reply(message, model_list(self._directory.endpoints(), principal))
         else:
-            self._model(message, route, self._keys.identify(message.headers))
+            self._model(message, route, self._keys.identify(message.headers, message.peer))
 
     def _model(self, message: HttpMessage, route: Route, principal: Principal) -> None:
         name, version = route.target

@@ -81,7 +81,7 @@ class TritonExtensions:
         if message.method not in call.methods:
             method = call.methods[0].decode()
             raise MethodNotAllowed(_READ_ONLY.get(call.action, f"this path is asked with {method}"))
-        principal = self._keys.identify(message.headers)
+        principal = self._keys.identify(message.headers, message.peer)
         document = self._answers[call.action](message, call, principal)
         message.head_only = message.method == b"HEAD"
         message.respond(200, (orjson.dumps(document),))

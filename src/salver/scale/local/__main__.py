@@ -36,6 +36,9 @@ def _parse(arguments: list[str] | None) -> UpOptions:
     parser.add_argument("--gateways", type=int, default=1)
     parser.add_argument("--api-keys", type=Path)
     parser.add_argument("--allow-anonymous", action="store_true")
+    parser.add_argument("--tls-cert", type=Path)
+    parser.add_argument("--tls-key", type=Path)
+    parser.add_argument("--tls-client-ca", type=Path)
     return UpOptions(**vars(parser.parse_args(arguments)))
 
 

@@ -20,6 +20,7 @@ from salver.core.durable import durable_write
 from salver.core.errors import Conflict, InvalidSettings
 from salver.core.secret_file import load_secret
 from salver.core.settings import Settings
+from salver.core.tls import ServerTls, server_context, server_tls
 from salver.scale.local.process import Child, Command
 from salver.wire.follower import PlanFollower
 from salver.wire.messages import PROTOCOL_VERSION, Hello, Plan, Sample, Snapshot
@@ -42,6 +43,16 @@ class UpOptions:
     gateways: int
     api_keys: Path | None
     allow_anonymous: bool
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+
+    @property
+    def tls(self) -> ServerTls | None:
+        """What the data ports speak TLS with; raises ``InvalidSettings``."""
+        return server_tls(
+            self.tls_cert, self.tls_key, self.tls_client_ca, has_keys=self.api_keys is not None
+        )
 
 
 class Supervisor:
@@ -74,6 +85,8 @@ class Supervisor:
         """
         options = self._options
         check_exposure(options)
+        if (tls := options.tls) is not None:
+            server_context(tls)
         for folder in (options.home, self._run, self._logs):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(self._run / "supervisor.lock")
@@ -90,7 +103,8 @@ class Supervisor:
         assert self._http is not None
         host, port = self._http.getsockname()[:2]
         shown = _LOOPBACK if host in ("0.0.0.0", "::") else host  # noqa: S104 - only compared
-        return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+        scheme = "http" if self._options.tls_cert is None else "https"
+        return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
 
     @property
     def grpc_target(self) -> str:
@@ -201,6 +215,10 @@ class Supervisor:
             arguments += ["--fd", str(descriptor)]
         if self._options.api_keys is not None:
             arguments += ["--api-keys", str(self._options.api_keys)]
+        if (tls := self._options.tls) is not None:
+            arguments += ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
+            if tls.client_authority is not None:
+                arguments += ["--tls-client-ca", str(tls.client_authority)]
         return Command(
             f"gateway-{index}", "gateway", "salver.gateway", tuple(arguments), descriptors
         )
@@ -258,10 +276,12 @@ def check_exposure(options: UpOptions) -> None:
         loopback = ipaddress.ip_address(options.http_host).is_loopback
     except ValueError:
         loopback = options.http_host == "localhost"
-    if not loopback and options.api_keys is None and not options.allow_anonymous:
+    asks_callers = options.api_keys is not None or options.tls_client_ca is not None
+    if not loopback and not asks_callers and not options.allow_anonymous:
         raise InvalidSettings(
             f"{options.http_host} can be reached from other machines: give --api-keys FILE "
-            "('salver key new' makes keys), or say --allow-anonymous if everybody may call"
+            "('salver key new' makes keys) or --tls-client-ca FILE, or say --allow-anonymous if "
+            "everybody may call"
         )
     if options.api_keys is not None and not options.api_keys.is_file():
         raise InvalidSettings(f"--api-keys: there is no file {options.api_keys}")
