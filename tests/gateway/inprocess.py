@@ -26,7 +26,7 @@ from salver.core.signature import Column, Signature, TensorSpec
 from salver.core.tensor import Tensor
 from salver.core.timing import Timing
 from salver.gateway.auth import Keys
-from salver.gateway.grpc.application import GrpcApplication
+from salver.gateway.grpc.application import GrpcApplication, unaries
 from salver.gateway.grpc.infer import GrpcInference
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.rest import Rest
@@ -34,6 +34,7 @@ from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.gather import Gatherer, gathers
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
+from salver.gateway.triton.documents import Documents
 from salver.gateway.triton.routes import TritonExtensions
 from salver.gateway.triton.statistics import Statistics
 from salver.gateway.validation import SignatureCheck
@@ -248,14 +249,16 @@ class RunningServer:
         gather = gatherer.add if gathers(self.settings) else None
         statistics = Statistics(ring, router.endpoint, clock)
         ring.subscribe(statistics)
-        extensions = TritonExtensions(router.endpoints, directory, self._keys, statistics, "info")
+        documents = Documents(directory, statistics, "info")
+        extensions = TritonExtensions(documents, self._keys)
         self.routes = routes = Routes(
             inference, directory, self._keys, ids, lambda _: None, gather, extensions
         )
         self.server = server = HttpServer(self.settings, clock, routes.answer, routes.refuse)
         rest = Rest(routes.answer, routes.refuse)
         calls = GrpcInference(inference, self.settings)
-        grpc = GrpcApplication(rest, calls, directory, self._keys, ids, self.settings)
+        services = unaries(directory, documents)
+        grpc = GrpcApplication(rest, calls, services, self._keys, ids, self.settings)
         if self.http2.enabled:
             server.successor = lambda: Http2Connection(server, self.http2, grpc)
         listening = socket.create_server(("127.0.0.1", 0))

@@ -17,7 +17,7 @@ from salver.core.settings import Settings
 from salver.engine.client.handler import EngineClient
 from salver.gateway.admin import AdminServer
 from salver.gateway.auth import Keys
-from salver.gateway.grpc.application import GrpcApplication
+from salver.gateway.grpc.application import GrpcApplication, unaries
 from salver.gateway.grpc.infer import GrpcInference
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.rest import Rest
@@ -25,6 +25,7 @@ from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.gather import Gatherer, gathers
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
+from salver.gateway.triton.documents import Documents
 from salver.gateway.triton.routes import TritonExtensions
 from salver.gateway.triton.statistics import Statistics
 from salver.gateway.validation import SignatureCheck
@@ -87,15 +88,15 @@ class Gateway:
         gather = Gatherer(inference, ids, settings.http).add if gathers(settings.http) else None
         statistics = Statistics(self._ring, self._router.endpoint, clock)
         self._ring.subscribe(statistics)
-        extensions = TritonExtensions(
-            self._router.endpoints, directory, self._keys, statistics, settings.observe.log_level
-        )
+        documents = Documents(directory, statistics, settings.observe.log_level)
+        extensions = TritonExtensions(documents, self._keys)
         routes = Routes(inference, directory, self._keys, ids, self._refused, gather, extensions)
         self._server = HttpServer(settings.http, clock, routes.answer, routes.refuse)
         if settings.http2.enabled:
             rest = Rest(routes.answer, routes.refuse)
             calls = GrpcInference(inference, settings.http)
-            grpc = GrpcApplication(rest, calls, directory, self._keys, ids, settings.http)
+            services = unaries(directory, documents)
+            grpc = GrpcApplication(rest, calls, services, self._keys, ids, settings.http)
             server, limits = self._server, settings.http2
             server.successor = lambda: Http2Connection(server, limits, grpc)
         self._admin = AdminServer(settings.http, clock, self._metrics)
