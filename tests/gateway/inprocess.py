@@ -26,8 +26,10 @@ from salver.core.signature import Column, Signature, TensorSpec
 from salver.core.tensor import Tensor
 from salver.core.timing import Timing
 from salver.gateway.auth import Keys
-from salver.gateway.grpc.application import GrpcApplication, unaries
+from salver.gateway.grpc.application import GrpcApplication
+from salver.gateway.grpc.dialogue import Limits
 from salver.gateway.grpc.infer import GrpcInference
+from salver.gateway.grpc.services.all import services_of
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.rest import Rest
 from salver.gateway.http.server import HttpServer
@@ -257,8 +259,9 @@ class RunningServer:
         self.server = server = HttpServer(self.settings, clock, routes.answer, routes.refuse)
         rest = Rest(routes.answer, routes.refuse)
         calls = GrpcInference(inference, self.settings)
-        services = unaries(directory, documents)
-        grpc = GrpcApplication(rest, calls, services, self._keys, ids, self.settings)
+        services = services_of(calls, directory, documents, self._keys, ids)
+        front = Limits(self.settings, self.http2, clock)
+        grpc = GrpcApplication(rest, calls, services, self._keys, ids, front)
         if self.http2.enabled:
             server.successor = lambda: Http2Connection(server, self.http2, grpc)
         listening = socket.create_server(("127.0.0.1", 0))

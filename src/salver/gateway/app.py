@@ -17,8 +17,10 @@ from salver.core.settings import Settings
 from salver.engine.client.handler import EngineClient
 from salver.gateway.admin import AdminServer
 from salver.gateway.auth import Keys
-from salver.gateway.grpc.application import GrpcApplication, unaries
+from salver.gateway.grpc.application import GrpcApplication
+from salver.gateway.grpc.dialogue import Limits
 from salver.gateway.grpc.infer import GrpcInference
+from salver.gateway.grpc.services.all import services_of
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.rest import Rest
 from salver.gateway.http.server import HttpServer
@@ -95,8 +97,9 @@ class Gateway:
         if settings.http2.enabled:
             rest = Rest(routes.answer, routes.refuse)
             calls = GrpcInference(inference, settings.http)
-            services = unaries(directory, documents)
-            grpc = GrpcApplication(rest, calls, services, self._keys, ids, settings.http)
+            services = services_of(calls, directory, documents, self._keys, ids)
+            front = Limits(settings.http, settings.http2, clock)
+            grpc = GrpcApplication(rest, calls, services, self._keys, ids, front)
             server, limits = self._server, settings.http2
             server.successor = lambda: Http2Connection(server, limits, grpc)
         self._admin = AdminServer(settings.http, clock, self._metrics)

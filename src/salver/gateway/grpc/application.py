@@ -3,20 +3,17 @@
 from salver.core.context import ANONYMOUS
 from salver.core.errors import InvalidRequest, SalverError, UnsupportedOperation, fault_of
 from salver.core.ids import RequestIds
-from salver.core.settings import HttpSettings
 from salver.gateway.auth import Keys
 from salver.gateway.grpc.call import Call
+from salver.gateway.grpc.dialogue import Dialogue, Limits
 from salver.gateway.grpc.framing import PREFIX, expected_bytes, only_message
 from salver.gateway.grpc.infer import GrpcInference, parse
 from salver.gateway.grpc.schema import request_name
-from salver.gateway.grpc.services.health import HealthService
-from salver.gateway.grpc.services.inference import InferenceService
-from salver.gateway.grpc.services.table import Unaries
-from salver.gateway.grpc.services.triton import TritonService
+from salver.gateway.grpc.services.all import Services
+from salver.gateway.grpc.services.table import Streaming
 from salver.gateway.h2.connection import Application, Http2Connection
+from salver.gateway.h2.headers import Fields
 from salver.gateway.h2.stream import Stream
-from salver.gateway.oip.routes import Directory
-from salver.gateway.triton.documents import Documents
 from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
@@ -32,23 +29,29 @@ class GrpcApplication:
         self,
         rest: Application,
         infer: GrpcInference,
-        services: Unaries,
+        services: Services,
         keys: Keys,
         ids: RequestIds,
-        settings: HttpSettings,
+        limits: Limits,
     ) -> None:
         self._rest = rest
         self._infer = infer
-        self._unaries = services
+        self._unaries = services.unaries
+        self._streamings = {f"/{name}".encode(): one for name, one in services.streamings.items()}
         self._keys = keys
         self._ids = ids
-        self._limit_bytes = settings.max_body_bytes
-        self._inflated_bytes = settings.max_inflated_bytes
+        self._limits = limits
+        self._limit_bytes = limits.http.max_body_bytes
+        self._inflated_bytes = limits.http.max_inflated_bytes
 
     def begin(self, connection: Http2Connection, stream: Stream) -> None:
-        """Pass on what is not a call."""
+        """Open a streaming call; others wait for their message."""
         if not _is_call(stream):
             self._rest.begin(connection, stream)
+            return
+        streaming = self._streamings.get(stream.fields[b":path"])
+        if streaming is not None:
+            self._open(connection, stream, streaming)
 
     def data(self, connection: Http2Connection, stream: Stream) -> None:
         """Learn from the first bytes how long the message is."""
@@ -86,11 +89,23 @@ class GrpcApplication:
         else:
             self._rest.refuse(connection, stream, error)
 
+    def _open(self, connection: Http2Connection, stream: Stream, streaming: Streaming) -> None:
+        fields, request_id = stream.fields, self._ids.make()
+        try:
+            _check_method(fields)
+            principal = ANONYMOUS if streaming.is_open else self._keys.identify(fields)
+            dialogue = Dialogue(connection, stream, request_id, self._limits)
+            dialogue.begin(streaming.open(dialogue, principal))
+        except SalverError as error:
+            Call(connection, stream, request_id).fail(error)
+        except Exception as error:  # a fault of ours must still be answered
+            log.exception("call_failed", request_id=request_id)
+            Call(connection, stream, request_id).fail(fault_of(error))
+
     def _answer(self, call: Call) -> None:
         fields = call.stream.fields
         path = fields[b":path"]
-        if fields[b":method"] != b"POST":
-            raise InvalidRequest("a call is a POST")
+        _check_method(fields)
         name = path[1:].decode("latin-1")
         unary = self._unaries.get(name)
         if unary is None and path != _INFER:
@@ -109,10 +124,6 @@ def _is_call(stream: Stream) -> bool:
     return stream.fields.get(b"content-type", b"").startswith(_CONTENT_TYPE)
 
 
-def unaries(directory: Directory, documents: Documents) -> Unaries:
-    """Return the calls of all services but inference itself."""
-    return {
-        **InferenceService(directory).unaries,
-        **TritonService(documents).unaries,
-        **HealthService(directory).unaries,
-    }
+def _check_method(fields: Fields) -> None:
+    if fields[b":method"] != b"POST":
+        raise InvalidRequest("a call is a POST")

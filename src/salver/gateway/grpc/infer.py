@@ -1,6 +1,7 @@
 """``ModelInfer``: from a message to the handlers, and from their answer to a message."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -19,6 +20,7 @@ from salver.gateway.grpc.schema import message_class
 from salver.gateway.grpc.tensors import inputs_of
 from salver.gateway.grpc.wire import split_raw
 from salver.gateway.h2.headers import literal
+from salver.gateway.h2.stream import Stream
 from salver.gateway.oip.decode import Decoded
 from salver.gateway.oip.infer import Inference
 from salver.gateway.triton.parameters import custom_parameters
@@ -27,13 +29,26 @@ from salver.observe.logs import get_logger
 log = get_logger(__name__)
 
 PROTOCOL = "grpc"
+REQUEST = "inference.ModelInferRequest"
+
+
+class Replies(Protocol):
+    """Where the answer to one request goes."""
+
+    def reply(self, parts: Sequence[Buffer], fields: bytes = b"") -> None:
+        """Answer with one message, in parts."""
+        ...
+
+    def fail(self, error: SalverError) -> None:
+        """Answer with an error."""
+        ...
 
 
 class GrpcAnswer(msgspec.Struct, eq=False):
-    """Responder of one ``ModelInfer``."""
+    """Responder of one request; how it answers chunks is up to the kind of call."""
 
     owner: Inference
-    call: Call
+    call: Replies
     endpoint: str
     context: RequestContext
     is_typed: bool = False
@@ -49,15 +64,21 @@ class GrpcAnswer(msgspec.Struct, eq=False):
             self.fail(InvalidRequest("this model answers in chunks; ask it with ModelStreamInfer"))
             self.context.cancel()
             return
+        if self.write(response):
+            self.finish("", response.timing)
+
+    def write(self, response: InferenceResponse, more: Sequence[Buffer] = ()) -> bool:
+        """Send one message, with further fields behind it; False if that failed."""
         context = self.context
         try:
             parts = encode(self.endpoint, context, response, is_typed=self.is_typed)
-            self.call.reply(parts, literal(b"x-salver-variant", context.variant.encode()))
+            variant = literal(b"x-salver-variant", context.variant.encode())
+            self.call.reply((*parts, *more), variant)
         except Exception as error:  # a fault of ours must still be answered
             log.exception("answer_failed", request_id=context.request_id)
             self.fail(fault_of(error))
-        else:
-            self.finish("", response.timing)
+            return False
+        return True
 
     def fail(self, error: SalverError) -> None:
         """Answer with a coded status."""
@@ -87,38 +108,44 @@ class GrpcAnswer(msgspec.Struct, eq=False):
 
 
 class GrpcInference:
-    """Turns calls into requests of the same handlers that REST asks."""
+    """Turns messages into requests of the same handlers that REST asks."""
 
     def __init__(self, inference: Inference, settings: HttpSettings) -> None:
-        self._inference = inference
+        self.inference = inference
         self._settings = settings
         self._max_timeout_ns = round(settings.max_request_timeout_s * 1e9)
 
     def __call__(self, call: Call, principal: Principal, body: Buffer) -> None:
-        """Answer one call, now or later; raises ``SalverError`` for what names no endpoint."""
+        """Answer one call, now or later; raises ``InvalidRequest`` for what is no message."""
         rest, raw = split_raw(body)
-        message = parse("inference.ModelInferRequest", rest)
-        stream, name = call.stream, message.model_name
+        message = parse(REQUEST, rest)
+        stream = call.stream
         context = RequestContext(call.request_id, principal, stream.begun_ns, 0)
-        answer = GrpcAnswer(self._inference, call, name, context)
+        answer = GrpcAnswer(self.inference, call, message.model_name, context)
+        stream.on_gone = answer.gone
+        self.ask(answer, message, raw, stream)
+
+    def ask(self, answer: GrpcAnswer, message: Any, raw: list[memoryview], stream: Stream) -> None:
+        """Have the handlers answer a message that came on a stream; raises nothing."""
+        context, name, fields = answer.context, answer.endpoint, stream.fields
+        principal = context.principal
         try:
             check_access(principal, name)
             principal.in_flight += 1
-            self._inference.open_count += 1
+            self.inference.open_count += 1
             answer.counted = True
-            endpoint = self._inference.known(name, principal.tenant)
+            endpoint = self.inference.known(name, principal.tenant)
             decoded = self._decoded(message, raw)
             answer.request, answer.is_typed = decoded.request, not raw
-            self._inference.fill(context, decoded, endpoint)
-            self._limit(context, stream.fields.get(b"grpc-timeout"))
-            trace = stream.fields.get(b"traceparent")
+            self.inference.fill(context, decoded, endpoint)
+            self._limit(context, fields.get(b"grpc-timeout"), stream)
+            trace = fields.get(b"traceparent")
             context.traceparent = None if trace is None else trace.decode("latin-1")
-            stream.on_gone = answer.gone
-            self._inference.handler(decoded.request, context, answer)
+            self.inference.handler(decoded.request, context, answer)
         except SalverError as error:
             answer.fail(error)
         except Exception as error:  # a fault of ours must still be answered
-            log.exception("inference_failed", request_id=call.request_id)
+            log.exception("inference_failed", request_id=context.request_id)
             answer.fail(fault_of(error))
 
     def _decoded(self, message: Any, raw: list[memoryview]) -> Decoded:
@@ -127,15 +154,20 @@ class GrpcInference:
             inputs_of(message, raw, self._settings),
             message.model_version or None,
             tuple([output.name for output in message.outputs]) or None,
-            custom_parameters(_parameters(message.parameters)),
+            custom_parameters(parameters_of(message)),
         )
         return Decoded(request, message.id or None)
 
-    def _limit(self, context: RequestContext, value: bytes | None) -> None:
+    def _limit(self, context: RequestContext, value: bytes | None, stream: Stream) -> None:
         """Let the caller's own deadline count, within what the server allows."""
-        if value is not None:
-            limit_ns = min(timeout_ns(value), self._max_timeout_ns)
-            context.deadline_ns = context.arrival_ns + limit_ns
+        if value is None:
+            return
+        limit_ns = timeout_ns(value)
+        if stream.sink is None:
+            context.deadline_ns = context.arrival_ns + min(limit_ns, self._max_timeout_ns)
+        else:
+            # It is the deadline of the whole call, of which this is one request of many.
+            context.deadline_ns = min(context.deadline_ns, stream.begun_ns + limit_ns)
 
 
 def parse(name: str, data: Buffer) -> Any:
@@ -146,9 +178,10 @@ def parse(name: str, data: Buffer) -> Any:
         raise InvalidRequest(f"the message is not a {name}: {error}"[:200]) from error
 
 
-def _parameters(given: Any) -> dict[str, Any]:
+def parameters_of(message: Any) -> dict[str, Any]:
+    """Return the parameters of a request."""
     parameters: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in message.parameters.items():
         choice = value.WhichOneof("parameter_choice")
         if choice is not None:
             parameters[name] = getattr(value, choice)

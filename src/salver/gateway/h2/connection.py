@@ -188,19 +188,34 @@ class Http2Connection(asyncio.Protocol):
             self._windows.give_back(size)
             raise f.StreamFault(number, f.FLOW_CONTROL_ERROR, "more DATA than the window (6.9.1)")
         data = f.unpadded(payload, flags) if flags & f.PADDED else payload
-        ends = flags & f.END_STREAM
+        ends = bool(flags & f.END_STREAM)
         if not data and not ends:
             self._control.count()
         if stream.answered:
             # The answer did not wait for the rest of the request.
             self._windows.give_back(size)
             return
-        total = stream.body.size_bytes + len(data)
+        stream.received_bytes = total = stream.received_bytes + len(data)
         announced = stream.announced_bytes
         if announced is not None and (total > announced or (ends and total != announced)):
             self._windows.give_back(size)
             raise malformed(number, "the body is not as long as content-length says (8.1.1)")
-        if total > self._http.max_body_bytes:
+        if not stream.outgoing:
+            # Who sends but does not read makes no progress.
+            stream.progress_ns = self._clock.monotonic_ns()
+        if stream.sink is None:
+            self._to_body(stream, data, size, ends=ends)
+            return
+        # The padding of the frame is done with; the rest is when the sink says so.
+        self._windows.keep(stream, len(data))
+        self._windows.give_back(size)
+        self._windows.give_stream_back(stream, size - len(data))
+        stream.sink.feed(data)
+        if ends:
+            self._end_request(stream)
+
+    def _to_body(self, stream: Stream, data: bytes, size: int, *, ends: bool) -> None:
+        if stream.received_bytes > self._http.max_body_bytes:
             self._windows.give_back(size)
             self._refuse(stream, self._too_large())
             return
@@ -210,8 +225,7 @@ class Http2Connection(asyncio.Protocol):
             self._windows.give_back(size)
             self._refuse(stream, error)
             return
-        self._windows.unfinished_bytes += len(data)
-        stream.progress_ns = self._clock.monotonic_ns()
+        self._windows.keep(stream, len(data))
         if not ends:
             self._application.data(self, stream)
             self._windows.give_back(size, stream)
@@ -254,7 +268,7 @@ class Http2Connection(asyncio.Protocol):
             if not ends:
                 raise malformed(number, "trailers that do not end the request (8.1)")
             check_trailers(number, pairs)
-            if stream.announced_bytes not in (None, stream.body.size_bytes):
+            if stream.announced_bytes not in (None, stream.received_bytes):
                 raise malformed(number, "the body is shorter than content-length says (8.1.1)")
             self._end_request(stream)
         elif number > self._control.last_stream:
@@ -287,13 +301,19 @@ class Http2Connection(asyncio.Protocol):
             return
         if fields.get(b"expect") == b"100-continue" and not ends:
             self.output.put(self.output.head(number, status(100), ends=False))
+        if ends:
+            self._windows.finished(stream)
         self._application.begin(self, stream)
         if ends:
             self._end_request(stream)
 
     def _end_request(self, stream: Stream) -> None:
         self._windows.finished(stream)
-        if stream.id in self._streams:
+        if stream.id not in self._streams or stream.answered:
+            return
+        if stream.sink is not None:
+            stream.sink.end()
+        else:
             self._application.complete(self, stream)
 
     def _on_rst_stream(self, flags: int, number: int, payload: bytes) -> None:
@@ -318,6 +338,27 @@ class Http2Connection(asyncio.Protocol):
             stream.on_gone, stream.answered = None, True
             stream.progress_ns = self._clock.monotonic_ns()
             self.output.answer(stream, block, body, trailers)
+
+    def send(self, stream: Stream, parts: Sequence[Buffer], block: bytes | None = None) -> None:
+        """Send a part of an answer, behind its head if that is given; more may follow."""
+        if stream.id in self._streams and not stream.answered:
+            if not stream.outgoing:
+                stream.progress_ns = self._clock.monotonic_ns()
+            if block is not None:
+                self.output.begin(stream, block)
+            self.output.data(stream, parts)
+
+    def end(self, stream: Stream, trailers: bytes) -> None:
+        """End an answer whose head was sent."""
+        if stream.id in self._streams and not stream.answered:
+            stream.on_gone, stream.answered = None, True
+            self.output.data(stream, (), trailers, ends=True)
+
+    def consumed(self, stream: Stream, taken_bytes: int, finished_bytes: int) -> None:
+        """Let the client send what a sink has taken again; messages that are whole are finished."""
+        self._windows.let_go(stream, finished_bytes)
+        if stream.remote_open and taken_bytes:
+            self._windows.give_stream_back(stream, taken_bytes)
 
     def reset(self, number: int, code: int) -> None:
         """End a stream from our side (5.4.2)."""
@@ -358,6 +399,9 @@ class Http2Connection(asyncio.Protocol):
                 self.close()
 
     def _refuse(self, stream: Stream, error: SalverError) -> None:
+        if stream.sink is not None:
+            stream.sink.fail(error)
+            return
         self._application.refuse(self, stream, error)
 
     def _too_large(self) -> BodyTooLarge:
@@ -376,6 +420,9 @@ class Http2Connection(asyncio.Protocol):
         if not self._going:
             self._going = True
             self.output.put(f.goaway(self._control.last_stream, f.NO_ERROR))
+            for stream in list(self._streams.values()):
+                if stream.sink is not None:
+                    stream.sink.drain()
 
     def close_idle(self, now_ns: int, grace_s: float = 0.0) -> None:
         """Close if no stream is open, and none was for ``grace_s``."""
@@ -415,6 +462,11 @@ class Http2Connection(asyncio.Protocol):
         still_s = (now_ns - stream.progress_ns) / 1e9
         if stream.outgoing and still_s > http.body_timeout_s:
             self.reset(stream.id, f.CANCEL)
+            return
+        if stream.sink is not None and not stream.answered:
+            error = stream.sink.overdue(now_ns)
+            if error is not None:
+                stream.sink.fail(error)
             return
         if not stream.remote_open or stream.answered:
             return

@@ -36,7 +36,7 @@ class Output:
         """Bytes that flow control or the socket hold back."""
         transport = self.transport
         unsent = transport.get_write_buffer_size() if transport is not None else 0
-        held = sum(_size(part) for stream in self.waiting.values() for part in stream.outgoing)
+        held = sum(stream.held_bytes for stream in self.waiting.values())
         return unsent + held + self._out_bytes
 
     def put(self, data: Buffer) -> None:
@@ -113,7 +113,11 @@ class Output:
         ends: bool = False,
     ) -> None:
         """Send a part of a body, as far as the windows allow, and the rest when they open."""
-        stream.outgoing.extend([part for part in parts if _size(part)])
+        for part in parts:
+            size = _size(part)
+            if size:
+                stream.outgoing.append(part)
+                stream.held_bytes += size
         if ends:
             stream.ends, stream.trailers = True, trailers
         self.waiting[stream.id] = stream
@@ -148,17 +152,21 @@ class Output:
             part = part[:limit]
         self.window -= part.nbytes
         stream.send_window -= part.nbytes
+        stream.held_bytes -= part.nbytes
         last = stream.ends and not stream.outgoing and stream.trailers is None
         self.put(f.head(part.nbytes, f.DATA, f.END_STREAM if last else 0, stream.id))
         self.put(part)
         if last:
             del self.waiting[stream.id]
             self._ended(stream)
+        elif stream.sink is not None:
+            stream.sink.sent()
         return True
 
     def forget(self, stream: Stream) -> None:
         """Drop what a stream still had to say."""
         stream.outgoing.clear()
+        stream.held_bytes = 0
         self.waiting.pop(stream.id, None)
 
 

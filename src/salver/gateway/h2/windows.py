@@ -10,8 +10,9 @@ class ReceiveWindows:
     """The receiving side of flow control.
 
     Bodies are kept until they are complete, so a window opens again as soon as bytes have come; but
-    the connection's stays shut while ``unfinished_bytes``, what incomplete bodies hold together,
-    are over ``max_unfinished_bytes``.
+    the connection's stays shut while ``unfinished_bytes``, what incomplete bodies and messages hold
+    together, are over ``max_unfinished_bytes``. The window of a stream of messages opens as they
+    are taken.
     """
 
     def __init__(
@@ -50,17 +51,31 @@ class ReceiveWindows:
             self._window += self._owed
             self._put(f.window_update(0, self._owed))
             self._owed = 0
-        if stream is None:
-            return
+        if stream is not None:
+            self.give_stream_back(stream, size_bytes)
+
+    def give_stream_back(self, stream: Stream, size_bytes: int) -> None:
+        """Let the client send as much again on a stream."""
         stream.owed_bytes += size_bytes
         if stream.owed_bytes * 2 >= self._stream_bytes:
             stream.receive_window += stream.owed_bytes
             self._put(f.window_update(stream.id, stream.owed_bytes))
             stream.owed_bytes = 0
 
+    def keep(self, stream: Stream, size_bytes: int) -> None:
+        """Count bytes that wait for the rest of a body or message."""
+        stream.kept_bytes += size_bytes
+        self.unfinished_bytes += size_bytes
+
+    def let_go(self, stream: Stream, size_bytes: int) -> None:
+        """Take note that so many of them do not wait any more."""
+        size_bytes = min(size_bytes, stream.kept_bytes)
+        stream.kept_bytes -= size_bytes
+        self.unfinished_bytes -= size_bytes
+        self.give_back(0)
+
     def finished(self, stream: Stream) -> None:
         """Take note that a body is complete, or not wanted any more."""
         if stream.remote_open:
             stream.remote_open = False
-            self.unfinished_bytes -= stream.body.size_bytes
-            self.give_back(0)
+            self.let_go(stream, stream.kept_bytes)

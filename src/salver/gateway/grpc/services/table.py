@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from salver.core.context import Principal
+from salver.gateway.grpc.dialogue import Dialogue, Speaker
 
 Act = Callable[[Any, Principal], Any]
 
@@ -19,3 +20,16 @@ class Unary(NamedTuple):
 
 
 Unaries = dict[str, Unary]
+
+
+class Streaming(NamedTuple):
+    """A call of many messages; ``is_open`` tells that it needs no key.
+
+    ``open`` returns who speaks on our side; it may raise ``SalverError``.
+    """
+
+    open: Callable[[Dialogue, Principal], Speaker]
+    is_open: bool = False
+
+
+Streamings = dict[str, Streaming]

@@ -89,6 +89,10 @@ MEMORY: Messages = {
     "CudaSharedMemoryUnregisterResponse": (),
 }
 MESSAGES: Messages = {
+    "ModelStreamInferResponse": (
+        ("error_message", 1, "string"),
+        ("infer_response", 2, "ModelInferResponse"),
+    ),
     "ModelConfigRequest": _NAMED,
     "ModelConfigResponse": (("config", 1, "ModelConfig"),),
     **STATISTICS,
@@ -124,20 +128,23 @@ MESSAGES: Messages = {
     **MEMORY,
 }
 CALLS: Calls = {
-    name: (f"{name}Request", f"{name}Response")
-    for name in (
-        "ModelConfig",
-        "ModelStatistics",
-        "RepositoryIndex",
-        "RepositoryModelLoad",
-        "RepositoryModelUnload",
-        "TraceSetting",
-        "LogSettings",
-        "SystemSharedMemoryStatus",
-        "SystemSharedMemoryRegister",
-        "SystemSharedMemoryUnregister",
-        "CudaSharedMemoryStatus",
-        "CudaSharedMemoryRegister",
-        "CudaSharedMemoryUnregister",
-    )
+    "ModelStreamInfer": ("*ModelInferRequest", "*ModelStreamInferResponse"),
+    **{
+        name: (f"{name}Request", f"{name}Response")
+        for name in (
+            "ModelConfig",
+            "ModelStatistics",
+            "RepositoryIndex",
+            "RepositoryModelLoad",
+            "RepositoryModelUnload",
+            "TraceSetting",
+            "LogSettings",
+            "SystemSharedMemoryStatus",
+            "SystemSharedMemoryRegister",
+            "SystemSharedMemoryUnregister",
+            "CudaSharedMemoryStatus",
+            "CudaSharedMemoryRegister",
+            "CudaSharedMemoryUnregister",
+        )
+    },
 }
