@@ -171,6 +171,7 @@ class RunningServer:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.port = 0
         self.ready = True
+        self.serving = True
         self.server: HttpServer | None = None
 
     def __enter__(self) -> Self:
@@ -245,7 +246,9 @@ class RunningServer:
         ring.subscribe(self._record)
         self.ring = ring
         self.inference = inference = Inference(router, router.endpoint, ring, self.settings, clock)
-        directory = Directory(router.endpoint, lambda _: self.ready, lambda: True, router.endpoints)
+        directory = Directory(
+            router.endpoint, lambda _: self.ready, lambda: self.serving, router.endpoints
+        )
         ids = RequestIds(b"k" * 32, 1, clock)
         self.gatherer = gatherer = Gatherer(inference, ids, self.settings)
         gather = gatherer.add if gathers(self.settings) else None
@@ -259,7 +262,7 @@ class RunningServer:
         self.server = server = HttpServer(self.settings, clock, routes.answer, routes.refuse)
         rest = Rest(routes.answer, routes.refuse)
         calls = GrpcInference(inference, self.settings)
-        services = services_of(calls, directory, documents, self._keys, ids)
+        self.services = services = services_of(calls, directory, documents, self._keys, ids)
         front = Limits(self.settings, self.http2, clock)
         grpc = GrpcApplication(rest, calls, services, self._keys, ids, front)
         if self.http2.enabled:

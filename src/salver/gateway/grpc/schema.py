@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from salver.gateway.grpc.tables import health, inference, model_config, triton
+from salver.gateway.grpc.tables import health, inference, model_config, reflection, triton
 from salver.gateway.grpc.tables.form import Calls, Enums, Field, Messages
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
@@ -49,7 +49,23 @@ FILES = (
         inference.MESSAGES | triton.MESSAGES | model_config.MESSAGES,
         model_config.ENUMS,
     ),
-    File("health.proto", "grpc.health.v1.Health", health.CALLS, health.MESSAGES, health.ENUMS),
+    File(
+        "grpc/health/v1/health.proto",
+        "grpc.health.v1.Health",
+        health.CALLS,
+        health.MESSAGES,
+        health.ENUMS,
+    ),
+    *(
+        File(
+            f"grpc/reflection/{version}/reflection.proto",
+            f"grpc.reflection.{version}.ServerReflection",
+            reflection.CALLS,
+            reflection.MESSAGES,
+            {},
+        )
+        for version in ("v1", "v1alpha")
+    ),
 )
 
 

@@ -7,6 +7,7 @@ from salver.gateway.auth import Keys
 from salver.gateway.grpc.infer import GrpcInference
 from salver.gateway.grpc.services.health import HealthService
 from salver.gateway.grpc.services.inference import InferenceService
+from salver.gateway.grpc.services.reflection import ReflectionService
 from salver.gateway.grpc.services.stream_infer import StreamService
 from salver.gateway.grpc.services.table import Streamings, Unaries
 from salver.gateway.grpc.services.triton import TritonService
@@ -32,5 +33,9 @@ def services_of(
             **TritonService(documents).unaries,
             **health.unaries,
         },
-        {**StreamService(infer, keys, ids).streamings},
+        {
+            **StreamService(infer, keys, ids).streamings,
+            **health.streamings,
+            **ReflectionService().streamings,
+        },
     )

@@ -9,4 +9,7 @@ MESSAGES: Messages = {
 ENUMS: Enums = {
     "HealthCheckResponse.ServingStatus": ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 }
-CALLS: Calls = {"Check": ("HealthCheckRequest", "HealthCheckResponse")}
+CALLS: Calls = {
+    "Check": ("HealthCheckRequest", "HealthCheckResponse"),
+    "Watch": ("HealthCheckRequest", "*HealthCheckResponse"),
+}
