@@ -160,6 +160,18 @@ def health_of(server: RunningServer) -> HealthService:
     return service
 
 
+def test_what_is_known_is_not_told_again() -> None:
+    """However often it is looked, only a change is sent."""
+    with serving() as (server, channel):
+        watching = watch(channel)
+        assert next(watching).status == SERVING
+        for _ in range(5):
+            server.run(health_of(server)._look)
+        server.serving = False
+        assert next(watching).status == NOT_SERVING
+        watching.cancel()
+
+
 def test_watchers_that_leave_are_forgotten() -> None:
     """Nothing is looked for when nobody watches any more."""
     with serving() as (server, channel):

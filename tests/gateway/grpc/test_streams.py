@@ -11,6 +11,8 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from salver.core.settings import Http2Settings, HttpSettings
 from salver.gateway.grpc.framing import PREFIX, framed
@@ -175,6 +177,20 @@ def test_large_messages(talk: Talk) -> None:
     assert np.array_equal(outputs_of(talk.hear().infer_response)["y"], array)
     talk.end()
     assert talk.status() == grpc.StatusCode.OK
+
+
+def test_windows_open_again_for_ever() -> None:
+    """Many times what a connection may keep unfinished passes on one stream."""
+    limits = HttpSettings(max_body_bytes=100_000)
+    http2 = Http2Settings(stream_window_bytes=65_535, connection_window_bytes=65_535)
+    with serving(settings=limits, http2=http2) as (_, channel):
+        talk = Talk(channel)
+        request = infer_request(MODEL, {"x": np.zeros((1, 20_000), np.float32)})
+        talk.say(*[request] * 50)
+        for _ in range(50):
+            assert not talk.hear().error_message
+        talk.end()
+        assert talk.status() == grpc.StatusCode.OK
 
 
 def chunked(widths: str, *, wants_final: bool) -> Any:
@@ -476,6 +492,7 @@ def test_a_client_that_never_reads() -> None:
             other.end()
         for stream in (0, 1):
             wire.send(f.window_update(stream, 2**30))
+        until(lambda: len(server.computer.contexts) == sent + 1)
         wire.send(data(b"", ends=True))
         body = sender.body
         for frame in wire.frames():
@@ -536,3 +553,34 @@ def test_many_frames_of_one_byte_take_little() -> None:
     for _ in range(10_000):
         incoming.add(b"x")
     assert len(incoming._chunks) <= 3
+
+
+PIECES = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from([packed(asking(1.0)), packed(asking(2.0))[:-3], framed(0), framed(5)]),
+    st.binary(max_size=60).map(lambda body: framed(len(body)) + body),
+)
+
+
+@given(pieces=st.lists(PIECES, max_size=8), cuts=st.lists(st.integers(1, 300), max_size=8))
+@settings(
+    max_examples=80,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_any_bytes(server: RunningServer, pieces: list[bytes], cuts: list[int]) -> None:
+    """Whatever comes, in whatever frames, the call ends with a status and nothing stays open."""
+    rest = b"".join(pieces)
+    with opened(server) as wire:
+        for cut in cuts:
+            wire.send(data(rest[:cut]))
+            rest = rest[cut:]
+        wire.send(data(rest, ends=True))
+        head, body, trailers = wire.answer(1)
+        assert {**head, **trailers}["grpc-status"] in ("0", "3", "8")
+        messages_of(body)
+        wire.send(wire.headers(3, {**CALL, b":path": b"/grpc.health.v1.Health/Check"}, ends=False))
+        wire.send(f.frame(f.DATA, f.END_STREAM, 3, framed(0)))
+        assert wire.answer(3)[2]["grpc-status"] == "0"
+    assert server.inference.open_count == 0

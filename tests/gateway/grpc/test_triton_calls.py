@@ -5,9 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
-from tests.gateway.grpc.calls import SERVICE, call, infer, infer_request, message, refused, two_rows
+from tests.gateway.grpc.calls import (
+    SERVICE,
+    call,
+    infer,
+    infer_request,
+    message,
+    outputs_of,
+    refused,
+    two_rows,
+)
+from tests.gateway.grpc.calls import refusal as infer_refusal
 from tests.gateway.grpc.test_calls import serving
 
 UNIMPLEMENTED = (grpc.StatusCode.UNIMPLEMENTED, "unsupported_operation")
@@ -109,6 +120,33 @@ def test_no_memory_is_shared(channel: grpc.Channel, kind: str) -> None:
     assert refusal(channel, f"{kind}SharedMemoryRegister", name="r") == UNIMPLEMENTED
     ask(channel, f"{kind}SharedMemoryUnregister", name="r")
     ask(channel, f"{kind}SharedMemoryUnregister")
+
+
+def test_classification(channel: grpc.Channel) -> None:
+    """An output may be asked for as its highest values, with labels where there are any."""
+    array = np.array([[1, 3, 2]], np.float32)
+    request = infer_request("labelled", {"x": array})
+    request.outputs.add(name="y").parameters["classification"].int64_param = 2
+    (texts,) = outputs_of(infer(channel, request))["y"].tolist()
+    assert texts == [b"3.0:1:pear", b"2.0:2:plum"]
+    bad = infer_request("labelled", {"x": array})
+    bad.outputs.add(name="y").parameters["classification"].int64_param = -1
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    assert infer_refusal(channel, bad) == (invalid, "invalid_request")
+    text = infer_request("identity-bytes", {"x": np.array([[b"a"]], object)})
+    text.outputs.add(name="y").parameters["classification"].int64_param = 1
+    assert infer_refusal(channel, text) == (invalid, "invalid_tensor")
+
+
+def test_tensors_in_shared_memory(channel: grpc.Channel) -> None:
+    """Neither inputs nor outputs can be there, which is said."""
+    request = infer_request("identity-fp32", {"x": two_rows([1])})
+    request.outputs.add(name="y").parameters["shared_memory_region"].string_param = "r"
+    assert infer_refusal(channel, request) == UNIMPLEMENTED
+    del request.outputs[:]
+    request.inputs[0].parameters["shared_memory_region"].string_param = "r"
+    del request.raw_input_contents[:]
+    assert infer_refusal(channel, request) == UNIMPLEMENTED
 
 
 def test_keys(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from salver.gateway.h2.headers import literal
 from salver.gateway.h2.stream import Stream
 from salver.gateway.oip.decode import Decoded
 from salver.gateway.oip.infer import Inference
-from salver.gateway.triton.parameters import custom_parameters
+from salver.gateway.triton.classification import classified
+from salver.gateway.triton.parameters import class_count, custom_parameters, tensor_parameters
 from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
@@ -55,6 +56,7 @@ class GrpcAnswer(msgspec.Struct, eq=False):
     counted: bool = False
     finished: bool = False
     request: InferenceRequest | None = None
+    classes: dict[str, int] | None = None
 
     def send(self, response: InferenceResponse, *, final: bool = True) -> None:
         """Answer."""
@@ -71,14 +73,24 @@ class GrpcAnswer(msgspec.Struct, eq=False):
         """Send one message, with further fields behind it; False if that failed."""
         context = self.context
         try:
+            if self.classes and response.outputs:
+                response = self._classified(response, self.classes)
             parts = encode(self.endpoint, context, response, is_typed=self.is_typed)
             variant = literal(b"x-salver-variant", context.variant.encode())
             self.call.reply((*parts, *more), variant)
+        except SalverError as error:
+            self.fail(error)
         except Exception as error:  # a fault of ours must still be answered
             log.exception("answer_failed", request_id=context.request_id)
             self.fail(fault_of(error))
-            return False
-        return True
+        return not self.finished
+
+    def _classified(
+        self, response: InferenceResponse, classes: dict[str, int]
+    ) -> InferenceResponse:
+        endpoint = self.owner.find(self.endpoint)
+        outputs = classified(response.outputs, classes, endpoint, self.context.variant)
+        return InferenceResponse(outputs, response.timing, response.parameters)
 
     def fail(self, error: SalverError) -> None:
         """Answer with a coded status."""
@@ -137,6 +149,7 @@ class GrpcInference:
             endpoint = self.inference.known(name, principal.tenant)
             decoded = self._decoded(message, raw)
             answer.request, answer.is_typed = decoded.request, not raw
+            answer.classes = decoded.classes
             self.inference.fill(context, decoded, endpoint)
             self._limit(context, fields.get(b"grpc-timeout"), stream)
             trace = fields.get(b"traceparent")
@@ -156,7 +169,8 @@ class GrpcInference:
             tuple([output.name for output in message.outputs]) or None,
             custom_parameters(parameters_of(message)),
         )
-        return Decoded(request, message.id or None)
+        classes = _classes(message.outputs) if request.outputs else None
+        return Decoded(request, message.id or None, classes=classes)
 
     def _limit(self, context: RequestContext, value: bytes | None, stream: Stream) -> None:
         """Let the caller's own deadline count, within what the server allows."""
@@ -178,8 +192,22 @@ def parse(name: str, data: Buffer) -> Any:
         raise InvalidRequest(f"the message is not a {name}: {error}"[:200]) from error
 
 
+def _classes(outputs: Any) -> dict[str, int] | None:
+    """Return of which outputs only the highest values are wanted, and how many.
+
+    Raises ``InvalidRequest``, and ``UnsupportedOperation`` for an output in shared memory.
+    """
+    counts = {}
+    for output in outputs:
+        if output.parameters:
+            item = {"parameters": parameters_of(output)}
+            parameters = tensor_parameters(f"output {output.name!r}", item)
+            counts[output.name] = class_count(output.name, parameters)
+    return {name: count for name, count in counts.items() if count} or None
+
+
 def parameters_of(message: Any) -> dict[str, Any]:
-    """Return the parameters of a request."""
+    """Return the parameters of a request or of one of its tensors."""
     parameters: dict[str, Any] = {}
     for name, value in message.parameters.items():
         choice = value.WhichOneof("parameter_choice")
