@@ -505,6 +505,27 @@ def test_a_client_that_never_reads() -> None:
         assert not any(one.error_message for one in answers)
 
 
+def test_a_client_that_never_reads_is_given_up() -> None:
+    """Its stream ends after a while, also when it goes on sending; what was open is cancelled."""
+    answer = packed(infer_request(MODEL, {"x": np.zeros((1, 20_000), np.float32)}))
+    with RunningServer(settings=HttpSettings(body_timeout_s=0.2)) as server, opened(server) as wire:
+        for start in range(0, len(answer), 16_000):
+            wire.send(data(answer[start : start + 16_000]))
+        until(lambda: len(server.computer.contexts) == 1)
+        server.computer.hold = True
+        wire.send(data(packed(asking(1.0))))
+        until(lambda: len(server.computer.contexts) == 2)
+        context = server.computer.contexts[1]
+
+        def is_given_up() -> bool:
+            wire.send(data(framed(0)))
+            return context.cancelled
+
+        until(is_given_up)
+        assert f.word(wire.until(f.RST_STREAM, 1).payload) == f.CANCEL
+        assert server.inference.open_count == 0
+
+
 def test_chunks_for_a_client_that_never_reads() -> None:
     """A model that goes on for a client that does not read is stopped, and that request fails."""
     with RunningServer(settings=HttpSettings(max_body_bytes=100_000)) as server:
