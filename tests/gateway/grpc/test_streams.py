@@ -505,6 +505,21 @@ def test_a_client_that_never_reads() -> None:
         assert not any(one.error_message for one in answers)
 
 
+def test_an_answer_larger_than_what_may_wait() -> None:
+    """A client that has sent its last and then reads a large answer also hears the end."""
+    large = packed(infer_request(MODEL, {"x": np.zeros((1, 75_000), np.float32)}))
+    limits = HttpSettings(write_buffer_bytes=100_000)
+    with RunningServer(settings=limits) as server, opened(server) as wire:
+        for start in range(0, len(large), 16_000):
+            wire.send(data(large[start : start + 16_000]))
+        until(lambda: len(server.computer.contexts) == 1)
+        wire.send(data(b"", ends=True))
+        Sender(wire, 0).listen()
+        for stream in (0, 1):
+            wire.send(f.window_update(stream, 2**30))
+        wire.until(f.HEADERS, 1)
+
+
 def test_a_client_that_never_reads_is_given_up() -> None:
     """Its stream ends after a while, also when it goes on sending; what was open is cancelled."""
     answer = packed(infer_request(MODEL, {"x": np.zeros((1, 20_000), np.float32)}))

@@ -102,7 +102,7 @@ class Dialogue:
     def sent(self) -> None:
         """The client reads; go on if that is what was waited for."""
         self.stream.progress_ns = self.clock.monotonic_ns()
-        if self._incoming.has_bytes:
+        if self._was_held:
             self._take_soon()
 
     def drain(self) -> None:
