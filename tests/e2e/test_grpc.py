@@ -15,7 +15,10 @@ EXPECTED = [[3.0, 5.0], [7.0, 9.0]]
 
 @pytest.mark.parametrize("port", ["data", "grpc"])
 def test_clients(server: Server, tmp_path: Path, port: str) -> None:
-    """tritonclient and kserve get their answers on the data port and on the port of gRPC."""
+    """tritonclient and kserve get their answers on the data port and on the port of gRPC.
+
+    Streams of tritonclient are answered, each request with its own answer or error.
+    """
     deploy_double(server, tmp_path)
     target = f"127.0.0.1:{server.port}" if port == "data" else server.grpc_target
     seen = {"live": True, "ready": True, "model_ready": True}
@@ -27,7 +30,14 @@ def test_clients(server: Server, tmp_path: Path, port: str) -> None:
         "packed": EXPECTED,
         "id": "from-triton",
         "unknown": "StatusCode.NOT_FOUND",
-        "aio": EXPECTED,
+        "aio": [EXPECTED, [[None, "0"], [None, "1"]]],
+        "config": ["double", "TYPE_FP32"],
+        "statistics": [["double", True]],
+        "index": [["double", "READY"]],
+        "trace": ["OFF"],
+        "log_info": {"bool_param": True},
+        "regions": {},
+        "streamed": [[["0", EXPECTED], ["2", EXPECTED]], [True]],
     }
     assert calls("kserve", target) == {
         **seen,

@@ -28,14 +28,17 @@ from salver.core.timing import Timing
 from salver.core.tls import ReloadingContext, ServerTls
 from salver.gateway.auth import Keys
 from salver.gateway.grpc.application import GrpcApplication
+from salver.gateway.grpc.dialogue import Limits
 from salver.gateway.grpc.gather import CallGatherer
 from salver.gateway.grpc.infer import GrpcInference
+from salver.gateway.grpc.services.all import services_of
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.rest import Rest
 from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
+from salver.gateway.triton.documents import Documents
 from salver.gateway.triton.routes import TritonExtensions
 from salver.gateway.triton.statistics import Statistics
 from salver.gateway.turn import Turn, gathers
@@ -174,6 +177,7 @@ class RunningServer:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.port = 0
         self.ready = True
+        self.serving = True
         self.server: HttpServer | None = None
 
     def __enter__(self) -> Self:
@@ -250,14 +254,17 @@ class RunningServer:
         ring.subscribe(self._record)
         self.ring = ring
         self.inference = inference = Inference(router, router.endpoint, ring, self.settings, clock)
-        directory = Directory(router.endpoint, lambda _: self.ready, lambda: True, router.endpoints)
+        directory = Directory(
+            router.endpoint, lambda _: self.ready, lambda: self.serving, router.endpoints
+        )
         ids = RequestIds(b"k" * 32, 1, clock)
         self.turn = turn = Turn(inference, ids)
         self.gatherer = gatherer = Gatherer(inference, turn, ids, self.settings)
         gather = gatherer.add if gathers(self.settings) else None
         statistics = Statistics(ring, router.endpoint, clock)
         ring.subscribe(statistics)
-        extensions = TritonExtensions(router.endpoints, directory, self._keys, statistics, "info")
+        documents = Documents(directory, statistics, "info")
+        extensions = TritonExtensions(documents, self._keys)
         self.routes = routes = Routes(
             inference, directory, self._keys, ids, lambda _: None, gather, extensions
         )
@@ -265,7 +272,9 @@ class RunningServer:
         rest = Rest(routes.answer, routes.refuse)
         calls = GrpcInference(inference, self.settings)
         usual = CallGatherer(inference, calls, turn) if gathers(self.settings) else None
-        grpc = GrpcApplication(rest, calls, directory, self._keys, ids, self.settings, usual)
+        self.services = services = services_of(calls, directory, documents, self._keys, ids)
+        front = Limits(self.settings, self.http2, clock)
+        grpc = GrpcApplication(rest, calls, services, self._keys, ids, front, usual)
         if self.http2.enabled:
             server.successor = lambda peer: Http2Connection(server, self.http2, grpc, peer)
         if (context := self.context) is not None:

@@ -158,8 +158,9 @@ def test_a_bad_question_for_the_index_is_refused(
 def test_versions_without_a_worker_are_unavailable(server: RunningServer) -> None:
     """A version that no worker answers for is listed as such, and left out of the ready ones."""
     extensions: Any = server.routes._extensions
-    directory = extensions._directory
-    extensions._directory = directory._replace(variant_ready=lambda variant: variant == "two:1")
+    documents = extensions._documents
+    directory = documents._directory
+    documents._directory = directory._replace(variant_ready=lambda variant: variant == "two:1")
     try:
         with client_of(server) as client:
             states = {i["name"]: i["state"] for i in client.get_model_repository_index()}
@@ -167,7 +168,7 @@ def test_versions_without_a_worker_are_unavailable(server: RunningServer) -> Non
         _, _, ready = ask(server, "POST", "/v2/repository/index", b'{"ready":true}')
         assert [item["name"] for item in ready] == ["two"]
     finally:
-        extensions._directory = directory
+        documents._directory = directory
 
 
 def test_models_are_not_loaded_here(server: RunningServer) -> None:

@@ -69,6 +69,10 @@ class Http2Settings:
     connection_window_bytes: int = setting(
         16 * _MIB, "bytes a client may send ahead on all streams of a connection together"
     )
+    max_stream_requests: int = setting(256, "open requests of one streaming call")
+    stream_idle_timeout_s: float = setting(
+        3600.0, "time a streaming call may stay silent in both directions"
+    )
     control_frames_burst: int = setting(
         1000, "PING, SETTINGS, PRIORITY, empty and unknown frames of a connection at once"
     )

@@ -19,14 +19,17 @@ from salver.engine.client.handler import EngineClient
 from salver.gateway.admin import AdminServer
 from salver.gateway.auth import Keys
 from salver.gateway.grpc.application import GrpcApplication
+from salver.gateway.grpc.dialogue import Limits
 from salver.gateway.grpc.gather import CallGatherer
 from salver.gateway.grpc.infer import GrpcInference
+from salver.gateway.grpc.services.all import services_of
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.rest import Rest
 from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
+from salver.gateway.triton.documents import Documents
 from salver.gateway.triton.routes import TritonExtensions
 from salver.gateway.triton.statistics import Statistics
 from salver.gateway.turn import Turn, gathers
@@ -92,16 +95,17 @@ class Gateway:
         gather = None if turn is None else Gatherer(inference, turn, ids, settings.http).add
         statistics = Statistics(self._ring, self._router.endpoint, clock)
         self._ring.subscribe(statistics)
-        extensions = TritonExtensions(
-            self._router.endpoints, directory, self._keys, statistics, settings.observe.log_level
-        )
+        documents = Documents(directory, statistics, settings.observe.log_level)
+        extensions = TritonExtensions(documents, self._keys)
         routes = Routes(inference, directory, self._keys, ids, self._refused, gather, extensions)
         self._server = HttpServer(settings.http, clock, routes.answer, routes.refuse)
         if settings.http2.enabled:
             rest = Rest(routes.answer, routes.refuse)
             calls = GrpcInference(inference, settings.http)
             usual = None if turn is None else CallGatherer(inference, calls, turn)
-            grpc = GrpcApplication(rest, calls, directory, self._keys, ids, settings.http, usual)
+            services = services_of(calls, directory, documents, self._keys, ids)
+            front = Limits(settings.http, settings.http2, clock)
+            grpc = GrpcApplication(rest, calls, services, self._keys, ids, front, usual)
             server, limits = self._server, settings.http2
             server.successor = lambda peer: Http2Connection(server, limits, grpc, peer)
         self._context: ReloadingContext | None = None

@@ -51,7 +51,7 @@ def test_the_server_is_there(channel: grpc.Channel) -> None:
     assert call(channel, f"{SERVICE}/ServerReady", message("ServerReadyRequest")).ready
     described = call(channel, f"{SERVICE}/ServerMetadata", message("ServerMetadataRequest"))
     assert described.name == "salver"
-    assert "binary_tensor_data" in described.extensions
+    assert {"binary_tensor_data", "statistics"} <= set(described.extensions)
 
 
 def test_health(channel: grpc.Channel) -> None:

@@ -1,39 +1,26 @@
 """Finds what a call asks for, reads its message, and answers; other streams are REST."""
 
-from collections.abc import Callable
-from typing import Any
-
-from salver import __version__
-from salver.core.context import ANONYMOUS, Principal
-from salver.core.errors import (
-    EndpointNotFound,
-    InvalidRequest,
-    NotReady,
-    SalverError,
-    UnsupportedOperation,
-    fault_of,
-)
+from salver.core.context import ANONYMOUS
+from salver.core.errors import InvalidRequest, SalverError, UnsupportedOperation, fault_of
 from salver.core.ids import RequestIds
-from salver.core.settings import HttpSettings
 from salver.gateway.auth import Keys
 from salver.gateway.grpc.call import Call
+from salver.gateway.grpc.dialogue import Dialogue, Limits
 from salver.gateway.grpc.framing import PREFIX, expected_bytes, only_message
 from salver.gateway.grpc.gather import CallGatherer
 from salver.gateway.grpc.infer import GrpcInference, parse
-from salver.gateway.grpc.schema import message_class, request_name
+from salver.gateway.grpc.schema import request_name
+from salver.gateway.grpc.services.all import Services
+from salver.gateway.grpc.services.table import Streaming
 from salver.gateway.h2.connection import Application, Http2Connection
+from salver.gateway.h2.headers import Fields
 from salver.gateway.h2.stream import Stream
-from salver.gateway.oip.metadata import EXTENSIONS, model_metadata, variant_of
-from salver.gateway.oip.routes import Directory
 from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
 
 _CONTENT_TYPE = b"application/grpc"
 _INFER = b"/inference.GRPCInferenceService/ModelInfer"
-_SERVING, _NOT_SERVING = 1, 2
-
-Unary = Callable[[Any, Principal], Any]
 
 
 class GrpcApplication:
@@ -43,34 +30,31 @@ class GrpcApplication:
         self,
         rest: Application,
         infer: GrpcInference,
-        directory: Directory,
+        services: Services,
         keys: Keys,
         ids: RequestIds,
-        settings: HttpSettings,
+        limits: Limits,
         gather: CallGatherer | None = None,
     ) -> None:
         self._gather = gather
         self._rest = rest
         self._infer = infer
-        self._directory = directory
+        self._unaries = services.unaries
+        self._streamings = {f"/{name}".encode(): one for name, one in services.streamings.items()}
         self._keys = keys
         self._ids = ids
-        self._limit_bytes = settings.max_body_bytes
-        self._inflated_bytes = settings.max_inflated_bytes
-        inference = "inference.GRPCInferenceService"
-        self._calls: dict[str, Unary] = {
-            f"{inference}/ServerLive": self._live,
-            f"{inference}/ServerReady": self._ready,
-            f"{inference}/ModelReady": self._model_ready,
-            f"{inference}/ServerMetadata": self._server,
-            f"{inference}/ModelMetadata": self._model,
-            "grpc.health.v1.Health/Check": self._health,
-        }
+        self._limits = limits
+        self._limit_bytes = limits.http.max_body_bytes
+        self._inflated_bytes = limits.http.max_inflated_bytes
 
     def begin(self, connection: Http2Connection, stream: Stream) -> None:
-        """Pass on what is not a call."""
+        """Open a streaming call; others wait for their message."""
         if not _is_call(stream):
             self._rest.begin(connection, stream)
+            return
+        streaming = self._streamings.get(stream.fields[b":path"])
+        if streaming is not None:
+            self._open(connection, stream, streaming)
 
     def data(self, connection: Http2Connection, stream: Stream) -> None:
         """Learn from the first bytes how long the message is."""
@@ -127,69 +111,42 @@ class GrpcApplication:
         if gather is not None and request is not None:
             gather.learn(whole, request)
 
+    def _open(self, connection: Http2Connection, stream: Stream, streaming: Streaming) -> None:
+        fields, request_id = stream.fields, self._ids.make()
+        try:
+            _check_method(fields)
+            principal = (
+                ANONYMOUS if streaming.is_open else self._keys.identify(fields, connection.peer)
+            )
+            dialogue = Dialogue(connection, stream, request_id, self._limits)
+            dialogue.begin(streaming.open(dialogue, principal))
+        except SalverError as error:
+            Call(connection, stream, request_id).fail(error)
+        except Exception as error:  # a fault of ours must still be answered
+            log.exception("call_failed", request_id=request_id)
+            Call(connection, stream, request_id).fail(fault_of(error))
+
     def _answer(self, call: Call) -> None:
         fields = call.stream.fields
         path = fields[b":path"]
-        if fields[b":method"] != b"POST":
-            raise InvalidRequest("a call is a POST")
+        _check_method(fields)
         name = path[1:].decode("latin-1")
-        act = self._calls.get(name)
-        if act is None:
+        unary = self._unaries.get(name)
+        if unary is None:
             raise UnsupportedOperation(f"no such call: {name[:200]}")
         body = only_message(call.stream.body.whole(), fields, self._inflated_bytes)
         # Probes need no key, as on the paths of REST.
-        is_probe = act in (self._live, self._ready, self._health)
         peer = call.connection.peer
-        principal = ANONYMOUS if is_probe else self._keys.identify(fields, peer)
-        call.reply((act(parse(request_name(name), body), principal).SerializeToString(),))
-
-    def _live(self, request: Any, principal: Principal) -> Any:
-        del request, principal
-        return message_class("inference.ServerLiveResponse")(live=True)
-
-    def _ready(self, request: Any, principal: Principal) -> Any:
-        del request, principal
-        ready = self._directory.server_ready()
-        return message_class("inference.ServerReadyResponse")(ready=ready)
-
-    def _model_ready(self, request: Any, principal: Principal) -> Any:
-        endpoint = self._directory.endpoint_for(request.name, principal)
-        try:
-            variant = variant_of(endpoint, request.version or None)
-            ready = self._directory.variant_ready(variant.id)
-        except NotReady:
-            ready = False
-        return message_class("inference.ModelReadyResponse")(ready=ready)
-
-    def _server(self, request: Any, principal: Principal) -> Any:
-        del request, principal
-        return message_class("inference.ServerMetadataResponse")(
-            name="salver", version=__version__, extensions=EXTENSIONS
-        )
-
-    def _model(self, request: Any, principal: Principal) -> Any:
-        endpoint = self._directory.endpoint_for(request.name, principal)
-        document = model_metadata(endpoint, variant_of(endpoint, request.version or None))
-        response = message_class("inference.ModelMetadataResponse")(
-            name=document["name"], versions=document["versions"], platform=document["platform"]
-        )
-        for side in ("inputs", "outputs"):
-            for tensor in document[side]:
-                getattr(response, side).add(
-                    name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"]
-                )
-        return response
-
-    def _health(self, request: Any, principal: Principal) -> Any:
-        del principal
-        if request.service not in ("", "inference.GRPCInferenceService"):
-            raise EndpointNotFound(f"no service {request.service[:200]!r} here")
-        serving = self._directory.server_ready()
-        return message_class("grpc.health.v1.HealthCheckResponse")(
-            status=_SERVING if serving else _NOT_SERVING
-        )
+        principal = ANONYMOUS if unary.is_open else self._keys.identify(fields, peer)
+        answer = unary.act(parse(request_name(name), body), principal)
+        call.reply((answer.SerializeToString(),))
 
 
 def _is_call(stream: Stream) -> bool:
     kind = stream.fields.get(b"content-type", b"")
     return kind == _CONTENT_TYPE or kind.startswith((_CONTENT_TYPE + b"+", _CONTENT_TYPE + b";"))
+
+
+def _check_method(fields: Fields) -> None:
+    if fields[b":method"] != b"POST":
+        raise InvalidRequest("a call is a POST")

@@ -47,14 +47,23 @@ def only_message(body: Buffer, fields: Mapping[bytes, bytes], limit_bytes: int) 
         )
     if size > limit_bytes:
         raise BodyTooLarge(f"a message of {size} bytes is over the limit of {limit_bytes}")
+    return inflated(memoryview(body)[PREFIX.size :], compressed, fields, limit_bytes)
+
+
+def inflated(
+    message: Buffer, compressed: int, fields: Mapping[bytes, bytes], limit_bytes: int
+) -> Buffer:
+    """Return a message whose compressed flag is so, as it was before compression.
+
+    Raises ``InvalidRequest``, ``UnsupportedEncoding`` or ``BodyTooLarge``.
+    """
     if compressed > 1:
         raise InvalidRequest("the compressed flag of a message is neither 0 nor 1")
-    message = memoryview(body)[PREFIX.size :]
     if not compressed:
         return message
     encoding = fields.get(b"grpc-encoding", b"identity")
     if encoding == b"identity":
-        raise InvalidRequest("a message is marked as compressed, but grpc-encoding names nothing")
+        raise InvalidRequest("a message is compressed, and grpc-encoding does not say how")
     return inflate(bytes(message), encoding, limit_bytes)
 
 

@@ -73,7 +73,7 @@ class Plans:
         if cut > _MAX_HEAD_BYTES or not body[:cut].endswith(tag):
             return
         try:
-            _, raw = split_raw(body[PREFIX.size : cut - len(tag)])
+            _, raw = split_raw(body[PREFIX.size : cut - len(tag)], _MAX_HEAD_BYTES)
         except SalverError:
             return
         if raw:
@@ -148,7 +148,11 @@ class CallLot(Lot[Call]):
         seat.request_id = request_id
         (name, version), form = self.kind.target, self.kind.form
         request = InferenceRequest(name, inputs_of(form, payload), version, form=form)
-        self._infer.ask(seat, self.kind.principal, Decoded(request, caller_id), is_typed=False)
+        stream = seat.stream
+        context = RequestContext(request_id, self.kind.principal, stream.begun_ns, 0)
+        answer = GrpcAnswer(self._inference, seat, name, context)
+        stream.on_gone = answer.gone
+        self._infer.ask_decoded(answer, Decoded(request, caller_id), stream)
 
     def arrival_ns(self, seat: Call) -> int:
         """Return when a call began."""

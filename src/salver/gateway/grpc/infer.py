@@ -1,12 +1,13 @@
 """``ModelInfer``: from a message to the handlers, and from their answer to a message."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 from google.protobuf.message import DecodeError
 
 from salver.core.context import Principal, RequestContext
-from salver.core.errors import BodyTooLarge, InvalidRequest, SalverError, fault_of
+from salver.core.errors import InvalidRequest, SalverError, fault_of
 from salver.core.exchange import Exchange
 from salver.core.request import InferenceRequest, InferenceResponse
 from salver.core.settings import HttpSettings
@@ -19,27 +20,43 @@ from salver.gateway.grpc.schema import message_class
 from salver.gateway.grpc.tensors import inputs_of
 from salver.gateway.grpc.wire import split_raw
 from salver.gateway.h2.headers import literal
+from salver.gateway.h2.stream import Stream
 from salver.gateway.oip.decode import Decoded
 from salver.gateway.oip.infer import Inference
-from salver.gateway.triton.parameters import custom_parameters
+from salver.gateway.triton.classification import classified
+from salver.gateway.triton.parameters import class_count, custom_parameters, tensor_parameters
 from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
 
 PROTOCOL = "grpc"
+REQUEST = "inference.ModelInferRequest"
+
+
+class Replies(Protocol):
+    """Where the answer to one request goes."""
+
+    def reply(self, parts: Sequence[Buffer], fields: bytes = b"") -> None:
+        """Answer with one message, in parts."""
+        ...
+
+    def fail(self, error: SalverError) -> None:
+        """Answer with an error."""
+        ...
 
 
 class GrpcAnswer(msgspec.Struct, eq=False):
-    """Responder of one ``ModelInfer``."""
+    """Responder of one request; how it answers chunks is up to the kind of call."""
 
     owner: Inference
-    call: Call
+    call: Replies
     endpoint: str
     context: RequestContext
     is_typed: bool = False
     counted: bool = False
     finished: bool = False
     request: InferenceRequest | None = None
+    classes: dict[str, int] | None = None
 
     def send(self, response: InferenceResponse, *, final: bool = True) -> None:
         """Answer."""
@@ -49,15 +66,31 @@ class GrpcAnswer(msgspec.Struct, eq=False):
             self.fail(InvalidRequest("this model answers in chunks; ask it with ModelStreamInfer"))
             self.context.cancel()
             return
+        if self.write(response):
+            self.finish("", response.timing)
+
+    def write(self, response: InferenceResponse, more: Sequence[Buffer] = ()) -> bool:
+        """Send one message, with further fields behind it; False if that failed."""
         context = self.context
         try:
+            if self.classes and response.outputs:
+                response = self._classified(response, self.classes)
             parts = encode(self.endpoint, context, response, is_typed=self.is_typed)
-            self.call.reply(parts, literal(b"x-salver-variant", context.variant.encode()))
+            variant = literal(b"x-salver-variant", context.variant.encode())
+            self.call.reply((*parts, *more), variant)
+        except SalverError as error:
+            self.fail(error)
         except Exception as error:  # a fault of ours must still be answered
             log.exception("answer_failed", request_id=context.request_id)
             self.fail(fault_of(error))
-        else:
-            self.finish("", response.timing)
+        return not self.finished
+
+    def _classified(
+        self, response: InferenceResponse, classes: dict[str, int]
+    ) -> InferenceResponse:
+        endpoint = self.owner.find(self.endpoint)
+        outputs = classified(response.outputs, classes, endpoint, self.context.variant)
+        return InferenceResponse(outputs, response.timing, response.parameters)
 
     def fail(self, error: SalverError) -> None:
         """Answer with a coded status."""
@@ -87,64 +120,58 @@ class GrpcAnswer(msgspec.Struct, eq=False):
 
 
 class GrpcInference:
-    """Turns calls into requests of the same handlers that REST asks."""
+    """Turns messages into requests of the same handlers that REST asks."""
 
     def __init__(self, inference: Inference, settings: HttpSettings) -> None:
-        self._inference = inference
+        self.inference = inference
         self._settings = settings
+        self.max_rest_bytes = settings.max_json_bytes
         self.max_timeout_ns = round(settings.max_request_timeout_s * 1e9)
 
     def __call__(self, call: Call, principal: Principal, body: Buffer) -> InferenceRequest | None:
-        """Answer one call, now or later.
+        """Answer one call, now or later; raises ``InvalidRequest`` for what is no message.
 
-        Returns the request if it came raw and was in order. Raises ``InvalidRequest`` for bytes
-        that are no message, and ``BodyTooLarge``.
+        Returns the request if others may be read by its message.
         """
-        rest, raw = split_raw(body)
-        if len(rest) > self._settings.max_json_bytes:
-            raise BodyTooLarge(
-                f"{len(rest)} bytes besides raw tensors are over the limit of "
-                f"{self._settings.max_json_bytes}; send tensors in raw_input_contents"
-            )
-        message = parse("inference.ModelInferRequest", rest)
-        try:
-            check_access(principal, message.model_name)
-            self._inference.known(message.model_name, principal.tenant)
-            decoded = self._decoded(message, raw)
-        except SalverError as error:
-            self._refuse(call, principal, message.model_name, error)
-            return None
-        self.ask(call, principal, decoded, is_typed=not raw)
-        return decoded.request if raw and decoded.caller_id is None else None
-
-    def ask(self, call: Call, principal: Principal, decoded: Decoded, *, is_typed: bool) -> None:
-        """Ask the handlers for a call whose message has been read."""
-        stream, name = call.stream, decoded.request.endpoint
+        rest, raw = split_raw(body, self.max_rest_bytes)
+        message = parse(REQUEST, rest)
+        stream = call.stream
         context = RequestContext(call.request_id, principal, stream.begun_ns, 0)
-        answer = GrpcAnswer(self._inference, call, name, context)
-        answer.request, answer.is_typed = decoded.request, is_typed
+        answer = GrpcAnswer(self.inference, call, message.model_name, context)
+        stream.on_gone = answer.gone
+        self.ask(answer, message, raw, stream)
+        return answer.request if raw and not message.id and not answer.classes else None
+
+    def ask(self, answer: GrpcAnswer, message: Any, raw: list[memoryview], stream: Stream) -> None:
+        """Have the handlers answer a message that came on a stream; raises nothing."""
+        answer.is_typed = not raw
+        self._ask(answer, lambda: self._decoded(message, raw), stream)
+
+    def ask_decoded(self, answer: GrpcAnswer, decoded: Decoded, stream: Stream) -> None:
+        """Have the handlers answer a message that has been read; raises nothing."""
+        self._ask(answer, lambda: decoded, stream)
+
+    def _ask(self, answer: GrpcAnswer, read: Callable[[], Decoded], stream: Stream) -> None:
+        context, name, fields = answer.context, answer.endpoint, stream.fields
+        principal = context.principal
         try:
             check_access(principal, name)
             principal.in_flight += 1
-            self._inference.open_count += 1
+            self.inference.open_count += 1
             answer.counted = True
-            endpoint = self._inference.known(name, principal.tenant)
-            self._inference.fill(context, decoded, endpoint)
-            self._limit(context, stream.fields.get(b"grpc-timeout"))
-            trace = stream.fields.get(b"traceparent")
+            endpoint = self.inference.known(name, principal.tenant)
+            decoded = read()
+            answer.request, answer.classes = decoded.request, decoded.classes
+            self.inference.fill(context, decoded, endpoint)
+            self._limit(context, fields.get(b"grpc-timeout"), stream)
+            trace = fields.get(b"traceparent")
             context.traceparent = None if trace is None else trace.decode("latin-1")
-            stream.on_gone = answer.gone
-            self._inference.handler(decoded.request, context, answer)
+            self.inference.handler(decoded.request, context, answer)
         except SalverError as error:
             answer.fail(error)
         except Exception as error:  # a fault of ours must still be answered
-            log.exception("inference_failed", request_id=call.request_id)
+            log.exception("inference_failed", request_id=context.request_id)
             answer.fail(fault_of(error))
-
-    def _refuse(self, call: Call, principal: Principal, name: str, error: SalverError) -> None:
-        """Answer a call that no handler is asked, and record it."""
-        context = RequestContext(call.request_id, principal, call.stream.begun_ns, 0)
-        GrpcAnswer(self._inference, call, name, context).fail(error)
 
     def _decoded(self, message: Any, raw: list[memoryview]) -> Decoded:
         request = InferenceRequest(
@@ -152,15 +179,21 @@ class GrpcInference:
             inputs_of(message, raw, self._settings),
             message.model_version or None,
             tuple([output.name for output in message.outputs]) or None,
-            custom_parameters(_parameters(message.parameters)),
+            custom_parameters(parameters_of(message)),
         )
-        return Decoded(request, message.id or None)
+        classes = _classes(message.outputs) if request.outputs else None
+        return Decoded(request, message.id or None, classes=classes)
 
-    def _limit(self, context: RequestContext, value: bytes | None) -> None:
+    def _limit(self, context: RequestContext, value: bytes | None, stream: Stream) -> None:
         """Let the caller's own deadline count, within what the server allows."""
-        if value is not None:
-            limit_ns = min(timeout_ns(value), self.max_timeout_ns)
-            context.deadline_ns = context.arrival_ns + limit_ns
+        if value is None:
+            return
+        limit_ns = timeout_ns(value)
+        if stream.sink is None:
+            context.deadline_ns = context.arrival_ns + min(limit_ns, self.max_timeout_ns)
+        else:
+            # It is the deadline of the whole call, of which this is one request of many.
+            context.deadline_ns = min(context.deadline_ns, stream.begun_ns + limit_ns)
 
 
 def parse(name: str, data: Buffer) -> Any:
@@ -171,9 +204,24 @@ def parse(name: str, data: Buffer) -> Any:
         raise InvalidRequest(f"the message is not a {name}: {error}"[:200]) from error
 
 
-def _parameters(given: Any) -> dict[str, Any]:
+def _classes(outputs: Any) -> dict[str, int] | None:
+    """Return of which outputs only the highest values are wanted, and how many.
+
+    Raises ``InvalidRequest``, and ``UnsupportedOperation`` for an output in shared memory.
+    """
+    counts = {}
+    for output in outputs:
+        if output.parameters:
+            item = {"parameters": parameters_of(output)}
+            parameters = tensor_parameters(f"output {output.name!r}", item)
+            counts[output.name] = class_count(output.name, parameters)
+    return {name: count for name, count in counts.items() if count} or None
+
+
+def parameters_of(message: Any) -> dict[str, Any]:
+    """Return the parameters of a request or of one of its tensors."""
     parameters: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in message.parameters.items():
         choice = value.WhichOneof("parameter_choice")
         if choice is not None:
             parameters[name] = getattr(value, choice)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from salver.core.datatypes import BYTES, DATATYPES, DTYPES, ITEM_SIZES
-from salver.core.errors import InvalidRequest, InvalidTensor
+from salver.core.errors import InvalidRequest, InvalidTensor, UnsupportedOperation
 from salver.core.settings import HttpSettings
 from salver.core.tensor import Buffer, Tensor, encode_bytes
 
@@ -29,7 +29,7 @@ CONTENTS = {
 def inputs_of(message: Any, raw: Sequence[Buffer], settings: HttpSettings) -> list[Tensor]:
     """Return the tensors of a ``ModelInferRequest``.
 
-    Raises ``InvalidRequest`` or ``InvalidTensor``.
+    Raises ``InvalidRequest``, ``InvalidTensor`` or ``UnsupportedOperation``.
     """
     inputs = message.inputs
     if not inputs:
@@ -38,11 +38,12 @@ def inputs_of(message: Any, raw: Sequence[Buffer], settings: HttpSettings) -> li
         raise InvalidRequest(f"{len(inputs)} inputs are over the limit of {settings.max_tensors}")
     if raw and any(item.HasField("contents") for item in inputs):
         raise InvalidRequest("tensors are either in raw_input_contents or in contents, not in both")
+    heads = [_head(item, settings) for item in inputs]
     if raw and len(raw) != len(inputs):
         raise InvalidRequest(f"{len(raw)} raw_input_contents for {len(inputs)} inputs")
     tensors: list[Tensor] = []
     for index, item in enumerate(inputs):
-        name, datatype, shape = _head(item, settings)
+        name, datatype, shape = heads[index]
         buffer = raw[index] if raw else _typed(name, datatype, item.contents)
         tensor = Tensor(name, datatype, shape, buffer)
         tensor.check()
@@ -54,6 +55,10 @@ def _head(item: Any, settings: HttpSettings) -> tuple[str, str, tuple[int, ...]]
     name, datatype = item.name, item.datatype
     if not name:
         raise InvalidRequest("every input needs a name")
+    if "shared_memory_region" in item.parameters:
+        raise UnsupportedOperation(
+            f"input {name!r}: tensors in shared memory are not read; send raw contents"
+        )
     if datatype not in ITEM_SIZES and datatype != BYTES:
         raise InvalidTensor(
             f"input {name!r}: datatype {datatype!r} is not one of {', '.join(DATATYPES)}"

@@ -4,7 +4,7 @@ A request's tensors are its last and largest field. They are cut out of the mess
 that they are not copied, and the rest is left to the protobuf library.
 """
 
-from salver.core.errors import InvalidRequest
+from salver.core.errors import BodyTooLarge, InvalidRequest
 
 Buffer = bytes | bytearray | memoryview
 
@@ -31,11 +31,12 @@ def bytes_field(number: int, size_bytes: int) -> bytes:
     return varint(number << 3 | _LENGTH_DELIMITED) + varint(size_bytes)
 
 
-def split_raw(message: Buffer) -> tuple[bytes, list[memoryview]]:
+def split_raw(message: Buffer, max_rest_bytes: int) -> tuple[bytes, list[memoryview]]:
     """Return a request without its raw tensors, and those as views.
 
     Raises ``InvalidRequest`` for bytes that are not a message, and for more fields than any honest
-    one has: a field may take two bytes and costs much more to read.
+    one has: a field may take two bytes and costs much more to read. Raises ``BodyTooLarge`` where
+    more than ``max_rest_bytes`` are left for the protobuf library.
     """
     view = memoryview(message)
     rest: list[memoryview] = []
@@ -52,9 +53,13 @@ def split_raw(message: Buffer) -> tuple[bytes, list[memoryview]]:
             rest.append(view[kept:begin])
             raw.append(view[position - size : position])
             kept = position
-    if not raw:
-        return bytes(view), []
     rest.append(view[kept:])
+    size = sum([part.nbytes for part in rest])
+    if size > max_rest_bytes:
+        raise BodyTooLarge(
+            f"{size} bytes besides raw tensors are over the limit of {max_rest_bytes}; send "
+            "tensors in raw_input_contents"
+        )
     return b"".join(rest), raw
 
 

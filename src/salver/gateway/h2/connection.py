@@ -1,7 +1,6 @@
 """One HTTP/2 connection: frames in, requests out.
 
-Each check names the section of RFC 9113 that asks for it. What a client may cost is bounded:
-streams, header lists, unfinished bodies, frames that make work and carry nothing, and time.
+Each check names the section of RFC 9113 that asks for it; what a client may cost is bounded.
 """
 
 import asyncio
@@ -16,20 +15,19 @@ from salver.gateway.h2.budget import Budget
 from salver.gateway.h2.control import ControlFrames, spend
 from salver.gateway.h2.headers import (
     HeaderDecoder,
+    announced_bytes,
     check_trailers,
     malformed,
     status,
 )
 from salver.gateway.h2.output import Output
+from salver.gateway.h2.patience import Patience
 from salver.gateway.h2.reader import FrameReader, HeaderBlock
 from salver.gateway.h2.stream import Stream
 from salver.gateway.h2.windows import ReceiveWindows
 from salver.gateway.http.body import Body, Buffer
-from salver.gateway.http.unread import unread_mark
 
 _MAX_REMEMBERED_RESETS = 1024
-_RATE_GRACE_S = 5.0
-_LENGTH_DIGITS = 18
 
 
 class Application(Protocol):
@@ -103,7 +101,7 @@ class Http2Connection(asyncio.Protocol):
         self._goaway_stream = f.LARGEST_STREAM
         self._resets = Budget(limits.resets_burst, limits.resets_per_s, self._clock)
         self._quiet_since_ns = self._clock.monotonic_ns()
-        self._unread = (0, 0)
+        self._patience = Patience(settings, self._windows)
         self._control = control = ControlFrames(self.output, self._streams, limits, self._clock)
         self._handlers = {
             f.DATA: self._on_data,
@@ -203,19 +201,34 @@ class Http2Connection(asyncio.Protocol):
             self._windows.give_back(size)
             raise f.StreamFault(number, f.FLOW_CONTROL_ERROR, "more DATA than the window (6.9.1)")
         data = f.unpadded(payload, flags) if flags & f.PADDED else payload
-        ends = flags & f.END_STREAM
+        ends = bool(flags & f.END_STREAM)
         if not data and not ends:
             self._control.count()
         if stream.answered:
             # The answer did not wait for the rest of the request.
             self._windows.give_back(size)
             return
-        total = stream.body.size_bytes + len(data)
+        stream.received_bytes = total = stream.received_bytes + len(data)
         announced = stream.announced_bytes
         if announced is not None and (total > announced or (ends and total != announced)):
             self._windows.give_back(size)
             raise malformed(number, "the body is not as long as content-length says (8.1.1)")
-        if total > self._http.max_body_bytes:
+        if not stream.outgoing:
+            # Who sends but does not read makes no progress.
+            stream.progress_ns = self._clock.monotonic_ns()
+        if stream.sink is None:
+            self._to_body(stream, data, size, ends=ends)
+            return
+        # The padding of the frame is done with; the rest is when the sink says so.
+        self._windows.keep(stream, len(data))
+        self._windows.give_back(size)
+        self._windows.give_stream_back(stream, size - len(data))
+        stream.sink.feed(data)
+        if ends:
+            self._end_request(stream)
+
+    def _to_body(self, stream: Stream, data: bytes, size: int, *, ends: bool) -> None:
+        if stream.received_bytes > self._http.max_body_bytes:
             self._windows.give_back(size)
             self._refuse(stream, self._too_large())
             return
@@ -225,8 +238,7 @@ class Http2Connection(asyncio.Protocol):
             self._windows.give_back(size)
             self._refuse(stream, error)
             return
-        self._windows.unfinished_bytes += len(data)
-        stream.progress_ns = self._clock.monotonic_ns()
+        self._windows.keep(stream, len(data))
         if not ends:
             self._application.data(self, stream)
             self._windows.give_back(size, None if stream.answered else stream)
@@ -281,7 +293,7 @@ class Http2Connection(asyncio.Protocol):
         if stream.answered:
             self._windows.finished(stream)
             return
-        if stream.announced_bytes not in (None, stream.body.size_bytes):
+        if stream.announced_bytes not in (None, stream.received_bytes):
             raise malformed(number, "the body is shorter than content-length says (8.1.1)")
         self._end_request(stream)
 
@@ -290,7 +302,7 @@ class Http2Connection(asyncio.Protocol):
         held = self.output.held_bytes > self._http.write_buffer_bytes
         if self._going or held or len(self._streams) >= self._limits.max_streams:
             raise f.StreamFault(number, f.REFUSED_STREAM, "no more streams now (5.1.2)")
-        announced = _announced(number, fields.get(b"content-length"))
+        announced = announced_bytes(number, fields.get(b"content-length"))
         if ends and announced:
             raise malformed(number, "content-length without a body (8.1.1)")
         now_ns = self._clock.monotonic_ns()
@@ -310,13 +322,19 @@ class Http2Connection(asyncio.Protocol):
             return
         if fields.get(b"expect") == b"100-continue" and not ends:
             self.output.put(self.output.head(number, status(100), ends=False))
+        if ends:
+            self._windows.finished(stream)
         self._application.begin(self, stream)
         if ends:
             self._end_request(stream)
 
     def _end_request(self, stream: Stream) -> None:
         self._windows.finished(stream)
-        if stream.id in self._streams:
+        if stream.id not in self._streams or stream.answered:
+            return
+        if stream.sink is not None:
+            stream.sink.end()
+        else:
             self._application.complete(self, stream)
 
     def _on_rst_stream(self, flags: int, number: int, payload: bytes) -> None:
@@ -341,6 +359,27 @@ class Http2Connection(asyncio.Protocol):
             stream.on_gone, stream.answered = None, True
             stream.progress_ns = self._clock.monotonic_ns()
             self.output.answer(stream, block, body, trailers)
+
+    def send(self, stream: Stream, parts: Sequence[Buffer], block: bytes | None = None) -> None:
+        """Send a part of an answer, behind its head if that is given; more may follow."""
+        if stream.id in self._streams and not stream.answered:
+            if not stream.outgoing:
+                stream.progress_ns = self._clock.monotonic_ns()
+            if block is not None:
+                self.output.begin(stream, block)
+            self.output.data(stream, parts)
+
+    def end(self, stream: Stream, trailers: bytes) -> None:
+        """End an answer whose head was sent."""
+        if stream.id in self._streams and not stream.answered:
+            stream.on_gone, stream.answered = None, True
+            self.output.data(stream, (), trailers, ends=True)
+
+    def consumed(self, stream: Stream, taken_bytes: int, finished_bytes: int) -> None:
+        """Let the client send what a sink has taken again; messages that are whole are finished."""
+        self._windows.let_go(stream, finished_bytes)
+        if stream.remote_open and taken_bytes:
+            self._windows.give_stream_back(stream, taken_bytes)
 
     def reset(self, number: int, code: int) -> None:
         """End a stream from our side (5.4.2)."""
@@ -386,6 +425,9 @@ class Http2Connection(asyncio.Protocol):
                 self.close()
 
     def _refuse(self, stream: Stream, error: SalverError) -> None:
+        if stream.sink is not None:
+            stream.sink.fail(error)
+            return
         self._application.refuse(self, stream, error)
 
     def _too_large(self) -> BodyTooLarge:
@@ -409,6 +451,9 @@ class Http2Connection(asyncio.Protocol):
         if not self._going:
             self._going = True
             self._say_goaway(f.NO_ERROR)
+            for stream in list(self._streams.values()):
+                if stream.sink is not None:
+                    stream.sink.drain()
 
     def close_idle(self, now_ns: int, grace_s: float = 0.0) -> None:
         """Close if no stream is open, and none was for ``grace_s``."""
@@ -430,7 +475,7 @@ class Http2Connection(asyncio.Protocol):
     def expire(self, now_ns: int) -> None:
         """Close or refuse when the client has kept us waiting for too long."""
         http = self._http
-        if self._stalled(now_ns):
+        if self._transport is not None and self._patience.is_stalled(self._transport, now_ns):
             self.abort()
             return
         quiet_s = (now_ns - self._quiet_since_ns) / 1e9
@@ -445,37 +490,11 @@ class Http2Connection(asyncio.Protocol):
             self._expire_stream(stream, now_ns)
 
     def _expire_stream(self, stream: Stream, now_ns: int) -> None:
-        http = self._http
-        still_s = (now_ns - stream.progress_ns) / 1e9
-        if stream.outgoing and still_s > http.body_timeout_s:
+        if self._patience.is_unread(stream, now_ns):
             self.reset(stream.id, f.CANCEL)
-            return
-        if not stream.remote_open or stream.answered:
-            return
-        if self._windows.withholds(stream):
-            # The client cannot be late while it may not send.
-            stream.progress_ns = stream.rate_from_ns = now_ns
-            stream.rate_from_bytes = stream.body.size_bytes
-            return
-        lasted_s = (now_ns - (stream.rate_from_ns or stream.begun_ns)) / 1e9
-        slow = http.min_body_rate_bytes_s * (lasted_s - _RATE_GRACE_S)
-        came = stream.body.size_bytes - stream.rate_from_bytes
-        if still_s > http.body_timeout_s or came < slow:
+        elif stream.sink is not None and not stream.answered:
+            error = stream.sink.overdue(now_ns)
+            if error is not None:
+                stream.sink.fail(error)
+        elif self._patience.is_late(stream, now_ns):
             self._refuse(stream, ReadTimeout("the body did not arrive in time, or too slowly"))
-
-    def _stalled(self, now_ns: int) -> bool:
-        """Tell whether the client has stopped taking what was written for it."""
-        unread = unread_mark(self._transport) if self._transport is not None else 0
-        before, since_ns = self._unread
-        if not unread or unread != before:
-            self._unread = (unread, now_ns)
-            return False
-        return now_ns - since_ns > self._http.body_timeout_s * 1e9
-
-
-def _announced(number: int, value: bytes | None) -> int | None:
-    if value is None:
-        return None
-    if not value.isdigit() or len(value) > _LENGTH_DIGITS:
-        raise malformed(number, "content-length is not a number (8.1.1)")
-    return int(value)

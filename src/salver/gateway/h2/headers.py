@@ -27,6 +27,7 @@ _MAX_REMEMBERED_BYTES = 1024
 _LENGTH_PREFIX = 127
 _RESIZE_MASK, _RESIZE = 0xE0, 0x20
 _FIELD_BYTES = 32
+_LENGTH_DIGITS = 18
 _MORE = 128
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 # Fields that speak of one HTTP/1.1 connection (8.2.2).
@@ -192,6 +193,15 @@ def _join(stream: int, fields: Fields, name: bytes, value: bytes) -> None:
         raise malformed(stream, f"the field {name.decode()!r} was sent twice")
     separator = b"; " if name == b"cookie" else b", "
     fields[name] = fields[name] + separator + value
+
+
+def announced_bytes(number: int, value: bytes | None) -> int | None:
+    """Return what ``content-length`` says; raises ``StreamFault`` when it is no number (8.1.1)."""
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > _LENGTH_DIGITS:
+        raise malformed(number, "content-length is not a number (8.1.1)")
+    return int(value)
 
 
 def malformed(stream: int, cause: str) -> StreamFault:

@@ -112,8 +112,12 @@ class Output:
         """Send a part of a body, as far as the windows allow, and the rest when they open."""
         if stream.outgoing is None:
             stream.outgoing = deque()
-        stream.outgoing.extend([part for part in parts if _size(part)])
-        self.held_bytes += sum([_size(part) for part in parts])
+        for part in parts:
+            size = _size(part)
+            if size:
+                stream.outgoing.append(part)
+                stream.held_bytes += size
+                self.held_bytes += size
         if ends:
             stream.ends, stream.trailers = True, trailers
         self.waiting[stream.id] = stream
@@ -154,18 +158,21 @@ class Output:
         self.held_bytes -= part.nbytes
         stream.send_window -= part.nbytes
         stream.progress_ns = self._clock.monotonic_ns()
+        stream.held_bytes -= part.nbytes
         last = stream.ends and not stream.outgoing and stream.trailers is None
         self.put(f.head(part.nbytes, f.DATA, f.END_STREAM if last else 0, stream.id))
         self.put(part)
         if last:
             del self.waiting[stream.id]
             self._ended(stream)
+        elif stream.sink is not None:
+            stream.sink.sent()
         return True
 
     def forget(self, stream: Stream) -> None:
         """Drop what a stream still had to say."""
-        self.held_bytes -= sum([_size(part) for part in stream.outgoing or ()])
-        stream.outgoing = None
+        self.held_bytes -= stream.held_bytes
+        stream.outgoing, stream.held_bytes = None, 0
         self.waiting.pop(stream.id, None)
 
 

@@ -2,11 +2,45 @@
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
+from salver.core.errors import SalverError
 from salver.gateway.h2.headers import Fields
 from salver.gateway.http.body import Body, Buffer
+
+
+class Sink(Protocol):
+    """Takes a request's bytes while they come, and may answer before it has ended.
+
+    It says with ``Http2Connection.consumed`` which bytes it is done with: the client may send as
+    many again. No method may raise.
+    """
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        ...
+
+    def end(self) -> None:
+        """Take note that the client will send no more."""
+        ...
+
+    def fail(self, error: SalverError) -> None:
+        """End the answer with an error."""
+        ...
+
+    def sent(self) -> None:
+        """Take note that a part of the answer has left."""
+        ...
+
+    def drain(self) -> None:
+        """Come to an end with what has arrived."""
+        ...
+
+    def overdue(self, now_ns: int) -> SalverError | None:
+        """Return why the stream must end now, if the client lets it lie."""
+        ...
 
 
 class Stream(msgspec.Struct, eq=False):
@@ -17,6 +51,10 @@ class Stream(msgspec.Struct, eq=False):
     back, if it ever did; ``ends`` that nothing comes after it but ``trailers``. ``on_gone`` is
     called once when the client gives up. ``rate_from_*`` is where the rate of its body is measured
     from, if that is not its beginning.
+
+    A stream with a ``sink`` does not collect its body: the sink has it, and answers piece by piece.
+    ``received_bytes`` is what came of the body, ``kept_bytes`` what of it waits for the rest, and
+    ``held_bytes`` the size of ``outgoing``.
     """
 
     id: int
@@ -27,6 +65,9 @@ class Stream(msgspec.Struct, eq=False):
     body: Body
     announced_bytes: int | None = None
     owed_bytes: int = 0
+    received_bytes: int = 0
+    kept_bytes: int = 0
+    held_bytes: int = 0
     remote_open: bool = True
     answered: bool = False
     outgoing: deque[Buffer] | None = None
@@ -36,3 +77,4 @@ class Stream(msgspec.Struct, eq=False):
     rate_from_ns: int = 0
     rate_from_bytes: int = 0
     on_gone: Callable[[], None] | None = None
+    sink: Sink | None = None

@@ -10,8 +10,9 @@ class ReceiveWindows:
     """The receiving side of flow control.
 
     Bodies are kept until they are complete, so windows open again as soon as bytes have come. While
-    ``unfinished_bytes``, what incomplete bodies hold together, are over ``max_unfinished_bytes``,
-    only the oldest of them may go on: so one after the other comes to its end.
+    ``unfinished_bytes``, what incomplete bodies and messages hold together, are over
+    ``max_unfinished_bytes``, only the oldest body may go on: so one after the other comes to its
+    end. The window of a stream of messages opens as they are taken.
     """
 
     def __init__(
@@ -52,28 +53,42 @@ class ReceiveWindows:
             self._put(f.window_update(0, self._owed))
             self._owed = 0
         if stream is not None:
-            stream.owed_bytes += size_bytes
-            if not self.withholds(stream):
-                self._give_back_to(stream)
+            self.give_stream_back(stream, size_bytes)
+
+    def give_stream_back(self, stream: Stream, size_bytes: int) -> None:
+        """Let the client send as much again on a stream, unless others come first."""
+        stream.owed_bytes += size_bytes
+        if not self.withholds(stream):
+            self._give_back_to(stream)
 
     def withholds(self, stream: Stream) -> bool:
         """Tell whether a client may not send more of a body for now."""
-        if self.unfinished_bytes <= self._max_unfinished:
+        if self.unfinished_bytes <= self._max_unfinished or stream.sink is not None:
             return False
-        oldest = next((one for one in self._streams.values() if one.remote_open), None)
-        return oldest is not stream
+        bodies = (one for one in self._streams.values() if one.remote_open and one.sink is None)
+        return next(bodies, None) is not stream
 
-    def finished(self, stream: Stream) -> None:
-        """Take note that a body is complete, or not wanted any more."""
-        if not stream.remote_open:
-            return
+    def keep(self, stream: Stream, size_bytes: int) -> None:
+        """Count bytes that wait for the rest of a body or message."""
+        stream.kept_bytes += size_bytes
+        self.unfinished_bytes += size_bytes
+
+    def let_go(self, stream: Stream, size_bytes: int) -> None:
+        """Take note that so many of them do not wait any more."""
+        size_bytes = min(size_bytes, stream.kept_bytes)
         held_back = self.unfinished_bytes > self._max_unfinished
-        stream.remote_open = False
-        self.unfinished_bytes -= stream.body.size_bytes
+        stream.kept_bytes -= size_bytes
+        self.unfinished_bytes -= size_bytes
         if held_back:
             for other in self._streams.values():
                 if other.remote_open and not self.withholds(other):
                     self._give_back_to(other)
+
+    def finished(self, stream: Stream) -> None:
+        """Take note that a body is complete, or not wanted any more."""
+        if stream.remote_open:
+            stream.remote_open = False
+            self.let_go(stream, stream.kept_bytes)
 
     def _give_back_to(self, stream: Stream) -> None:
         if stream.owed_bytes * 2 >= self._stream_bytes:

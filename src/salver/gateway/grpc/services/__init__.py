@@ -1,0 +1,1 @@
+"""The services of the front, a file for each family of calls."""

@@ -1,0 +1,1 @@
+"""What the services speak: messages by field number, as their public definitions number them."""

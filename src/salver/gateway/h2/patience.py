@@ -1,0 +1,55 @@
+"""How long a client may take to send a body, and to read an answer."""
+
+import asyncio
+
+from salver.core.settings import HttpSettings
+from salver.gateway.h2.stream import Stream
+from salver.gateway.h2.windows import ReceiveWindows
+from salver.gateway.http.unread import unread_mark
+
+_RATE_GRACE_S = 5.0
+_SECOND_NS = 1e9
+
+
+class Patience:
+    """Tells for one connection who has kept us waiting for too long; asked now and then."""
+
+    def __init__(self, settings: HttpSettings, windows: ReceiveWindows) -> None:
+        self._settings = settings
+        self._windows = windows
+        self._unread = (0, 0)
+
+    def is_stalled(self, transport: asyncio.Transport, now_ns: int) -> bool:
+        """Tell whether the client has stopped taking what was written for it."""
+        unread = unread_mark(transport)
+        before, since_ns = self._unread
+        if not unread or unread != before:
+            self._unread = (unread, now_ns)
+            return False
+        return now_ns - since_ns > self._settings.body_timeout_s * _SECOND_NS
+
+    def is_unread(self, stream: Stream, now_ns: int) -> bool:
+        """Tell whether a client has not let a waiting answer go on for too long."""
+        return bool(stream.outgoing) and self._still_s(stream, now_ns) > self._limit_s
+
+    def is_late(self, stream: Stream, now_ns: int) -> bool:
+        """Tell whether a body does not come, or too slowly."""
+        if not stream.remote_open or stream.answered:
+            return False
+        if self._windows.withholds(stream):
+            # The client cannot be late while it may not send.
+            stream.progress_ns = stream.rate_from_ns = now_ns
+            stream.rate_from_bytes = stream.body.size_bytes
+            return False
+        lasted_s = (now_ns - (stream.rate_from_ns or stream.begun_ns)) / _SECOND_NS
+        slow = self._settings.min_body_rate_bytes_s * (lasted_s - _RATE_GRACE_S)
+        came = stream.body.size_bytes - stream.rate_from_bytes
+        return self._still_s(stream, now_ns) > self._limit_s or came < slow
+
+    @property
+    def _limit_s(self) -> float:
+        return self._settings.body_timeout_s
+
+    @staticmethod
+    def _still_s(stream: Stream, now_ns: int) -> float:
+        return (now_ns - stream.progress_ns) / _SECOND_NS
