@@ -4,6 +4,7 @@ import asyncio
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -149,6 +150,14 @@ class Computer:
         wanted = request.outputs or tuple(outputs)
         tensors = [Tensor.from_array(name, np.asarray(outputs[name])) for name in wanted]
         responder.send(InferenceResponse(tensors))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 class RunningServer:

@@ -25,7 +25,7 @@ from salver.core.timing import Timing
 from salver.gateway.http.connection import HttpConnection
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.oip.reading import Reading
-from tests.gateway.inprocess import RunningServer, post, split_reply
+from tests.gateway.inprocess import RunningServer, post, split_reply, until
 
 INFER = "/v2/models/identity-fp32/infer"
 TWO = "/v2/models/two/infer"
@@ -330,14 +330,6 @@ def test_one_client_leaves(server: RunningServer, engine: Engine) -> None:
     server.run(server.ring.drain)
     assert [one.code for one in server.exchanges].count("cancelled") == 1
     clients.close()
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_a_client_leaves_before_the_turn_ends(server: RunningServer, engine: Engine) -> None:

@@ -2,8 +2,7 @@
 
 import socket
 import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from salver.core.settings import Http2Settings, HttpSettings
 from salver.core.tls import ServerTls
 from tests.certificates import Authority, Issued
 from tests.gateway.grpc.calls import infer, infer_request, outputs_of
-from tests.gateway.inprocess import RunningServer, post, read_all, split_reply
+from tests.gateway.inprocess import RunningServer, post, read_all, split_reply, until
 from tests.gateway.test_http_bad import GOOD, INFER
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -79,14 +78,6 @@ def open_connections(server: RunningServer) -> int:
     """Return how many connections the server counts."""
     assert server.server is not None
     return server.server.connections
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def is_cut_off(server: RunningServer, context: ssl.SSLContext) -> bool:

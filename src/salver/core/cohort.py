@@ -18,9 +18,14 @@ from salver.core.request import InferenceRequest, JointResponse, RequestForm
 from salver.core.tensor import Tensor
 
 MAX_MEMBERS = 256
-MAX_COHORT_BYTES = 64 * 1024 - 1
+_MAX_BYTES = 64 * 1024 - 1
 
 Member = tuple[InferenceRequest, RequestContext, Responder]
+
+
+def most_members(form: RequestForm) -> int:
+    """Return how many requests of a form may be one cohort."""
+    return min(MAX_MEMBERS, _MAX_BYTES // max(1, form.size_bytes or 0))
 
 
 class Piece(NamedTuple):

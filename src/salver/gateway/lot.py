@@ -2,10 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
-from salver.core.cohort import MAX_COHORT_BYTES, MAX_MEMBERS, Cohort, Piece
+from salver.core.cohort import Cohort, Piece, most_members
 from salver.core.context import Principal, RequestContext
 from salver.core.exchange import JointExchange
 from salver.core.handler import Responder
@@ -40,7 +39,7 @@ class Lot(Generic[Seat]):
     def __init__(self, inference: Inference, kind: Kind) -> None:
         self._inference = inference
         self.kind = kind
-        self.limit = min(MAX_MEMBERS, MAX_COHORT_BYTES // max(1, kind.form.size_bytes or 0))
+        self.limit = most_members(kind.form)
         self.seats: list[Seat] = []
         self.payloads: list[bytes] = []
         self.caller_ids: list[str | None] = []
@@ -142,11 +141,7 @@ class Lot(Generic[Seat]):
                 position += 1
 
 
-def told_apart(cohort: Cohort) -> partial[None]:
-    """Return what takes a cohort apart if somebody still holds it whole."""
-    return partial(_tell_apart, cohort)
-
-
-def _tell_apart(cohort: Cohort) -> None:
+def tell_apart(cohort: Cohort) -> None:
+    """Take a cohort apart if somebody still holds it whole."""
     if cohort.when_apart is not None:
         cohort.when_apart()

@@ -17,8 +17,8 @@ from salver.core.tensor import Tensor
 from salver.gateway.grpc.gather import Plans
 from salver.gateway.grpc.schema import message_class
 from tests.gateway.grpc.calls import SERVICE, infer, infer_request, outputs_of, two_rows
-from tests.gateway.inprocess import RunningServer
-from tests.gateway.test_gather import Engine, idle, until
+from tests.gateway.inprocess import RunningServer, until
+from tests.gateway.test_gather import Engine, idle
 
 MODEL = "identity-fp32"
 

@@ -3,8 +3,7 @@
 import contextlib
 import hashlib
 import queue
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from salver.gateway.h2 import frames as f
 from tests.gateway.grpc.calls import SERVICE, infer_request, message, outputs_of, two_rows
 from tests.gateway.grpc.test_calls import serving
 from tests.gateway.h2.wire import Wire
-from tests.gateway.inprocess import RunningServer
+from tests.gateway.inprocess import RunningServer, until
 
 PATH = f"/{SERVICE}/ModelStreamInfer"
 MODEL = "identity-fp32"
@@ -86,14 +85,6 @@ def value_of(response: Any) -> float:
     value = float(outputs_of(response.infer_response)["y"][0, 0])
     assert response.infer_response.id == str(value)
     return value
-
-
-def until(done: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + 20
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_many_requests_on_one_stream(talk: Talk) -> None:

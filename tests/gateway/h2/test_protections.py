@@ -14,7 +14,7 @@ from salver.gateway.h2 import frames as f
 from salver.gateway.h2.headers import literal
 from tests.gateway.h2.test_rules import OPEN, PLAIN, request
 from tests.gateway.h2.wire import GET_LIVE, Wire
-from tests.gateway.inprocess import RunningServer
+from tests.gateway.inprocess import RunningServer, until
 
 SMALL = Http2Settings(
     max_streams=8,
@@ -222,10 +222,7 @@ def test_draining_lets_open_requests_end() -> None:
         server.computer.hold = True
         with Wire(server.port) as wire:
             wire.send(post(1, body_of(2)))
-            deadline = time.monotonic() + 10
-            while not server.computer.waiting:
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
+            until(lambda: bool(server.computer.waiting))
             done = server.begin(server.server.drain(10))
             goaway = wire.until(f.GOAWAY)
             assert struct.unpack(">II", goaway.payload[:8]) == (1, f.NO_ERROR)
@@ -243,14 +240,9 @@ def test_a_client_that_gives_up_cancels_its_work() -> None:
         server.computer.hold = True
         with Wire(server.port) as wire:
             wire.send(post(1, body_of(2)) + post(3, body_of(2)))
-            deadline = time.monotonic() + 10
-            while len(server.computer.waiting) < 2:
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
+            until(lambda: len(server.computer.waiting) == 2)
             wire.send(f.rst_stream(1, f.CANCEL))
-            while not server.computer.contexts[0].cancelled:
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
+            until(lambda: server.computer.contexts[0].cancelled)
             server.release()
             assert wire.answer(3)[0][":status"] == "200"
             assert not server.computer.contexts[1].cancelled
@@ -311,11 +303,11 @@ def test_many_large_bodies_at_once_come_to_their_end() -> None:
 
 def test_a_steady_reader_is_not_late() -> None:
     """A client may open the connection's window only, as long as bytes get through."""
-    settings = HttpSettings(body_timeout_s=0.6)
+    settings = HttpSettings(body_timeout_s=1.5)
     with RunningServer(settings) as server, Wire(server.port) as wire:
         wire.send(f.settings_frame({f.INITIAL_WINDOW_SIZE: 2**31 - 1}))
         wire.send(post(1, body_of(40_000)))
-        came, until = 0, time.monotonic() + 2.0
+        came, end = 0, time.monotonic() + 4.0
         frames = wire.frames()
         for frame in frames:
             assert frame.kind != f.RST_STREAM
@@ -323,7 +315,7 @@ def test_a_steady_reader_is_not_late() -> None:
                 came += len(frame.payload)
                 if frame.flags & f.END_STREAM:
                     break
-            if came >= 65_000 and time.monotonic() < until:
+            if came >= 65_000 and time.monotonic() < end:
                 time.sleep(0.3)
                 wire.send(f.window_update(0, 2000))
             elif came >= 65_000:
@@ -362,11 +354,11 @@ def test_a_refused_request_is_answered_once() -> None:
 
 def test_a_block_after_a_long_silence_has_its_time() -> None:
     """How long a header block may take is counted from its beginning."""
-    settings = HttpSettings(header_timeout_s=1.0)
+    settings = HttpSettings(header_timeout_s=2.0)
     with RunningServer(settings) as server, Wire(server.port) as wire:
         wire.send(PLAIN)
         wire.answer(1)
-        time.sleep(1.6)
+        time.sleep(2.6)
         block = b"".join(literal(name, value) for name, value in GET_LIVE.items())
         wire.send(f.frame(f.HEADERS, f.END_STREAM, 3, block[:20]))
         time.sleep(0.7)
@@ -381,10 +373,7 @@ def test_goaway_never_takes_back_what_it_said() -> None:
         server.computer.hold = True
         with Wire(server.port) as wire:
             wire.send(post(1, body_of(2)))
-            deadline = time.monotonic() + 10
-            while not server.computer.waiting:
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
+            until(lambda: bool(server.computer.waiting))
             done = server.begin(server.server.drain(10))
             first = wire.until(f.GOAWAY)
             wire.send(request(3) + f.frame(f.PING, 0, 0, b"short"))

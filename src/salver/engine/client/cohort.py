@@ -9,19 +9,17 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from salver.core.cohort import Cohort
+from salver.core.cohort import Cohort, most_members
 from salver.core.datatypes import BYTES, size_of_elements
 from salver.core.errors import InvalidTensor, WireError
 from salver.core.request import JointResponse, form_of
 from salver.core.tensor import Tensor
 from salver.core.timing import Timing
-from salver.engine.client.pending import Pending, headers_of
+from salver.engine.client.pending import Pending, headers_of, remaining_us
 from salver.wire.framing import LARGE_BYTES, Buffer
 from salver.wire.messages import ChunkMany, InferMany, TensorHeader
 
-_MAX_MEMBERS = 256
 _MAX_MEMBER_BYTES = LARGE_BYTES // 4
-_NANOSECONDS_PER_MICROSECOND = 1000
 
 
 def goes_together(pending: Pending) -> bool:
@@ -47,8 +45,7 @@ def cohorts(turn: Sequence[Pending]) -> Iterator[list[Pending]]:
         else:
             group.append(pending)
     for group in groups.values():
-        size = form_of(group[0].request).size_bytes or 1
-        limit = min(_MAX_MEMBERS, (LARGE_BYTES - 1) // size)
+        limit = most_members(form_of(group[0].request))
         if len(group) <= limit:
             yield group
         else:
@@ -65,12 +62,7 @@ def infer_many(group: Sequence[Pending], now_ns: int) -> tuple[InferMany, list[B
         tuple([pending.id for pending in group]),
         first.variant,
         headers_of(request.inputs),
-        tuple(
-            [
-                max(0, (context.deadline_ns - now_ns) // _NANOSECONDS_PER_MICROSECOND)
-                for context in contexts
-            ]
-        ),
+        tuple([remaining_us(context.deadline_ns, now_ns) for context in contexts]),
         tuple([context.request_id for context in contexts]),
         request.outputs,
         first.priority,
@@ -86,17 +78,14 @@ def infer_cohort(cohort: Cohort, ids: tuple[int, ...], now_ns: int) -> tuple[Inf
     context, form = cohort.context, cohort.request.form
     assert form is not None
     deadlines_ns = cohort.deadlines_ns or [context.deadline_ns]
-    remaining_us = [
-        max(0, (deadline_ns - now_ns) // _NANOSECONDS_PER_MICROSECOND)
-        for deadline_ns in deadlines_ns
-    ]
+    times_us = [remaining_us(deadline_ns, now_ns) for deadline_ns in deadlines_ns]
     if not cohort.deadlines_ns:
-        remaining_us *= len(ids)
+        times_us *= len(ids)
     message = InferMany(
         ids,
         context.variant,
         tuple([TensorHeader(*one, size_of_elements(*one[1:])) for one in form.inputs]),
-        tuple(remaining_us),
+        tuple(times_us),
         tuple(cohort.request_ids),
         form.outputs,
         context.priority,

@@ -117,7 +117,7 @@ class Pending(msgspec.Struct, eq=False):
             self.id,
             context.variant,
             headers_of(request.inputs),
-            max(0, (context.deadline_ns - now_ns) // _NANOSECONDS_PER_MICROSECOND),
+            remaining_us(context.deadline_ns, now_ns),
             context.request_id,
             request.outputs,
             parameters,
@@ -130,6 +130,11 @@ class Pending(msgspec.Struct, eq=False):
     def buffers(self) -> list[Buffer]:
         """Return the payload that goes with ``infer``."""
         return [tensor.buffer for tensor in self.request.inputs]
+
+
+def remaining_us(deadline_ns: int, now_ns: int) -> int:
+    """Return what is left until a deadline, nothing once it has passed."""
+    return max(0, (deadline_ns - now_ns) // _NANOSECONDS_PER_MICROSECOND)
 
 
 def headers_of(tensors: list[Tensor]) -> tuple[TensorHeader, ...]:

@@ -22,7 +22,7 @@ from salver.gateway.grpc.infer import PROTOCOL, GrpcAnswer, GrpcInference
 from salver.gateway.grpc.response import members
 from salver.gateway.grpc.wire import bytes_field, split_raw
 from salver.gateway.h2.headers import literal
-from salver.gateway.lot import Kind, Lot, told_apart
+from salver.gateway.lot import Kind, Lot, tell_apart
 from salver.gateway.oip.decode import Decoded
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.reading import Target
@@ -207,7 +207,7 @@ class CallLot(Lot[Call]):
 
 def _gone(cohort: Cohort, call: Call) -> None:
     """The client gave up; its call is told from the others, and cancelled."""
-    told_apart(cohort)()
+    tell_apart(cohort)
     gone, call.stream.on_gone = call.stream.on_gone, None
     if gone is not None:
         gone()

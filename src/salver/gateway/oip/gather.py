@@ -15,7 +15,7 @@ from salver.core.ids import RequestIds
 from salver.core.request import InferenceRequest, JointResponse, RequestForm
 from salver.core.settings import HttpSettings
 from salver.gateway.http.message import HttpMessage
-from salver.gateway.lot import Kind, Lot, told_apart
+from salver.gateway.lot import Kind, Lot, tell_apart
 from salver.gateway.oip.answer import PROTOCOL, Answer, variant_line
 from salver.gateway.oip.decode import Decoded, decode_member
 from salver.gateway.oip.encode import encode_joint, opening
@@ -154,6 +154,6 @@ class MessageLot(Lot[HttpMessage]):
 
 def _gone(cohort: Cohort, message: HttpMessage) -> None:
     """The client left; its request is told from the others, and cancelled."""
-    told_apart(cohort)()
+    tell_apart(cohort)
     if message.on_gone is not None:
         message.on_gone(message)
