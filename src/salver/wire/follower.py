@@ -1,7 +1,7 @@
 """Keeps a process in line with the plan: from disk at start, then from control.
 
 Control may come and go: the follower reconnects with growing pauses and the process acts on the
-last plan meanwhile.
+last plan meanwhile. What the process asks of control goes over the same link.
 """
 
 import asyncio
@@ -11,8 +11,19 @@ from pathlib import Path
 from salver.core.errors import WireError
 from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
-from salver.wire.messages import Hello, Message, Plan, PlanAck, PlanPush, Snapshot
+from salver.wire.messages import (
+    Change,
+    Changed,
+    Fail,
+    Hello,
+    Message,
+    Plan,
+    PlanAck,
+    PlanPush,
+    Snapshot,
+)
 from salver.wire.planfile import read_plan
+from salver.wire.questions import Questions
 from salver.wire.transport import connect
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -44,6 +55,7 @@ class PlanFollower:
         self._snapshot = snapshot
         self._interval_s = interval_s
         self._connection: Connection | None = None
+        self._questions = Questions()
         self._lost = asyncio.Event()
         self._poked = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -77,8 +89,12 @@ class PlanFollower:
         """Report soon instead of at the next interval."""
         self._poked.set()
 
+    async def ask(self, change: Change, timeout_s: float) -> None:
+        """Ask control for a change and wait until it is made; see ``Questions.ask``."""
+        await self._questions.ask(self._connection, change, timeout_s)
+
     def on_message(self, message: Message, payload: Buffer) -> None:
-        """Take a pushed plan; other messages are not for followers."""
+        """Take a pushed plan or an answer; other messages are not for followers."""
         del payload
         if isinstance(message, PlanPush):
             if message.plan.number >= self.plan_number:
@@ -86,11 +102,14 @@ class PlanFollower:
             if self._connection is not None:
                 self._connection.send(PlanAck(self.plan_number))
             self.poke()
+        elif isinstance(message, Changed | Fail):
+            self._questions.answered(message)
 
     def on_lost(self, error: WireError | None) -> None:
         """Take note that control is gone."""
         del error
         self._connection = None
+        self._questions.lost()
         self._lost.set()
 
     def _take(self, plan: Plan) -> None:

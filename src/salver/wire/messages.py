@@ -8,7 +8,8 @@ Who says what: everybody opens with ``Hello``. Gateways send ``Infer``, ``InferM
 ``Credit`` and ``Watch`` to workers; workers answer with ``BatchStarted``, ``Chunk``, ``ChunkMany``
 and ``Fail``. ``Watch`` and the two ``Many`` came with version 2 and are said only to peers of it.
 Control pushes ``PlanPush`` to gateways, workers and the supervisor and gets ``PlanAck`` and
-``Snapshot`` back.
+``Snapshot`` back. A gateway asks control for a ``Change``, which control answers with ``Changed``
+or ``Fail``; these came with version 3.
 ``Load``, ``Unload`` and ``Drain`` tell a worker what to host; a plan contains the same ``Load``s,
 so that a worker can restart while control is away.
 """
@@ -18,10 +19,12 @@ import msgspec
 from salver.core.signature import Signature
 from salver.core.timing import Timing
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 OLDEST_PROTOCOL_VERSION = 1
 FIRST_COHORT_VERSION = 2
 """From this version on, peers understand ``InferMany``, ``ChunkMany`` and ``Watch``."""
+FIRST_CHANGE_VERSION = 3
+"""From this version on, control understands ``Change``."""
 
 
 class TensorHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -172,7 +175,7 @@ class ChunkMany(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
 
 
 class Fail(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """A request ended in a domain error; ``code`` is one of ``core.errors``."""
+    """A request or a change ended in a domain error; ``code`` is one of ``core.errors``."""
 
     id: int
     code: str
@@ -289,12 +292,16 @@ class WorkerPlan(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The numbered snapshot of what every gateway and worker must do."""
+    """The numbered snapshot of what every gateway and worker must do.
+
+    ``unloaded`` are models that an admin may load at the data port: none where that is off.
+    """
 
     number: int
     created_unix_ms: int
     endpoints: tuple[EndpointPlan, ...] = ()
     workers: tuple[WorkerPlan, ...] = ()
+    unloaded: tuple[str, ...] = ()
 
 
 class PlanPush(msgspec.Struct, frozen=True, array_like=True, tag=12):
@@ -307,6 +314,28 @@ class PlanAck(msgspec.Struct, frozen=True, array_like=True, tag=13):
     """The sender acts on this plan from now on."""
 
     number: int
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """A caller of the data port wants an endpoint served (``load``) or not (``unload``).
+
+    The gateway has found out that ``principal`` of ``tenant`` may ask for it. ``id`` is unique on
+    the link; ``remaining_us`` is how long somebody waits for the answer.
+    """
+
+    id: int
+    action: str
+    endpoint: str
+    principal: str
+    tenant: str
+    request_id: str
+    remaining_us: int
+
+
+class Changed(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """A change is in force at every live gateway."""
+
+    id: int
 
 
 Message = (
@@ -326,4 +355,6 @@ Message = (
     | Snapshot
     | PlanPush
     | PlanAck
+    | Change
+    | Changed
 )
