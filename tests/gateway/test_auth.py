@@ -146,3 +146,20 @@ def test_a_broken_file_changes_nothing(keys: Path) -> None:
     os.utime(keys, ns=(1, 1))
     assert found.reload() is not None
     assert found.identify({b"x-api-key": BOB.encode()}).max_in_flight == 1
+
+
+def test_an_admin_is_one_by_the_file_as_it_is_now(keys: Path) -> None:
+    """Nobody is an admin unless the entry says so; a changed file makes one and takes it back."""
+    found = Keys(keys)
+    found.provision()
+    principal = found.identify({b"x-api-key": BOB.encode()})
+    assert not principal.is_admin
+    plain = keys.read_text()
+    admin = plain.replace("principal: bob", "principal: bob\n  admin: true")
+    for number, (text, expected) in enumerate(((admin, True), (plain, False)), start=1):
+        keys.write_text(text)
+        os.utime(keys, ns=(number, number))
+        assert found.reload() is None
+        assert found.identify({b"x-api-key": BOB.encode()}).is_admin is expected
+        assert principal.is_admin is expected
+    assert not found.identify({b"x-api-key": ALICE.encode()}).is_admin

@@ -28,6 +28,9 @@ def new(
     max_in_flight: Annotated[
         int | None, typer.Option("--max-in-flight", min=1, help="Requests open at once.")
     ] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="May load and unload models over the data port.")
+    ] = False,
 ) -> None:
     """Print a fresh key (standard error) and its entry for the --api-keys file.
 
@@ -43,6 +46,8 @@ def new(
         entry["endpoints"] = [check_name(name, "endpoint") for name in endpoints.split(",")]
     if max_in_flight is not None:
         entry["max_in_flight"] = max_in_flight
+    if admin:
+        entry["admin"] = True
     note(f"key, shown once: {key}")
     note("add the next line under 'keys:' in the file given to 'salver up --api-keys':")
     typer.echo(f"  - {orjson.dumps(entry).decode()}")

@@ -11,9 +11,10 @@ class Principal:
     """An authenticated caller.
 
     ``endpoints`` is None for "may call any"; ``max_in_flight`` is its own quota, None for none.
+    ``is_admin`` tells that it may also say which of these endpoints are served.
     """
 
-    __slots__ = ("endpoints", "in_flight", "max_in_flight", "name", "tenant")
+    __slots__ = ("endpoints", "in_flight", "is_admin", "max_in_flight", "name", "tenant")
 
     def __init__(
         self,
@@ -21,11 +22,14 @@ class Principal:
         tenant: str = DEFAULT_TENANT,
         endpoints: frozenset[str] | None = None,
         max_in_flight: int | None = None,
+        *,
+        is_admin: bool = False,
     ) -> None:
         self.name = name
         self.tenant = tenant
         self.endpoints = endpoints
         self.max_in_flight = max_in_flight
+        self.is_admin = is_admin
         self.in_flight = 0
 
 

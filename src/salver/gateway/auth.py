@@ -30,7 +30,10 @@ _MAX_NAMED = 4096
 
 
 class KeyEntry(msgspec.Struct, forbid_unknown_fields=True):
-    """One line of the file: who holds a key (``sha256``), or a client certificate (``subject``)."""
+    """One line of the file: who holds a key (``sha256``), or a client certificate (``subject``).
+
+    An ``admin`` may also load and unload its endpoints, where the data port does that at all.
+    """
 
     principal: str
     sha256: str | None = None
@@ -38,6 +41,7 @@ class KeyEntry(msgspec.Struct, forbid_unknown_fields=True):
     tenant: str = DEFAULT_TENANT
     endpoints: list[str] | None = None
     max_in_flight: int | None = None
+    admin: bool = False
 
 
 class KeyFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -182,6 +186,7 @@ def _same(known: Principal | None, fresh: Principal) -> Principal:
         return fresh
     known.name, known.tenant = fresh.name, fresh.tenant
     known.endpoints, known.max_in_flight = fresh.endpoints, fresh.max_in_flight
+    known.is_admin = fresh.is_admin
     return known
 
 
@@ -191,4 +196,5 @@ def _principal(entry: KeyEntry) -> Principal:
         check_name(entry.tenant, "tenant"),
         None if entry.endpoints is None else frozenset(entry.endpoints),
         entry.max_in_flight,
+        is_admin=entry.admin,
     )
