@@ -159,6 +159,14 @@ def test_an_endpoint_that_cannot_be_resolved_keeps_serving() -> None:
     assert plan.endpoints[0].reason == "no alias"
 
 
+def test_gateways_are_told_what_could_be_loaded() -> None:
+    """Models that no endpoint is named after are in the plan, and a change there is a new plan."""
+    plan = next_plan([want(1)], seen(), EMPTY, ADDRESS, ["d", "e", "f"])
+    assert plan.unloaded == ("d", "f")
+    assert not same(plan, next_plan([want(1)], seen(), EMPTY, ADDRESS, ["d", "e"]))
+    assert next_plan([want(1)], seen(), EMPTY, ADDRESS).unloaded == ()
+
+
 STATES = st.sampled_from(["loading", "ready", "failed"])
 
 

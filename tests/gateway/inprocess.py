@@ -39,6 +39,7 @@ from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
+from salver.gateway.triton.changes import Ask, Changes
 from salver.gateway.triton.documents import Documents
 from salver.gateway.triton.routes import TritonExtensions
 from salver.gateway.triton.statistics import Statistics
@@ -171,7 +172,9 @@ class RunningServer:
         http2: Http2Settings | None = None,
         plan: Plan = PLAN,
         tls: ServerTls | None = None,
+        ask: Ask | None = None,
     ) -> None:
+        self.ask = ask
         self.settings = settings or HttpSettings()
         self.http2 = http2 or Http2Settings()
         self.last = last
@@ -264,7 +267,11 @@ class RunningServer:
         self.ring = ring
         self.inference = inference = Inference(router, router.endpoint, ring, self.settings, clock)
         directory = Directory(
-            router.endpoint, lambda _: self.ready, lambda: self.serving, router.endpoints
+            router.endpoint,
+            lambda _: self.ready,
+            lambda: self.serving,
+            router.endpoints,
+            lambda: self.plan.unloaded,
         )
         ids = RequestIds(b"k" * 32, 1, clock)
         self.turn = turn = Turn(inference, ids)
@@ -273,7 +280,8 @@ class RunningServer:
         statistics = Statistics(ring, router.endpoint, clock)
         ring.subscribe(statistics)
         documents = Documents(directory, statistics, "info")
-        extensions = TritonExtensions(documents, self._keys)
+        self.changes = changes = Changes(self.ask, 5.0)
+        extensions = TritonExtensions(documents, self._keys, changes)
         self.routes = routes = Routes(
             inference, directory, self._keys, ids, lambda _: None, gather, extensions
         )
@@ -281,7 +289,9 @@ class RunningServer:
         rest = Rest(routes.answer, routes.refuse)
         calls = GrpcInference(inference, self.settings)
         usual = CallGatherer(inference, calls, turn) if gathers(self.settings) else None
-        self.services = services = services_of(calls, directory, documents, self._keys, ids)
+        self.services = services = services_of(
+            calls, directory, documents, changes, self._keys, ids
+        )
         front = Limits(self.settings, self.http2, clock)
         grpc = GrpcApplication(rest, calls, services, self._keys, ids, front, usual)
         if self.http2.enabled:

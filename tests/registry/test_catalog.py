@@ -34,6 +34,14 @@ def test_versions_are_numbered_without_gaps(catalog: Catalog) -> None:
     assert record.created_by == "me"
 
 
+def test_names_come_in_order_and_not_endlessly(catalog: Catalog) -> None:
+    """As many names as are wanted, the first ones."""
+    for name in ("c", "a", "b"):
+        catalog.create_version(name, manifest(b"x"), "me", {})
+    assert catalog.names(10) == ["a", "b", "c"]
+    assert catalog.names(2) == ["a", "b"]
+
+
 def test_models_count_apart(catalog: Catalog) -> None:
     """The same bytes under two names are version 1 of both."""
     for name in ("a", "b"):

@@ -23,8 +23,10 @@ def test_endpoints_are_replaced_with_a_newer_generation(state: StateStore) -> No
     second = state.put_endpoint(EndpointSpec("churn", "churn", 2))
     assert second.generation > first.generation
     assert state.endpoints() == [second]
-    state.delete_endpoint("churn")
+    assert state.endpoint("churn") == second
+    assert state.delete_endpoint("churn") == second
     assert state.endpoints() == []
+    assert state.endpoint("churn") is None
     with pytest.raises(EndpointNotFound):
         state.delete_endpoint("churn")
 

@@ -15,6 +15,7 @@ import uvloop
 from salver.control.api.app import build_app
 from salver.control.api.routes import Services
 from salver.control.api.security import load_token
+from salver.control.changes import Changer
 from salver.control.deploy import Deployer
 from salver.control.hub import Hub
 from salver.control.overview import Overview
@@ -74,9 +75,12 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     merger = Merger(retired)
     for incarnation, snapshot in live.items():
         merger.update(incarnation, snapshot)
-    reconciler = Reconciler(home, catalog, state, thread, settings.control, clock)
+    reconciler = Reconciler(home, catalog, state, thread, settings, clock)
     incarnation = secrets.token_hex(8)
     hub = Hub(f"unix:{home / 'run' / 'control.sock'}", incarnation, clock, merger, reconciler.wake)
+    deployer = Deployer(reconciler, hub, catalog, state, thread, http_url)
+    changer = Changer(deployer, state, thread, settings)
+    hub.change = changer
     await reconciler.start(hub)
     services = Services(
         blobs,
@@ -84,7 +88,7 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
         state,
         thread,
         Pusher(blobs, catalog, thread, settings, reconciler.wake),
-        Deployer(reconciler, hub, catalog, state, thread, http_url),
+        deployer,
         reconciler,
         Overview(home, hub, reconciler, catalog, thread),
         settings.control,
@@ -92,6 +96,7 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     try:
         await _answer(build_app(services, load_token(home)), home, listening)
     finally:
+        await changer.stop()
         await reconciler.stop()
         thread.stop()
         database.close()

@@ -53,10 +53,28 @@ class Deployer:
         self._reconciler.wake()
         return spec
 
-    async def delete(self, name: str) -> None:
-        """Want an endpoint no more; raises ``EndpointNotFound``."""
-        await self._database(lambda: self._state.delete_endpoint(name))
+    async def ensure(self, name: str) -> tuple[EndpointSpec, bool]:
+        """Want an endpoint as it is wanted already, else the newest version of this name's model.
+
+        Returns it and whether it is new; raises ``ModelNotFound``.
+        """
+
+        def work() -> tuple[EndpointSpec, bool]:
+            known = self._state.endpoint(name)
+            if known is not None:
+                return known, False
+            return self._pin(EndpointSpec(name, name), ModelReference(name)), True
+
+        spec, is_new = await self._database(work)
+        if is_new:
+            self._reconciler.wake()
+        return spec, is_new
+
+    async def remove(self, name: str) -> EndpointSpec:
+        """Want an endpoint no more and return what it was; raises ``EndpointNotFound``."""
+        spec = await self._database(lambda: self._state.delete_endpoint(name))
         self._reconciler.wake()
+        return spec
 
     async def wait(self, spec: EndpointSpec, timeout_s: float) -> None:
         """Return when every live gateway routes the endpoint to what is wanted.
@@ -79,6 +97,25 @@ class Deployer:
             )
         if outcome[0] is not None:
             raise outcome[0]
+
+    async def wait_gone(self, spec: EndpointSpec, timeout_s: float) -> None:
+        """Return when no live gateway routes to a removed endpoint, or somebody wants it anew.
+
+        Raises ``DeadlineExceeded``.
+        """
+
+        def gone() -> bool:
+            wanted = next((d for d in self._reconciler.desired if d.spec.name == spec.name), None)
+            if wanted is not None:
+                return wanted.spec.generation > spec.generation
+            planned = (endpoint.name for endpoint in self._reconciler.plan.endpoints)
+            return spec.name not in planned and self._is_known()
+
+        if not await self._reconciler.wait_for(gone, timeout_s):
+            raise DeadlineExceeded(
+                f"endpoint {spec.name!r} is not gone everywhere after {timeout_s:g} s; see "
+                "'salver status'"
+            )
 
     def describe(self) -> list[dict[str, Any]]:
         """Return every endpoint as the API shows it."""
@@ -120,15 +157,16 @@ class Deployer:
         failed = failure(item, observed)
         if failed is not None:
             return from_code(failed.code, f"{item.version.id} could not be loaded: {failed.error}")
-        gateways = self._hub.peers(GATEWAY)
-        known = gateways and all(
-            gateway.acknowledged >= self._reconciler.plan.number for gateway in gateways
-        )
         routed = self._routed(spec.name)
         ready = ready_workers(item, observed)
-        if known and routed == item.version.id and len(ready) >= item.spec.replicas:
+        if self._is_known() and routed == item.version.id and len(ready) >= item.spec.replicas:
             return None
         return _PENDING
+
+    def _is_known(self) -> bool:
+        """Tell whether every live gateway, and at least one, acts on the plan."""
+        gateways, number = self._hub.peers(GATEWAY), self._reconciler.plan.number
+        return bool(gateways) and all(gateway.acknowledged >= number for gateway in gateways)
 
     def _routed(self, name: str) -> str:
         for endpoint in self._reconciler.plan.endpoints:

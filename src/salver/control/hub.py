@@ -4,13 +4,15 @@ from collections.abc import Callable
 
 from salver.control.planner import Observed
 from salver.core.clock import Clock
-from salver.core.errors import WireError
+from salver.core.errors import NotReady, WireError
 from salver.observe.logs import get_logger
 from salver.observe.merge import Merger
 from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
 from salver.wire.messages import (
     PROTOCOL_VERSION,
+    Change,
+    Fail,
     Hello,
     Message,
     Plan,
@@ -24,6 +26,7 @@ log = get_logger(__name__)
 
 GATEWAY, WORKER, SUPERVISOR = "gateway", "worker", "supervisor"
 _RETIRE_AFTER_S = 60.0
+_RETRY_AFTER_S = 1.0
 
 
 class Peer:
@@ -39,7 +42,7 @@ class Peer:
         self._hub = hub
 
     def on_message(self, message: Message, payload: Buffer) -> None:
-        """Take a report."""
+        """Take a report, or a gateway's question."""
         del payload
         if isinstance(message, PlanAck):
             self.acknowledged = message.number
@@ -54,6 +57,8 @@ class Peer:
                 message.state,
             ):
                 self._hub.changed()
+        elif isinstance(message, Change) and self.hello.role == GATEWAY:
+            self._hub.change(self.connection, self.hello.identity, message)
 
     def on_lost(self, error: WireError | None) -> None:
         """Take note that the process is gone."""
@@ -62,7 +67,11 @@ class Peer:
 
 
 class Hub:
-    """Component that keeps every link; ``changed`` is called when reconciling may be due."""
+    """Component that keeps every link; ``changed`` is called when reconciling may be due.
+
+    ``change`` takes what a gateway wants changed, with the link that the answer goes to and the
+    gateway's identity.
+    """
 
     def __init__(
         self,
@@ -77,6 +86,7 @@ class Hub:
         self._clock = clock
         self.merger = merger
         self.changed = changed
+        self.change: Callable[[Connection, str, Change], None] = _refuse
         self.plan: Plan | None = None
         self._peers: dict[str, Peer] = {}
         self._absent_since_ns: dict[str, int] = {}
@@ -147,3 +157,8 @@ class Hub:
             connection.send(PlanPush(self.plan))
         self.changed()
         return peer
+
+
+def _refuse(connection: Connection, gateway: str, change: Change) -> None:
+    del gateway
+    connection.send(Fail(change.id, NotReady.code, "control is starting", _RETRY_AFTER_S))

@@ -53,16 +53,26 @@ class Observed(msgspec.Struct, frozen=True):
 
 
 def next_plan(
-    desired: Sequence[Desired], observed: Observed, previous: Plan, address_of: "AddressOf"
+    desired: Sequence[Desired],
+    observed: Observed,
+    previous: Plan,
+    address_of: "AddressOf",
+    models: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan that follows ``previous``; its number is left for the caller to set."""
+    """Return the plan that follows ``previous``; its number is left for the caller to set.
+
+    ``models`` are those that the data port may load; gateways are told of the ones that no
+    endpoint is named after.
+    """
     wanted = [item for item in desired if item.version is not None]
     before = {endpoint.name: endpoint for endpoint in previous.endpoints}
     endpoints = tuple(_endpoint(item, before.get(item.spec.name), observed) for item in desired)
     loads = _wanted_loads(wanted)
     _retain(loads, endpoints, observed, previous)
     workers = _workers(loads, address_of)
-    return Plan(previous.number, previous.created_unix_ms, endpoints, workers)
+    names = {endpoint.name for endpoint in endpoints}
+    unloaded = tuple(model for model in models if model not in names)
+    return Plan(previous.number, previous.created_unix_ms, endpoints, workers, unloaded)
 
 
 class AddressOf:
@@ -78,7 +88,11 @@ class AddressOf:
 
 def same(left: Plan, right: Plan) -> bool:
     """Tell whether two plans ask for the same, whatever their numbers."""
-    return left.endpoints == right.endpoints and left.workers == right.workers
+    return (left.endpoints, left.workers, left.unloaded) == (
+        right.endpoints,
+        right.workers,
+        right.unloaded,
+    )
 
 
 def placement(item: Desired) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from salver.control.planner import AddressOf, Desired, next_plan, same
 from salver.core.clock import Clock
 from salver.core.errors import SalverError
 from salver.core.names import ModelReference
-from salver.core.settings import ControlSettings
+from salver.core.settings import Settings
 from salver.observe.logs import get_logger
 from salver.observe.merge import Totals
 from salver.registry.catalog import Catalog
@@ -27,6 +27,8 @@ log = get_logger(__name__)
 _MILLISECOND_NS = 1_000_000
 _PERSIST_S = 5.0
 _FAILED_PAUSE_S = 1.0
+# The plan goes to every process, so a large registry is not shown whole.
+_MAX_MODELS = 1000
 
 Result = TypeVar("Result")
 
@@ -55,7 +57,7 @@ class Reconciler:
         catalog: Catalog,
         state: StateStore,
         database: DatabaseThread,
-        settings: ControlSettings,
+        settings: Settings,
         clock: Clock,
     ) -> None:
         self._plan_path = home / "run" / "plan.msgpack"
@@ -133,7 +135,7 @@ class Reconciler:
             async with self._round:
                 self._round.notify_all()
             try:
-                async with asyncio.timeout(self._settings.reconcile_interval_s):
+                async with asyncio.timeout(self._settings.control.reconcile_interval_s):
                     await self._wake.wait()
             except TimeoutError:
                 continue
@@ -141,8 +143,8 @@ class Reconciler:
     async def _reconcile(self) -> None:
         hub = self._hub
         assert hub is not None
-        self.desired = await self._database(self._read_desired)
-        plan = next_plan(self.desired, hub.observed(), self.plan, self._address_of)
+        self.desired, models = await self._database(self._read)
+        plan = next_plan(self.desired, hub.observed(), self.plan, self._address_of, models)
         if same(plan, self.plan) and self.plan.number:
             return
         number = await self._database(self._state.next_plan_number)
@@ -156,8 +158,11 @@ class Reconciler:
         hub.push(plan)
         log.info("plan_pushed", number=number, endpoints=len(plan.endpoints))
 
-    def _read_desired(self) -> list[Desired]:
-        return [self._resolve(spec) for spec in self._state.endpoints()]
+    def _read(self) -> tuple[list[Desired], list[str]]:
+        """Return what is wanted, and what the data port may load."""
+        shows = self._settings.http.repository_changes
+        models = self._catalog.names(_MAX_MODELS) if shows else []
+        return [self._resolve(spec) for spec in self._state.endpoints()], models
 
     def _resolve(self, spec: EndpointSpec) -> Desired:
         try:

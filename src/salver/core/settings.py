@@ -57,6 +57,9 @@ class HttpSettings:
     write_buffer_bytes: int = setting(
         16 * _MIB, "answers waiting for a slow reader before its connection stops being read"
     )
+    repository_changes: bool = setting(
+        False, "let callers with an admin's key load and unload models, as Triton's clients do"
+    )
 
 
 @dataclass(frozen=True, slots=True)

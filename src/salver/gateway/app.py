@@ -29,6 +29,7 @@ from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
+from salver.gateway.triton.changes import Changes
 from salver.gateway.triton.documents import Documents
 from salver.gateway.triton.routes import TritonExtensions
 from salver.gateway.triton.statistics import Statistics
@@ -42,7 +43,7 @@ from salver.observe.meter import Meter
 from salver.observe.prometheus import render
 from salver.traffic.router import Router
 from salver.wire.follower import PlanFollower
-from salver.wire.messages import PROTOCOL_VERSION, Hello, Plan, Snapshot
+from salver.wire.messages import PROTOCOL_VERSION, Change, Hello, Plan, Snapshot
 from salver.wire.transport import LinkOptions
 
 log = get_logger(__name__)
@@ -88,7 +89,11 @@ class Gateway:
         router = self._router
         inference = Inference(router, router.endpoint, self._ring, settings.http, clock)
         directory = Directory(
-            router.endpoint, self._engine.is_ready, self._is_ready, router.endpoints
+            router.endpoint,
+            self._engine.is_ready,
+            self._is_ready,
+            router.endpoints,
+            lambda: self._unloaded,
         )
         ids = RequestIds(identity.id_key, rng.getrandbits(16), clock)
         turn = Turn(inference, ids) if gathers(settings.http) else None
@@ -96,14 +101,16 @@ class Gateway:
         statistics = Statistics(self._ring, self._router.endpoint, clock)
         self._ring.subscribe(statistics)
         documents = Documents(directory, statistics, settings.observe.log_level)
-        extensions = TritonExtensions(documents, self._keys)
+        ask = self._ask if settings.http.repository_changes else None
+        self._changes = changes = Changes(ask, settings.control.deploy_timeout_s)
+        extensions = TritonExtensions(documents, self._keys, changes)
         routes = Routes(inference, directory, self._keys, ids, self._refused, gather, extensions)
         self._server = HttpServer(settings.http, clock, routes.answer, routes.refuse)
         if settings.http2.enabled:
             rest = Rest(routes.answer, routes.refuse)
             calls = GrpcInference(inference, settings.http)
             usual = None if turn is None else CallGatherer(inference, calls, turn)
-            services = services_of(calls, directory, documents, self._keys, ids)
+            services = services_of(calls, directory, documents, changes, self._keys, ids)
             front = Limits(settings.http, settings.http2, clock)
             grpc = GrpcApplication(rest, calls, services, self._keys, ids, front, usual)
             server, limits = self._server, settings.http2
@@ -122,6 +129,7 @@ class Gateway:
             self.snapshot,
             settings.control.snapshot_interval_s,
         )
+        self._unloaded: tuple[str, ...] = ()
         self._snapshots = 0
         self._state = "starting"
         self._tasks: list[asyncio.Task[None]] = []
@@ -153,6 +161,7 @@ class Gateway:
     async def drain(self, timeout_s: float) -> None:
         """Close the listener first, then finish what was accepted."""
         self._state = "draining"
+        self._changes.drain()
         await self._server.drain(timeout_s)
 
     async def stop(self) -> None:
@@ -170,6 +179,7 @@ class Gateway:
         self._engine.apply(plan)
         self._check.apply(plan)
         self._router.apply(plan)
+        self._unloaded = plan.unloaded
 
     def snapshot(self) -> Snapshot:
         """Return what this gateway knows of itself."""
@@ -193,6 +203,9 @@ class Gateway:
             meter.gauges(),
             meter.histograms(),
         )
+
+    async def _ask(self, change: Change, timeout_s: float) -> None:
+        await self._follower.ask(change, timeout_s)
 
     def _is_ready(self) -> bool:
         return self._state == "ready" and self._follower.plan is not None

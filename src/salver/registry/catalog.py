@@ -112,6 +112,18 @@ class Catalog:
             ).all()
         return [self.model(name) for name in names]
 
+    def names(self, limit: int) -> list[str]:
+        """Return the names of the first models, in order."""
+        with self._database.read() as connection:
+            return list(
+                connection.scalars(
+                    sa.select(models.c.name)
+                    .where(models.c.tenant == self._tenant)
+                    .order_by(models.c.name)
+                    .limit(limit)
+                )
+            )
+
     def _insert(
         self, connection: sa.Connection, model: str, manifest: Manifest, created_by: str
     ) -> int:

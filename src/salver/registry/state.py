@@ -52,16 +52,31 @@ class StateStore:
                 connection.execute(sa.insert(endpoints).values({**key, **values}))
         return spec
 
-    def delete_endpoint(self, name: str) -> None:
-        """Want an endpoint no more; raises ``EndpointNotFound``."""
+    def endpoint(self, name: str) -> EndpointSpec | None:
+        """Return an endpoint that is wanted, None if it is not."""
+        with self._database.read() as connection:
+            return self._endpoint(connection, name)
+
+    def delete_endpoint(self, name: str) -> EndpointSpec:
+        """Want an endpoint no more and return what it was; raises ``EndpointNotFound``."""
         with self._database.write() as connection:
-            gone = connection.execute(
+            spec = self._endpoint(connection, name)
+            if spec is None:
+                raise EndpointNotFound(f"no endpoint {name!r}; see 'salver get endpoints'")
+            connection.execute(
                 sa.delete(endpoints).where(
                     endpoints.c.tenant == self._tenant, endpoints.c.name == name
                 )
             )
-            if gone.rowcount == 0:
-                raise EndpointNotFound(f"no endpoint {name!r}; see 'salver get endpoints'")
+        return spec
+
+    def _endpoint(self, connection: sa.Connection, name: str) -> EndpointSpec | None:
+        row = connection.scalar(
+            sa.select(endpoints.c.spec).where(
+                endpoints.c.tenant == self._tenant, endpoints.c.name == name
+            )
+        )
+        return None if row is None else msgspec.json.decode(row, type=EndpointSpec)
 
     def next_plan_number(self) -> int:
         """Return a number larger than any before, also across restarts."""

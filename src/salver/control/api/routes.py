@@ -192,7 +192,7 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
 
     @router.delete("/endpoints/{name}", status_code=_NO_CONTENT)
     async def delete_endpoint(name: Name) -> None:
-        await deployer.delete(name)
+        await deployer.remove(name)
         await services.record("undeploy", name)
 
 

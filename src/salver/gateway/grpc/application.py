@@ -40,6 +40,7 @@ class GrpcApplication:
         self._rest = rest
         self._infer = infer
         self._unaries = services.unaries
+        self._later = services.later
         self._streamings = {f"/{name}".encode(): one for name, one in services.streamings.items()}
         self._keys = keys
         self._ids = ids
@@ -131,12 +132,17 @@ class GrpcApplication:
         path = fields[b":path"]
         _check_method(fields)
         name = path[1:].decode("latin-1")
-        unary = self._unaries.get(name)
-        if unary is None:
+        unary, begin = self._unaries.get(name), self._later.get(name)
+        if unary is None and begin is None:
             raise UnsupportedOperation(f"no such call: {name[:200]}")
         body = only_message(call.stream.body.whole(), fields, self._inflated_bytes)
-        # Probes need no key, as on the paths of REST.
         peer = call.connection.peer
+        if unary is None:
+            assert begin is not None
+            principal = self._keys.identify(fields, peer)
+            begin(parse(request_name(name), body), principal, call)
+            return
+        # Probes need no key, as on the paths of REST.
         principal = ANONYMOUS if unary.is_open else self._keys.identify(fields, peer)
         answer = unary.act(parse(request_name(name), body), principal)
         call.reply((answer.SerializeToString(),))

@@ -48,12 +48,16 @@ _SERVER_PATHS: dict[tuple[str, ...], str] = {
 
 
 class Directory(NamedTuple):
-    """What the routes ask of the data plane's state."""
+    """What the routes ask of the data plane's state.
+
+    ``unloaded`` gives the models that could be loaded, which are told to admins only.
+    """
 
     find: Callable[[str], EndpointPlan | None]
     variant_ready: Callable[[str], bool]
     server_ready: Callable[[], bool]
     endpoints: Callable[[], list[EndpointPlan]]
+    unloaded: Callable[[], tuple[str, ...]] = tuple
 
     def endpoint_for(self, name: str, principal: Principal) -> EndpointPlan:
         """Return an endpoint that the caller may ask.

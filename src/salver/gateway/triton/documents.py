@@ -2,12 +2,12 @@
 
 from typing import Any, NoReturn
 
-from salver.core.context import Principal
+from salver.core.context import DEFAULT_TENANT, Principal
 from salver.core.errors import NotFound, UnsupportedOperation
 from salver.gateway.oip.metadata import variant_of
 from salver.gateway.oip.routes import Directory
 from salver.gateway.triton.config import model_config
-from salver.gateway.triton.repository import repository_index
+from salver.gateway.triton.repository import repository_index, unloaded_index
 from salver.gateway.triton.statistics import Statistics
 from salver.gateway.triton.switches import log_settings, trace_settings
 from salver.wire.messages import EndpointPlan
@@ -40,12 +40,16 @@ class Documents:
     def index(
         self, principal: Principal, repository: str, *, ready_only: bool
     ) -> list[dict[str, Any]]:
-        """Return what the caller may ask; raises ``UnsupportedOperation`` for a repository."""
+        """Return what the caller may ask, and for an admin what it may load.
+
+        Raises ``UnsupportedOperation`` for a named repository.
+        """
         if repository:
             raise UnsupportedOperation("there is one repository; ask for its index without a name")
-        return repository_index(
+        served = repository_index(
             self._visible(principal), self._directory.variant_ready, ready_only=ready_only
         )
+        return served if ready_only else served + unloaded_index(self._loadable(principal))
 
     def config(self, principal: Principal, name: str, version: str | None) -> dict[str, Any]:
         """Return the configuration of a version; see the class."""
@@ -90,6 +94,12 @@ class Documents:
         raise UnsupportedOperation(
             f"endpoint {name!r} does not generate text; ask it with POST …/infer"
         )
+
+    def _loadable(self, principal: Principal) -> list[str]:
+        if not principal.is_admin or principal.tenant != DEFAULT_TENANT:
+            return []
+        allowed = principal.endpoints
+        return [name for name in self._directory.unloaded() if allowed is None or name in allowed]
 
     def _visible(self, principal: Principal) -> list[EndpointPlan]:
         """Return the endpoints that a caller may ask, by name."""

@@ -11,13 +11,15 @@ _WRITE: tuple[bytes, ...] = (b"POST",)
 class Call(NamedTuple):
     """What a path stands for, and the methods it is asked with.
 
-    ``name`` is that of an endpoint, a repository or a region, empty for all of them.
+    ``name`` is that of an endpoint, a repository or a region, empty for all of them; ``repository``
+    is where an endpoint's model is sought, if that is said.
     """
 
     action: str
     methods: tuple[bytes, ...]
     name: str = ""
     version: str | None = None
+    repository: str = ""
 
     @property
     def allowed(self) -> bytes:
@@ -60,8 +62,8 @@ def _repository_call(rest: list[str]) -> Call | None:
             return Call("index", _WRITE, repository)
         case ["models", name, "load" | "unload" as action]:
             return Call(action, _WRITE, check_name(name, "endpoint"))
-        case [_, "models", name, "load" | "unload" as action]:
-            return Call(action, _WRITE, check_name(name, "endpoint"))
+        case [repository, "models", name, "load" | "unload" as action]:
+            return Call(action, _WRITE, check_name(name, "endpoint"), repository=repository)
         case _:
             return None
 

@@ -1,7 +1,7 @@
-"""The index of what can be asked, and why loading is asked elsewhere."""
+"""The index of what can be asked, and what its requests' bodies say."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 
@@ -9,7 +9,6 @@ from salver.core.errors import (
     BodyTooLarge,
     InvalidJson,
     InvalidRequest,
-    UnsupportedOperation,
 )
 from salver.gateway.http.message import Buffer
 from salver.wire.messages import EndpointPlan
@@ -23,18 +22,36 @@ def wants_ready_only(body: Buffer) -> bool:
 
     Raises ``BodyTooLarge``, ``InvalidJson`` or ``InvalidRequest``.
     """
+    ready = _object(body, "send {} or nothing").get("ready", False)
+    if not isinstance(ready, bool):
+        raise InvalidRequest("the body must be an object, and 'ready' true or false")
+    return ready
+
+
+def change_parameters(body: Buffer) -> dict[str, Any]:
+    """Return ``parameters`` of the body of a load or unload, which may be empty.
+
+    Raises ``BodyTooLarge``, ``InvalidJson`` or ``InvalidRequest``.
+    """
+    hint = "a model's files and configuration are pushed ('salver push'), not sent along"
+    parameters = _object(body, hint).get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise InvalidRequest("'parameters' must be an object")
+    return parameters
+
+
+def _object(body: Buffer, hint: str) -> dict[str, Any]:
     if not body:
-        return False
+        return {}
     if len(body) > MAX_BODY_BYTES:
-        raise BodyTooLarge(f"the body is over {MAX_BODY_BYTES} bytes; send {{}} or nothing")
+        raise BodyTooLarge(f"the body is over {MAX_BODY_BYTES} bytes; {hint}")
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidJson(f"the body is not JSON: {error}") from error
-    ready = document.get("ready", False) if isinstance(document, dict) else None
-    if not isinstance(ready, bool):
-        raise InvalidRequest("the body must be an object, and 'ready' true or false")
-    return ready
+    if not isinstance(document, dict):
+        raise InvalidRequest("the body must be an object")
+    return document
 
 
 def repository_index(
@@ -56,13 +73,9 @@ def repository_index(
     return [entry for entry in entries if not ready_only or entry["state"] == _READY]
 
 
-def refuse_change(action: str, name: str) -> NoReturn:
-    """Raise ``UnsupportedOperation``, which says how a model is loaded or unloaded instead."""
-    command = "deploy" if action == "load" else "undeploy"
-    raise UnsupportedOperation(
-        f"the data port changes nothing: '{action}' is 'salver {command} {name}', "
-        "or the control API"
-    )
+def unloaded_index(names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return an entry for each model that could be loaded; its version is empty."""
+    return [_entry(name, "", "unloaded") for name in names]
 
 
 def _entry(name: str, version: str, reason: str) -> dict[str, Any]:

@@ -1,17 +1,24 @@
 """Answers the paths of the extensions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import orjson
 
 from salver.core.context import Principal
-from salver.core.errors import MethodNotAllowed
+from salver.core.errors import MethodNotAllowed, SalverError
 from salver.gateway.auth import Keys
 from salver.gateway.http.inflate import inflate
-from salver.gateway.http.message import HttpMessage
+from salver.gateway.http.message import Buffer, HttpMessage
+from salver.gateway.triton.changes import Changes, Wanted
 from salver.gateway.triton.documents import EXTENSIONS, READ_ONLY, Documents
 from salver.gateway.triton.paths import Call
-from salver.gateway.triton.repository import MAX_BODY_BYTES, refuse_change, wants_ready_only
+from salver.gateway.triton.repository import (
+    MAX_BODY_BYTES,
+    change_parameters,
+    wants_ready_only,
+)
+
+_CHANGES = frozenset(("load", "unload"))
 
 Answer = Callable[[HttpMessage, Call, Principal], object]
 
@@ -24,13 +31,12 @@ class TritonExtensions:
 
     names = EXTENSIONS
 
-    def __init__(self, documents: Documents, keys: Keys) -> None:
+    def __init__(self, documents: Documents, keys: Keys, changes: Changes) -> None:
         self._documents = documents
         self._keys = keys
+        self._changes = changes
         self._answers: dict[str, Answer] = {
             "index": self._index,
-            "load": self._change,
-            "unload": self._change,
             "config": self._config,
             "statistics": self._model_stats,
             "generate": self._generate,
@@ -42,27 +48,41 @@ class TritonExtensions:
         }
 
     def __call__(self, message: HttpMessage, call: Call) -> None:
-        """Answer a message; raises what is answered as a refusal.
+        """Answer a message, a load or unload when control has answered.
 
-        These are ``MethodNotAllowed``, ``Unauthenticated``, ``Forbidden``, ``NotFound`` and its
-        kinds, ``NotReady``, ``UnsupportedOperation``, and what a bad body is refused with.
+        Raises what is answered as a refusal: ``MethodNotAllowed``, ``Unauthenticated``,
+        ``Forbidden``, ``NotFound`` and its kinds, ``NotReady``, ``UnsupportedOperation``, and what
+        a bad body is refused with.
         """
         if message.method not in call.methods:
             method = call.methods[0].decode()
             raise MethodNotAllowed(READ_ONLY.get(call.action, f"this path is asked with {method}"))
         principal = self._keys.identify(message.headers, message.peer)
+        if call.action in _CHANGES:
+            self._change(message, call, principal)
+            return
         document = self._answers[call.action](message, call, principal)
         message.head_only = message.method == b"HEAD"
         message.respond(200, (orjson.dumps(document),))
 
     def _index(self, message: HttpMessage, call: Call, principal: Principal) -> object:
-        encoding = message.headers.get(b"content-encoding", b"")
-        body = inflate(message.body, encoding, MAX_BODY_BYTES)
-        ready_only = wants_ready_only(body)
+        ready_only = wants_ready_only(_body(message))
         return self._documents.index(principal, call.name, ready_only=ready_only)
 
-    def _change(self, _message: HttpMessage, call: Call, _principal: Principal) -> object:
-        refuse_change(call.action, call.name)
+    def _change(self, message: HttpMessage, call: Call, principal: Principal) -> None:
+        def parameters() -> Mapping[str, object]:
+            return change_parameters(_body(message))
+
+        def done(error: SalverError | None) -> None:
+            if error is None:
+                message.respond(200, (b"{}",))
+            else:
+                message.fail(error)
+
+        wanted = Wanted(
+            call.action, call.name, call.repository, principal, message.request_id, parameters
+        )
+        self._changes.begin(wanted, done)
 
     def _config(self, _message: HttpMessage, call: Call, principal: Principal) -> object:
         return self._documents.config(principal, call.name, call.version)
@@ -88,3 +108,8 @@ class TritonExtensions:
 
     def _memory_unregister(self, _message: HttpMessage, _call: Call, _who: Principal) -> object:
         return {}
+
+
+def _body(message: HttpMessage) -> Buffer:
+    encoding = message.headers.get(b"content-encoding", b"")
+    return inflate(message.body, encoding, MAX_BODY_BYTES)

@@ -8,10 +8,12 @@ from salver.gateway.grpc.infer import GrpcInference
 from salver.gateway.grpc.services.health import HealthService
 from salver.gateway.grpc.services.inference import InferenceService
 from salver.gateway.grpc.services.reflection import ReflectionService
+from salver.gateway.grpc.services.repository import RepositoryService
 from salver.gateway.grpc.services.stream_infer import StreamService
-from salver.gateway.grpc.services.table import Streamings, Unaries
+from salver.gateway.grpc.services.table import Later, Streamings, Unaries
 from salver.gateway.grpc.services.triton import TritonService
 from salver.gateway.oip.routes import Directory
+from salver.gateway.triton.changes import Changes
 from salver.gateway.triton.documents import Documents
 
 
@@ -20,10 +22,16 @@ class Services(NamedTuple):
 
     unaries: Unaries
     streamings: Streamings
+    later: Later
 
 
 def services_of(
-    infer: GrpcInference, directory: Directory, documents: Documents, keys: Keys, ids: RequestIds
+    infer: GrpcInference,
+    directory: Directory,
+    documents: Documents,
+    changes: Changes,
+    keys: Keys,
+    ids: RequestIds,
 ) -> Services:
     """Return the services of one gateway."""
     health = HealthService(directory)
@@ -38,4 +46,5 @@ def services_of(
             **health.streamings,
             **ReflectionService().streamings,
         },
+        RepositoryService(changes).later,
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from salver.core.context import Principal
+from salver.gateway.grpc.call import Call
 from salver.gateway.grpc.dialogue import Dialogue, Speaker
 
 Act = Callable[[Any, Principal], Any]
@@ -33,3 +34,9 @@ class Streaming(NamedTuple):
 
 
 Streamings = dict[str, Streaming]
+
+Begin = Callable[[Any, Principal, Call], None]
+"""Takes the message of a call and who asks, and answers the call later; may raise `SalverError`."""
+
+Later = dict[str, Begin]
+"""Calls of one message whose answer takes time."""

@@ -10,7 +10,6 @@ from salver.gateway.grpc.schema import message_class
 from salver.gateway.grpc.services.inference import SERVICE
 from salver.gateway.grpc.services.table import Act, Unaries, Unary
 from salver.gateway.triton.documents import READ_ONLY, Documents
-from salver.gateway.triton.repository import refuse_change
 
 _LOG_FIELDS = {bool: "bool_param", int: "uint32_param", str: "string_param"}
 
@@ -24,8 +23,6 @@ class TritonService:
             "ModelConfig": self._config,
             "ModelStatistics": self._statistics,
             "RepositoryIndex": self._index,
-            "RepositoryModelLoad": self._load,
-            "RepositoryModelUnload": self._unload,
             "TraceSetting": self._trace,
             "LogSettings": self._logging,
         }
@@ -47,14 +44,6 @@ class TritonService:
     def _index(self, request: Any, principal: Principal) -> Any:
         models = self._documents.index(principal, request.repository_name, ready_only=request.ready)
         return _parsed("RepositoryIndexResponse", {"models": models})
-
-    def _load(self, request: Any, principal: Principal) -> Any:
-        del principal
-        refuse_change("load", request.model_name)
-
-    def _unload(self, request: Any, principal: Principal) -> Any:
-        del principal
-        refuse_change("unload", request.model_name)
 
     def _trace(self, request: Any, principal: Principal) -> Any:
         if request.settings:
