@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=16, help="at least 2 (default 16)")
     parser.add_argument("--one-by-one", action="store_true", help="with http.gather off")
     options = parser.parse_args()
-    connections, gathers_turns = max(2, options.connections), not options.one_by_one
+    connections, gathers_turns = max(1, options.connections), not options.one_by_one
     figure = asyncio.run(measure(connections, gathers_turns=gathers_turns))
     print(f"{figure:.2f} us per request at {options.connections} connections")
 

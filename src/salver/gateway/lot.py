@@ -15,7 +15,7 @@ from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.reading import Target
 
 # Fewer cost less one by one.
-_MIN_MEMBERS = 3
+_MIN_MEMBERS = 2
 
 Seat = TypeVar("Seat")
 
@@ -93,13 +93,14 @@ class Lot(Generic[Seat]):
         ):
             return []
         seats, payloads, caller_ids = self.take()
-        arrival_ns, request_ids = self.arrival_ns(seats[0]), ids.make_many(count)
+        arrival_ns = self.arrival_ns(seats[0])
         deadline_ns = arrival_ns + self._inference.timeout_ns(endpoint)
+        context = RequestContext("", principal, arrival_ns, deadline_ns)
+        request = InferenceRequest(target.endpoint, [], target.version, None, None, form)
+        cohort = Cohort(request, context, self, seats, ids.make_many(count), caller_ids, payloads)
         deadlines_ns = self.deadlines_ns(seats, deadline_ns)
-        context = RequestContext("", principal, arrival_ns, min(deadlines_ns, default=deadline_ns))
-        request = InferenceRequest(target.endpoint, [], target.version, form=form)
-        cohort = Cohort(request, context, self, seats, request_ids, caller_ids, payloads)
-        cohort.deadlines_ns = deadlines_ns
+        if deadlines_ns:
+            context.deadline_ns, cohort.deadlines_ns = min(deadlines_ns), deadlines_ns
         self.seated(cohort)
         if self.is_traced:
             self.is_traced = False

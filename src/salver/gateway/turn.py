@@ -40,15 +40,16 @@ class Turn:
 
     def add(self, lot: Lot[Any], seat: object, payload: bytes, caller_id: str | None) -> None:
         """Put a request into its lot, which is sent at the end of this turn."""
-        if lot not in self._open:
+        seats = lot.seats
+        if not seats:
             self._open[lot] = None
             if not self._is_due:
                 self._is_due = True
                 asyncio.get_running_loop().call_soon(self._end)
-        lot.seats.append(seat)
+        seats.append(seat)
         lot.payloads.append(payload)
         lot.caller_ids.append(caller_id)
-        if len(lot.seats) >= lot.limit:
+        if len(seats) >= lot.limit:
             self._flush([lot])
 
     def _end(self) -> None:

@@ -96,22 +96,18 @@ class Router:
         """Hand cohorts on whose members all have the same variant; others member by member."""
         whole: list[Cohort] = []
         for cohort in cohorts:
-            variant = self._common(cohort)
+            request, context = cohort.request, cohort.context
+            route, variant = self._routes.get(request.endpoint), None
+            if route is not None and route.endpoint.tenant == context.principal.tenant:
+                version = request.version
+                variant = route.only if version is None else route.by_version.get(version)
             if variant is None:
                 one_by_one(self, cohort)
             else:
-                _assign(cohort.context, variant)
+                _assign(context, variant)
                 whole.append(cohort)
         if whole:
             self._inner_many(whole)
-
-    def _common(self, cohort: Cohort) -> VariantPlan | None:
-        """Return the variant of all members, None where each must be looked at."""
-        request = cohort.request
-        route = self._routes.get(request.endpoint)
-        if route is None or route.endpoint.tenant != cohort.context.principal.tenant:
-            return None
-        return route.only if request.version is None else route.by_version.get(request.version)
 
     def resolve(self, request: InferenceRequest, context: RequestContext) -> VariantPlan:
         """Return the variant for a request.

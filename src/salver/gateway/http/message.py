@@ -36,10 +36,9 @@ _REASONS = {
 JOIN_BYTES = 64 * 1024
 JSON_TYPE = b"application/json"
 BINARY_TYPE = b"application/octet-stream"
-_OK = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-    b"x-salver-request-id: %b\r\n%b\r\n%b%b"
-)
+OK_TO_LENGTH = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
+OK_TO_ID = b"\r\nx-salver-request-id: "
+_OK = OK_TO_LENGTH + b"%d" + OK_TO_ID + b"%b\r\n%b\r\n%b%b"
 _CLOSE = b"Connection: close\r\n"
 
 
@@ -89,8 +88,12 @@ class HttpMessage(msgspec.Struct, eq=False):
             lines = b"x-salver-request-id: %b\r\n%b" % (request_id, identity)
             self.respond(200, (opening, rest), headers=lines)
             return
+        self.deliver(_OK % (len(opening) + len(rest), request_id, identity, opening, rest))
+
+    def deliver(self, reply: bytes) -> None:
+        """Answer with a whole message, made of ``OK_TO_LENGTH`` and what follows it."""
         self.on_gone = None
-        self.reply = _OK % (len(opening) + len(rest), request_id, identity, opening, rest)
+        self.reply = reply
         self.outlet.answered()
 
     def respond(

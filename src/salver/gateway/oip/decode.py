@@ -113,18 +113,22 @@ Member = tuple[RequestForm, bytes, str | None]
 
 def decode_member(body: Buffer, settings: HttpSettings) -> Member | None:
     """Read a body of flat numeric inputs and nothing special; None for any other."""
-    flat = _flat(body, settings) if len(body) < _SIMD_BYTES else None
+    document = _short(body) if len(body) < _SIMD_BYTES else None
+    if document is None:
+        return None
+    inputs = document.inputs
+    if len(inputs) == 1 and (packed := _packed(inputs[0], settings)) is not None:
+        return packed[1].form, packed[0], document.id
+    flat = _flat(document, settings)
     if flat is None:
         return None
-    document, packed, packing = flat
-    if len(packed) == 1:
-        return packing.form, packed[0], document.id
-    return form_of(_general("", None, flat)), b"".join(packed), document.id
+    return form_of(_general("", None, flat)), b"".join(flat[1]), document.id
 
 
 def _usual(body: Buffer, target: Target, settings: HttpSettings) -> Decoded | None:
     """Read a body of flat numeric inputs and nothing special, or leave it to the general way."""
-    flat = _flat(body, settings)
+    document = _short(body)
+    flat = None if document is None else _flat(document, settings)
     if flat is None:
         return None
     return Decoded(_general(target.endpoint, target.version, flat), flat[0].id)
@@ -143,34 +147,47 @@ def _general(endpoint: str, version: str | None, flat: _Flat) -> InferenceReques
     return InferenceRequest(endpoint, tensors, version, None, None, form)
 
 
-def _flat(body: Buffer, settings: HttpSettings) -> _Flat | None:
-    """Return what a usual body says, its inputs as bytes, and the packing of the last of them."""
+def _short(body: Buffer) -> _Body | None:
+    """Return a body that asks for nothing special, None for any other."""
     try:
         document = _typed.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    if document.parameters is not msgspec.UNSET or document.outputs is not msgspec.UNSET:
-        return None
-    packed: list[bytes] = []
+    special = document.parameters is not msgspec.UNSET or document.outputs is not msgspec.UNSET
+    return None if special else document
+
+
+def _flat(document: _Body, settings: HttpSettings) -> _Flat | None:
+    """Return what a body says, its inputs as bytes, and the packing of the last of them."""
+    found: list[bytes] = []
     packing: _Packing | None = None
     for item in document.inputs:
-        shape, data = item.shape, item.data
-        key = (item.name, item.datatype, shape)
-        packing = _packings.get(key) or _packing(*key)
-        if (
-            packing is None
-            or packing.length != len(data)
-            or len(shape) > settings.max_dimensions
-            or item.parameters is not msgspec.UNSET
-        ):
+        packed = _packed(item, settings)
+        if packed is None:
             return None
-        try:
-            packed.append(packing.pack(*data))
-        except (struct.error, OverflowError):
-            return None
-    if packing is None or len(packed) > settings.max_tensors:
+        found.append(packed[0])
+        packing = packed[1]
+    if packing is None or len(found) > settings.max_tensors:
         return None
-    return document, packed, packing
+    return document, found, packing
+
+
+def _packed(item: _Input, settings: HttpSettings) -> tuple[bytes, _Packing] | None:
+    """Return an input as bytes; None where it is not a flat list of numbers that fit."""
+    shape, data = item.shape, item.data
+    key = (item.name, item.datatype, shape)
+    packing = _packings.get(key) or _packing(*key)
+    if (
+        packing is None
+        or packing.length != len(data)
+        or len(shape) > settings.max_dimensions
+        or item.parameters is not msgspec.UNSET
+    ):
+        return None
+    try:
+        return packing.pack(*data), packing
+    except (struct.error, OverflowError):
+        return None
 
 
 def _packing(name: str, datatype: str, shape: tuple[int, ...]) -> _Packing | None:

@@ -1,7 +1,6 @@
 """From tensors to an answer's body: JSON, or JSON with raw bytes behind it."""
 
-from collections.abc import Iterable, Mapping
-from itertools import repeat
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import orjson
@@ -19,6 +18,7 @@ _NO_NOTES: Notes = {}
 
 _openings: dict[tuple[str, str], bytes] = {}
 _heads: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
+_fixed: dict[tuple[object, ...], tuple[bytes, ...]] = {}
 
 
 def opening(
@@ -60,20 +60,52 @@ def encode_joint(response: JointResponse) -> list[bytes]:
     All are written at once and cut apart, which costs a fraction of writing each. Raises
     ``NonFiniteOutput`` when any of them has a value that JSON cannot carry.
     """
+    fixed, data = joint_fixed(response), joint_data(response)
+    if not data:
+        return [*fixed] * len(response.timings)
+    return [joint_text(texts, fixed) for texts in zip(*data, strict=True)]
+
+
+def joint_text(data: Sequence[bytes], fixed: tuple[bytes, ...]) -> bytes:
+    """Return the rest of one answer, of the data of its outputs."""
+    parts = [fixed[0]]
+    for text, after in zip(data, fixed[1:], strict=True):
+        parts += (text, after)
+    return b"".join(parts)
+
+
+def joint_data(response: JointResponse) -> list[list[bytes]]:
+    """Return for each output what stands between the brackets of its data in each answer.
+
+    Raises ``NonFiniteOutput`` when any of them has a value that JSON cannot carry.
+    """
     count = len(response.timings)
-    pieces: list[Iterable[bytes]] = []
-    opening = b""
+    columns: list[list[bytes]] = []
     for tensor in response.outputs:
-        dtype = DTYPES[tensor.datatype]
-        head = _shaped(tensor.name, tensor.datatype, (response.rows, *tensor.shape[1:]))
-        pieces.append(repeat(opening + head + b'"data":['))
-        shape = (count, tensor.size_bytes // dtype.itemsize // count)
-        array = np.ndarray(shape, dtype, tensor.buffer)
-        text = _finite(tensor, orjson.dumps(array, option=_NUMPY))
-        pieces.append(text[2:-2].split(b"],["))
-        opening = b"]},"
-    pieces.append(repeat(b"]}]}" if response.outputs else b"]}", count))
-    return [b"".join(parts) for parts in zip(*pieces, strict=False)]
+        dtype, buffer = DTYPES[tensor.datatype], tensor.buffer
+        array = np.ndarray((count, len(buffer) // dtype.itemsize // count), dtype, buffer)
+        text = orjson.dumps(array, option=_NUMPY)
+        if b"n" in text:
+            _finite(tensor, text)
+        columns.append(text[2:-2].split(b"],["))
+    return columns
+
+
+def joint_fixed(response: JointResponse) -> tuple[bytes, ...]:
+    """Return what stands before, between and after the data of all outputs, in every answer."""
+    key = (response.rows, *[(one.name, one.datatype, one.shape[1:]) for one in response.outputs])
+    fixed = _fixed.get(key)
+    if fixed is None:
+        if len(_fixed) >= _MAX_HEADS:
+            _fixed.clear()
+        heads = [
+            _shaped(one.name, one.datatype, (response.rows, *one.shape[1:])) + b'"data":['
+            for one in response.outputs
+        ]
+        ends = [b"]},"] * (len(heads) - 1) + [b"]}]}"]
+        later = [end + head for end, head in zip(ends, [*heads[1:], b""], strict=True)]
+        fixed = _fixed[key] = (heads[0], *later) if heads else (b"]}",)
+    return fixed
 
 
 def encode_mixed(

@@ -4,8 +4,10 @@ Only messages come here whose head was read before and says nothing unusual. Off
 ``http.gather``; both ways give the same answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import repeat
+from operator import add
 
 from salver.core.cohort import Cohort, Piece, inputs_of
 from salver.core.context import RequestContext
@@ -14,11 +16,11 @@ from salver.core.handler import Responder
 from salver.core.ids import RequestIds
 from salver.core.request import InferenceRequest, JointResponse, RequestForm
 from salver.core.settings import HttpSettings
-from salver.gateway.http.message import HttpMessage
+from salver.gateway.http.message import OK_TO_ID, OK_TO_LENGTH, HttpMessage
 from salver.gateway.lot import Kind, Lot, tell_apart
 from salver.gateway.oip.answer import PROTOCOL, Answer, variant_line
 from salver.gateway.oip.decode import Decoded, decode_member
-from salver.gateway.oip.encode import encode_joint, opening
+from salver.gateway.oip.encode import joint_data, joint_fixed, joint_text, opening
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.reading import Reading, reading_of
 from salver.gateway.turn import Turn
@@ -124,7 +126,7 @@ class MessageLot(Lot[HttpMessage]):
     def answer(self, pieces: Sequence[Piece], response: JointResponse) -> None:
         """Write the JSON of all answers at once, and send each caller its own."""
         try:
-            texts = encode_joint(response)
+            data, fixed = joint_data(response), joint_fixed(response)
         except Exception:  # one of them cannot be written, and only that one must fail
             self.answer_singly(pieces, response)
             return
@@ -132,24 +134,53 @@ class MessageLot(Lot[HttpMessage]):
         position = 0
         for piece in pieces:
             end = position + piece.stop - piece.start
-            self._deliver(piece, texts[position:end])
+            own = data if len(pieces) == 1 else [column[position:end] for column in data]
+            self._deliver(piece, own, fixed)
             self.finish(piece, response, position, now_ns)
             position = end
 
-    def _deliver(self, piece: Piece, texts: list[bytes]) -> None:
+    def _deliver(self, piece: Piece, data: list[list[bytes]], fixed: tuple[bytes, ...]) -> None:
         cohort, start, stop = piece
         name, context = self.kind.target.endpoint, cohort.context
         head, line = opening(name, context.version, None), variant_line(context.variant)
         seats, caller_ids = cohort.seats[start:stop], cohort.caller_ids[start:stop]
-        for message, caller_id, text in zip(seats, caller_ids, texts, strict=True):
-            own = head
+        replies = _replies(cohort.request_ids[start:stop], line, head, data, fixed)
+        for index, (message, caller_id, reply) in enumerate(
+            zip(seats, caller_ids, replies, strict=True)
+        ):
             try:
-                if caller_id is not None:
-                    own = opening(name, context.version, caller_id)
-                message.respond_json(line, own, text)
+                if caller_id is None and not message.close:
+                    message.deliver(reply)
+                else:
+                    rest = joint_text([column[index] for column in data], fixed)
+                    message.respond_json(line, opening(name, context.version, caller_id), rest)
             except Exception as error:  # those after it must be answered too
                 log.exception("answer_failed", request_id=message.request_id)
                 message.fail(fault_of(error))
+
+
+def _replies(
+    request_ids: list[str],
+    line: bytes,
+    head: bytes,
+    data: list[list[bytes]],
+    fixed: tuple[bytes, ...],
+) -> list[bytes]:
+    """Return whole messages, as ``HttpMessage.respond_json`` makes them one by one."""
+    size = len(head) + sum(map(len, fixed))
+    sizes: Iterable[int] = repeat(0, len(request_ids))
+    for column in data:
+        sizes = map(add, sizes, map(len, column))
+    columns: list[Iterable[bytes]] = [
+        repeat(OK_TO_LENGTH),
+        [b"%d" % (size + more) for more in sizes],
+        repeat(OK_TO_ID),
+        [request_id.encode() for request_id in request_ids],
+        repeat(b"\r\n%b\r\n%b%b" % (line, head, fixed[0])),
+    ]
+    for column, after in zip(data, fixed[1:], strict=True):
+        columns += [column, repeat(after)]
+    return list(map(b"".join, zip(*columns, strict=False)))
 
 
 def _gone(cohort: Cohort, message: HttpMessage) -> None:
