@@ -140,6 +140,23 @@ def test_changes_are_written_down(server: Server, api: httpx.Client, tmp_path: P
     assert manifest["golden"]
 
 
+def test_golden_examples_can_be_read_back(
+    server: Server, api: httpx.Client, tmp_path: Path
+) -> None:
+    """What push wrote down of an example is given out; one that is not finite leaves none: 404."""
+    example = write_rows(tmp_path / "rows.json", [[1.0, 2.0], [3.0, 4.0]])
+    server.push(models.onnx_identity("FP32", 5), "exemplary", "--example", str(example))
+    response = api.get("/api/v1/models/exemplary/versions/1/golden")
+    assert response.headers["content-type"] == "application/x-ndjson"
+    (line,) = response.text.splitlines()
+    assert json.loads(line)["outputs"][0]["data"] == [5.0, 10.0, 15.0, 20.0]
+    assert code(api.get("/api/v1/models/exemplary/versions/2/golden")) == "version_not_found"
+    without = write_rows(tmp_path / "nothing.json", [[None, 2.0]])
+    server.push(models.onnx_identity("FP32", 5), "unexemplary", "--example", str(without))
+    response = api.get("/api/v1/models/unexemplary/versions/1/golden")
+    assert (response.status_code, code(response)) == (404, "not_found")
+
+
 def counted(server: Server) -> dict[str, float]:
     """Return the merged counters by name."""
     text = httpx.get(server.state()["control_url"] + "/metrics").text

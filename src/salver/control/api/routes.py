@@ -25,6 +25,7 @@ from salver.registry.state import StateStore
 
 _CREATED, _NO_CONTENT, _OK = 201, 204, 200
 _ACTOR = "local"
+_MAX_GOLDEN_BYTES = 64 * 1024 * 1024
 
 Name = Annotated[str, Path(max_length=128)]
 
@@ -138,6 +139,16 @@ def _model_routes(router: APIRouter, services: Services) -> None:
         reference = ModelReference(check_name(name, "model"), version)
         record = await database(lambda: catalog.resolve(reference))
         return Response(to_json(record.manifest), media_type="application/json")
+
+    @router.get("/models/{name}/versions/{version}/golden")
+    async def golden(name: Name, version: Annotated[int, Path(ge=1)]) -> Response:
+        reference = ModelReference(check_name(name, "model"), version)
+        record = await database(lambda: catalog.resolve(reference))
+        if not record.manifest.golden:
+            raise NotFound(f"{record.id} has no golden examples")
+        digest = record.manifest.golden
+        data = await asyncio.to_thread(services.blobs.read, digest, _MAX_GOLDEN_BYTES)
+        return Response(data, media_type="application/x-ndjson")
 
     @router.put("/models/{name}/aliases/{alias}")
     async def set_alias(name: Name, alias: Name, body: AliasBody) -> dict[str, Any]:
