@@ -50,7 +50,7 @@ Counters and histograms survive restarts of every process: they never go down an
 
 _CLI_HEAD = """# Command line
 
-Exit codes: 0 done, 1 refused or failed with a coded error, 2 wrong usage.
+Exit codes: 0 done, 1 refused or failed with a coded error, 2 wrong usage, 130 interrupted.
 Errors are one line on standard error: the cause, the fix, and the code in brackets.
 """
 

@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "alias": "salver.cli.alias",
     "key": "salver.cli.key",
     "conformance": "salver.cli.conformance",
+    "bench": "salver.cli.bench",
 }
 
 _HELP = """Serve trained models: push, deploy, predict, watch.

@@ -1,24 +1,19 @@
 """`salver predict`: ask an endpoint from the command line."""
 
-import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
 
+from salver.cli.files import read_input
 from salver.cli.options import CaOption, HomeOption, KeyOption, Output, OutputOption, UrlOption
 from salver.cli.output import emit, note
 from salver.client.calls import DATA, Call, Steps, json_of
 from salver.client.inference import Prediction, PredictOptions, metadata, predict
 from salver.client.sync import Client
-from salver.core.errors import InvalidExample
 from salver.core.names import check_name
 from salver.core.rows import parse_document, rows_to_tensors
 from salver.core.signature import OUT_OF_RANGE
-
-_STDIN = "-"
-_MAX_BYTES = 256 * 1024 * 1024
 
 
 def command(
@@ -35,7 +30,7 @@ def command(
     Example: echo '[[5.1, 3.5, 1.4, 0.2]]' | salver predict iris -
     """
     check_name(endpoint, "endpoint")
-    data = _read(file)
+    data = read_input(file)
     body = _oip_body(data)
     with Client(url, home=home, api_key=api_key, ca=ca) as client:
         if body is not None:
@@ -47,20 +42,6 @@ def command(
     if warning:
         note(f"warning: {warning}")
     emit(prediction.rows(), output)
-
-
-def _read(file: str) -> bytes:
-    if file == _STDIN:
-        data = sys.stdin.buffer.read(_MAX_BYTES + 1)
-    else:
-        try:
-            with Path(file).open("rb") as source:
-                data = source.read(_MAX_BYTES + 1)
-        except OSError as error:
-            raise InvalidExample(f"{file}: {error.strerror}") from error
-    if len(data) > _MAX_BYTES:
-        raise InvalidExample(f"{file} is over {_MAX_BYTES} bytes; send it in parts")
-    return data
 
 
 def _oip_body(data: bytes) -> dict[str, Any] | None:

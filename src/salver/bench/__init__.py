@@ -1,0 +1,1 @@
+"""The load generator behind `salver bench`: a client of Salver, and nothing more."""

@@ -1,0 +1,63 @@
+"""Where the load goes, and whether it may go there."""
+
+import ipaddress
+import socket
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from salver.core.errors import InvalidSettings, NotReady
+
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server's address, resolved once; ``tls`` is set where it speaks TLS."""
+
+    host: str
+    address: str
+    port: int
+    prefix: str = ""
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def authority(self) -> str:
+        """The value of the Host header."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def find_target(
+    url: str, tls: ssl.SSLContext | None = None, *, allow_remote: bool = False
+) -> Target:
+    """Resolve a base URL once, so that what was allowed is what is asked.
+
+    Raises ``InvalidSettings`` for a URL that is none, and for a server elsewhere without
+    ``allow_remote``; ``NotReady`` for a name that does not resolve.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS[parts.scheme]
+        host = parts.hostname or ""
+    except (ValueError, KeyError):
+        host = ""
+    if not host:
+        raise InvalidSettings(f"{url!r} is no address; write it like http://127.0.0.1:8080")
+    address = _resolve(host, port)
+    if not (allow_remote or ipaddress.ip_address(address.partition("%")[0]).is_loopback):
+        raise InvalidSettings(
+            f"{host} ({address}) is not this machine, and load on somebody else's server is an "
+            "attack; say --allow-remote if it is yours to load"
+        )
+    context = tls if parts.scheme == "https" else None
+    if parts.scheme == "https" and context is None:
+        context = ssl.create_default_context()
+    return Target(host, address, port, parts.path.rstrip("/"), context)
+
+
+def _resolve(host: str, port: int) -> str:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise NotReady(f"the name {host!r} does not resolve ({error}); check --url") from error
+    return str(found[0][4][0])
