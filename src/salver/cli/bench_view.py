@@ -16,6 +16,7 @@ _HEAD = (
 )  # fmt: skip
 _WIDTHS = (9, 9, 8, 8, 8, 8, 8, 10, 5, 7, 7, 9)
 _MOST_ERRORS = 5
+_TICKS_TO_DRAWING = 5
 _WHOLE_FROM_MS = 100
 
 _LIMITS = {
@@ -40,12 +41,15 @@ class View:
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
+            # A thread that draws would hold up the one that sends.
+            auto_refresh=False,
             redirect_stdout=False,
             redirect_stderr=False,
             disable=not interactive(),
         )
         self._task = self._progress.add_task("connecting", total=1)
         self._headed = False
+        self._ticks = 0
 
     def __enter__(self) -> Self:
         """Show the bar."""
@@ -69,7 +73,9 @@ class View:
     def goes_on(self, due: int, ended: int) -> None:
         """Move the bar."""
         del ended
-        self._progress.update(self._task, completed=due)
+        self._ticks += 1
+        drawn = self._ticks % _TICKS_TO_DRAWING == 0
+        self._progress.update(self._task, completed=due, refresh=drawn)
 
     def ends(self, step: Step) -> None:
         """Print a step's line."""
