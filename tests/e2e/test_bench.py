@@ -1,6 +1,7 @@
 """`salver bench` against a running server, as a person and as a program use it."""
 
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -217,3 +218,21 @@ def test_the_help_shows_every_option_and_an_example() -> None:
     for option in ("--ramp", "--cold", "--slo", "--plot", "--allow-remote", "--fail-on-slo"):
         assert option in printed
     assert "bench" in run("--help").stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("salver be", "bench"),
+        ("salver bench --ram", "--ramp"),
+        ("salver bench --arrivals p", "poisson"),
+    ],
+)
+def test_a_shell_completes_it(words: str, expected: str) -> None:
+    """The command, its options and their values are completed."""
+    count = str(len(words.split()) - 1)
+    asked = {"_SALVER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": count}
+    done = subprocess.run(
+        [str(SALVER)], env={**os.environ, **asked}, capture_output=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == [expected.encode()]
