@@ -12,8 +12,9 @@ from salver.gateway.grpc.infer import GrpcInference, parse
 from salver.gateway.grpc.schema import request_name
 from salver.gateway.grpc.services.all import Services
 from salver.gateway.grpc.services.table import Streaming
-from salver.gateway.h2.connection import Application, Http2Connection
+from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.headers import Fields
+from salver.gateway.h2.ports import Application
 from salver.gateway.h2.stream import Stream
 from salver.observe.logs import get_logger
 

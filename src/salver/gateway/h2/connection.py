@@ -5,14 +5,14 @@ Each check names the section of RFC 9113 that asks for it; what a client may cos
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import cast
 
-from salver.core.clock import Clock
-from salver.core.errors import BodyTooLarge, ReadTimeout, SalverError
-from salver.core.settings import Http2Settings, HttpSettings
+from salver.core.errors import ReadTimeout, SalverError
+from salver.core.settings import Http2Settings
 from salver.gateway.h2 import frames as f
 from salver.gateway.h2.budget import Budget
 from salver.gateway.h2.control import ControlFrames, spend
+from salver.gateway.h2.data import DataFrames, too_large
 from salver.gateway.h2.headers import (
     HeaderDecoder,
     announced_bytes,
@@ -22,48 +22,13 @@ from salver.gateway.h2.headers import (
 )
 from salver.gateway.h2.output import Output
 from salver.gateway.h2.patience import Patience
+from salver.gateway.h2.ports import Application, Owner
 from salver.gateway.h2.reader import FrameReader, HeaderBlock
 from salver.gateway.h2.stream import Stream
 from salver.gateway.h2.windows import ReceiveWindows
 from salver.gateway.http.body import Body, Buffer
 
 _MAX_REMEMBERED_RESETS = 1024
-
-
-class Application(Protocol):
-    """What answers the requests of a connection; no method may raise."""
-
-    def begin(self, connection: "Http2Connection", stream: Stream) -> None:
-        """Take note of a request whose head is complete."""
-        ...
-
-    def data(self, connection: "Http2Connection", stream: Stream) -> None:
-        """Take note that more of its body is there."""
-        ...
-
-    def complete(self, connection: "Http2Connection", stream: Stream) -> None:
-        """Answer it, now or later."""
-        ...
-
-    def refuse(self, connection: "Http2Connection", stream: Stream, error: SalverError) -> None:
-        """Answer a request that could not be read to its end."""
-        ...
-
-
-class Owner(Protocol):
-    """What connections need of the server."""
-
-    clock: Clock
-    settings: HttpSettings
-    draining: bool
-
-    def opened(self, connection: "Http2Connection") -> bool:
-        """Admit a connection; False when there are too many."""
-        ...
-
-    def closed(self, connection: "Http2Connection") -> None:
-        """Forget a connection."""
-        ...
 
 
 class Http2Connection(asyncio.Protocol):
@@ -103,8 +68,11 @@ class Http2Connection(asyncio.Protocol):
         self._quiet_since_ns = self._clock.monotonic_ns()
         self._patience = Patience(settings, self._windows)
         self._control = control = ControlFrames(self.output, self._streams, limits, self._clock)
+        data = DataFrames(
+            self, self._streams, self._windows, control, settings.max_body_bytes, self._clock
+        )
         self._handlers = {
-            f.DATA: self._on_data,
+            f.DATA: data.on_data,
             f.HEADERS: self._on_headers,
             f.PRIORITY: control.on_priority,
             f.RST_STREAM: self._on_rst_stream,
@@ -189,72 +157,6 @@ class Http2Connection(asyncio.Protocol):
             spend(self._resets)
             self.reset(fault.stream, fault.code)
 
-    def _on_data(self, flags: int, number: int, payload: bytes) -> None:
-        size = len(payload)
-        self._windows.take(size)
-        stream = self._streams.get(number)
-        if stream is None or not stream.remote_open:
-            self._data_for_nobody(number, size, is_known=stream is not None)
-            return
-        stream.receive_window -= size
-        if stream.receive_window < 0:
-            self._windows.give_back(size)
-            raise f.StreamFault(number, f.FLOW_CONTROL_ERROR, "more DATA than the window (6.9.1)")
-        data = f.unpadded(payload, flags) if flags & f.PADDED else payload
-        ends = bool(flags & f.END_STREAM)
-        if not data and not ends:
-            self._control.count()
-        if stream.answered:
-            # The answer did not wait for the rest of the request.
-            self._windows.give_back(size)
-            return
-        stream.received_bytes = total = stream.received_bytes + len(data)
-        announced = stream.announced_bytes
-        if announced is not None and (total > announced or (ends and total != announced)):
-            self._windows.give_back(size)
-            raise malformed(number, "the body is not as long as content-length says (8.1.1)")
-        if not stream.outgoing:
-            # Who sends but does not read makes no progress.
-            stream.progress_ns = self._clock.monotonic_ns()
-        if stream.sink is None:
-            self._to_body(stream, data, size, ends=ends)
-            return
-        # The padding of the frame is done with; the rest is when the sink says so.
-        self._windows.keep(stream, len(data))
-        self._windows.give_back(size)
-        self._windows.give_stream_back(stream, size - len(data))
-        stream.sink.feed(data)
-        if ends:
-            self._end_request(stream)
-
-    def _to_body(self, stream: Stream, data: bytes, size: int, *, ends: bool) -> None:
-        if stream.received_bytes > self._http.max_body_bytes:
-            self._windows.give_back(size)
-            self._refuse(stream, self._too_large())
-            return
-        try:
-            stream.body.add(data)
-        except SalverError as error:
-            self._windows.give_back(size)
-            self._refuse(stream, error)
-            return
-        self._windows.keep(stream, len(data))
-        if not ends:
-            self._application.data(self, stream)
-            self._windows.give_back(size, None if stream.answered else stream)
-            return
-        self._end_request(stream)
-        self._windows.give_back(size)
-
-    def _data_for_nobody(self, number: int, size: int, *, is_known: bool) -> None:
-        if number == 0 or number > self._control.last_stream or not number % 2:
-            raise f.ConnectionFault(f.PROTOCOL_ERROR, "DATA on a stream that is idle (5.1)")
-        self._windows.give_back(size)
-        if is_known or number not in self._reset:
-            raise f.StreamFault(number, f.STREAM_CLOSED, "DATA after the end of the request (5.1)")
-        # What was on its way when we reset the stream is dropped (5.4.2).
-        self._control.count_update()
-
     def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
         if not number % 2:
             raise f.ConnectionFault(f.PROTOCOL_ERROR, "a client's streams are odd (5.1.1)")
@@ -295,7 +197,7 @@ class Http2Connection(asyncio.Protocol):
             return
         if stream.announced_bytes not in (None, stream.received_bytes):
             raise malformed(number, "the body is shorter than content-length says (8.1.1)")
-        self._end_request(stream)
+        self.end_request(stream)
 
     def _new_request(self, number: int, block: bytes, *, ends: bool) -> None:
         fields = self._decoder.request(number, block)
@@ -318,7 +220,7 @@ class Http2Connection(asyncio.Protocol):
         )
         self._streams[number] = stream
         if announced is not None and announced > self._http.max_body_bytes:
-            self._refuse(stream, self._too_large())
+            self.refuse(stream, too_large(self._http.max_body_bytes))
             return
         if fields.get(b"expect") == b"100-continue" and not ends:
             self.output.put(self.output.head(number, status(100), ends=False))
@@ -326,9 +228,10 @@ class Http2Connection(asyncio.Protocol):
             self._windows.finished(stream)
         self._application.begin(self, stream)
         if ends:
-            self._end_request(stream)
+            self.end_request(stream)
 
-    def _end_request(self, stream: Stream) -> None:
+    def end_request(self, stream: Stream) -> None:
+        """See ``Host``."""
         self._windows.finished(stream)
         if stream.id not in self._streams or stream.answered:
             return
@@ -336,6 +239,14 @@ class Http2Connection(asyncio.Protocol):
             stream.sink.end()
         else:
             self._application.complete(self, stream)
+
+    def was_reset(self, number: int) -> bool:
+        """See ``Host``."""
+        return number in self._reset
+
+    def more(self, stream: Stream) -> None:
+        """See ``Host``."""
+        self._application.data(self, stream)
 
     def _on_rst_stream(self, flags: int, number: int, payload: bytes) -> None:
         del flags
@@ -424,14 +335,12 @@ class Http2Connection(asyncio.Protocol):
             if self._going:
                 self.close()
 
-    def _refuse(self, stream: Stream, error: SalverError) -> None:
+    def refuse(self, stream: Stream, error: SalverError) -> None:
+        """See ``Host``."""
         if stream.sink is not None:
             stream.sink.fail(error)
             return
         self._application.refuse(self, stream, error)
-
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"the body is over the limit of {self._http.max_body_bytes} bytes")
 
     def _fail(self, code: int, cause: str) -> None:
         """Say why, and close (5.4.1)."""
@@ -497,4 +406,4 @@ class Http2Connection(asyncio.Protocol):
             if error is not None:
                 stream.sink.fail(error)
         elif self._patience.is_late(stream, now_ns):
-            self._refuse(stream, ReadTimeout("the body did not arrive in time, or too slowly"))
+            self.refuse(stream, ReadTimeout("the body did not arrive in time, or too slowly"))
