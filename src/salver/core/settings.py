@@ -72,6 +72,9 @@ class Http2Settings:
     connection_window_bytes: int = setting(
         16 * _MIB, "bytes a client may send ahead on all streams of a connection together"
     )
+    large_reads: bool = setting(
+        True, "copy the frames of large bodies once, from where the socket writes"
+    )
     max_stream_requests: int = setting(256, "open requests of one streaming call")
     stream_idle_timeout_s: float = setting(
         3600.0, "time a streaming call may stay silent in both directions"

@@ -92,7 +92,7 @@ class Wire:
     def answer(self, stream: int) -> tuple[dict[str, str], bytes, dict[str, str]]:
         """Return head, body and trailers of an answer."""
         heads: list[dict[str, str]] = []
-        body = b""
+        body = bytearray()
         for frame in self.frames():
             if frame.kind == f.HEADERS:
                 fields = dict(self.decoder.decode(frame.payload))
@@ -105,7 +105,7 @@ class Wire:
             elif frame.kind == f.RST_STREAM:
                 raise AssertionError(f"stream {stream} was reset: {frame.payload!r}")
             if frame.stream == stream and frame.flags & f.END_STREAM:
-                return heads[0], body, heads[1] if len(heads) > 1 else {}
+                return heads[0], bytes(body), heads[1] if len(heads) > 1 else {}
         raise AssertionError("the server closed before its answer was complete")
 
     def _read(self, size: int) -> bytes:

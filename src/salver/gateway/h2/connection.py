@@ -20,6 +20,7 @@ from salver.gateway.h2.headers import (
     malformed,
     status,
 )
+from salver.gateway.h2.large import LargeReads
 from salver.gateway.h2.output import Output
 from salver.gateway.h2.patience import Patience
 from salver.gateway.h2.ports import Application, Owner
@@ -52,7 +53,6 @@ class Http2Connection(asyncio.Protocol):
         self.output = Output(self._sent, owner.clock)
         self._streams: dict[int, Stream] = {}
         self._reset: dict[int, None] = {}
-        self._reader = FrameReader(self._frame)
         self._block = HeaderBlock(settings.max_header_bytes)
         self._block_since_ns = 0
         self._windows = ReceiveWindows(
@@ -68,9 +68,11 @@ class Http2Connection(asyncio.Protocol):
         self._quiet_since_ns = self._clock.monotonic_ns()
         self._patience = Patience(settings, self._windows)
         self._control = control = ControlFrames(self.output, self._streams, limits, self._clock)
-        data = DataFrames(
+        self._data = data = DataFrames(
             self, self._streams, self._windows, control, settings.max_body_bytes, self._clock
         )
+        self._reader = FrameReader(self._frame, self._run)
+        self._large = LargeReads(self, owner.read_memory) if limits.large_reads else None
         self._handlers = {
             f.DATA: data.on_data,
             f.HEADERS: self._on_headers,
@@ -117,6 +119,31 @@ class Http2Connection(asyncio.Protocol):
                 self.output.pump()
         except f.ConnectionFault as fault:
             self._fail(fault.code, fault.cause)
+        if self._data.has_large and self._large is not None:
+            self._read_into(self._large)
+
+    @property
+    def rest(self) -> bytes:
+        """See ``large.Owner``."""
+        return self._reader.rest
+
+    def large_received(self, view: memoryview) -> None:
+        """See ``large.Owner``."""
+        if self._reader.stopped:
+            return
+        try:
+            self._reader.feed_large(view)
+            if self.output.waiting:
+                self.output.pump()
+        except f.ConnectionFault as fault:
+            self._fail(fault.code, fault.cause)
+        if not self._data.has_large:
+            self._read_into(self)
+
+    def _read_into(self, protocol: asyncio.BaseProtocol) -> None:
+        """Let a protocol have what comes from now on."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.set_protocol(protocol)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever answers that nobody waits."""
@@ -140,6 +167,10 @@ class Http2Connection(asyncio.Protocol):
         self.output.pump()
 
     # frames
+
+    def _run(self, view: memoryview, position: int) -> int:
+        """Take large bodies ahead of other frames; see ``DataFrames.take_run``."""
+        return position if self._block.stream else self._data.take_run(view, position)
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         self._block.check(kind, number)

@@ -32,7 +32,11 @@ class Host(Protocol):
 
 
 class DataFrames:
-    """Handles the DATA of one connection. Raises ``ConnectionFault`` or ``StreamFault``."""
+    """Handles the DATA of one connection. Raises ``ConnectionFault`` or ``StreamFault``.
+
+    While ``has_large`` there is a body with memory of its own whose rest is on its way: what comes
+    is best offered to ``take_run``.
+    """
 
     def __init__(
         self,
@@ -49,6 +53,65 @@ class DataFrames:
         self._control = control
         self._max_body_bytes = max_body_bytes
         self._clock = clock
+        self._large = 0
+
+    @property
+    def has_large(self) -> bool:
+        """See the class."""
+        stream = self._streams.get(self._large)
+        return stream is not None and stream.remote_open and not stream.answered
+
+    def take_run(self, view: memoryview, position: int) -> int:
+        """Take the frames that only bring more of one large body; returns where others begin.
+
+        Whatever a frame could do besides (end the stream, be padded or empty, go over a window, a
+        limit or the announced length) is left to ``on_data``, so that it means the same there.
+        """
+        unpack, head_bytes, last = f.HEAD.unpack_from, f.HEAD_BYTES, view.nbytes - f.HEAD_BYTES
+        if position > last:
+            return position
+        stream = self._streams.get(unpack(view, position)[4])
+        room = None if stream is None else self._room(stream)
+        if stream is None or room is None:
+            return position
+        wanted, limit, total = stream.id, self._allowed(stream, room), 0
+        while position <= last:
+            high, low, kind, flags, number = unpack(view, position)
+            start = position + head_bytes
+            stop, filled = start + low, total + low
+            if kind or flags or high or number != wanted or not low:
+                break
+            if low > f.DEFAULT_FRAME_BYTES or filled > limit or stop > view.nbytes:
+                break
+            room[total:filled] = view[start:stop]
+            position, total = stop, filled
+        if total:
+            self._took(stream, total)
+        return position
+
+    @staticmethod
+    def _room(stream: Stream) -> memoryview | None:
+        """Return where the rest of a body goes if it has memory of its own, and is wanted."""
+        if stream.sink is not None or stream.answered or not stream.remote_open:
+            return None
+        return stream.body.room()
+
+    def _allowed(self, stream: Stream, room: memoryview) -> int:
+        """Return how many bytes more of a body break no rule."""
+        left = self._max_body_bytes - stream.received_bytes
+        return min(room.nbytes, left, stream.receive_window, self._windows.window)
+
+    def _took(self, stream: Stream, size: int) -> None:
+        """Count what came of a body."""
+        self._large = stream.id
+        self._windows.take(size)
+        stream.receive_window -= size
+        stream.received_bytes += size
+        if not stream.outgoing:
+            stream.progress_ns = self._clock.monotonic_ns()
+        stream.body.filled(size)
+        self._windows.keep(stream, size)
+        self._windows.give_back(size, stream)
 
     def on_data(self, flags: int, number: int, payload: bytes) -> None:
         """Take DATA; see the class."""
@@ -104,9 +167,17 @@ class DataFrames:
         if not ends:
             self._host.more(stream)
             self._windows.give_back(size, None if stream.answered else stream)
+            self._note_large(stream)
             return
         self._host.end_request(stream)
         self._windows.give_back(size)
+
+    def _note_large(self, stream: Stream) -> None:
+        room = self._room(stream)
+        if room is not None:
+            self._large = stream.id
+            if stream.wide_bytes is None:
+                self._windows.widen(stream, room.nbytes)
 
     def _data_for_nobody(self, number: int, size: int, *, is_known: bool) -> None:
         if number == 0 or number > self._control.last_stream or not number % 2:

@@ -9,8 +9,8 @@ from salver.gateway.h2 import frames as f
 from salver.gateway.h2.stream import Stream
 from salver.gateway.http.body import Buffer
 
-# No frame is longer, whatever the peer allows, so that streams take turns.
-_MAX_FRAME_BYTES = 256 * 1024
+# So much of a stream leaves before others get their turn, in frames as long as the peer allows.
+_TURN_BYTES = 256 * 1024
 _JOIN_BYTES = 64 * 1024
 
 
@@ -124,19 +124,19 @@ class Output:
         self.pump()
 
     def pump(self) -> None:
-        """Send what windows and socket allow, a frame of each waiting stream in turn (6.9)."""
+        """Send what windows and socket allow, a part of each waiting stream in turn (6.9)."""
         progress = True
         while progress and not self.paused and (self.window > 0 or self._ends_wait()):
             progress = False
             for stream in list(self.waiting.values()):
-                progress = self._one_frame(stream) or progress
+                progress = self._one_turn(stream) or progress
 
     def _ends_wait(self) -> bool:
         """Tell whether some stream has nothing left to say but that it ends."""
         return any(not stream.outgoing for stream in self.waiting.values())
 
-    def _one_frame(self, stream: Stream) -> bool:
-        """Send the next frame of a stream; False when there is none to send now."""
+    def _one_turn(self, stream: Stream) -> bool:
+        """Send the next part of a stream; False when there is none to send now."""
         if not stream.outgoing:
             del self.waiting[stream.id]
             if not stream.ends:
@@ -147,7 +147,7 @@ class Output:
                 self.put(self.head(stream.id, stream.trailers, ends=True))
             self._ended(stream)
             return True
-        limit = min(self.window, stream.send_window, self.max_frame_bytes, _MAX_FRAME_BYTES)
+        limit = min(self.window, stream.send_window, _TURN_BYTES)
         if limit <= 0:
             return False
         part = memoryview(stream.outgoing.popleft()).cast("B")
@@ -160,14 +160,25 @@ class Output:
         stream.progress_ns = self._clock.monotonic_ns()
         stream.held_bytes -= part.nbytes
         last = stream.ends and not stream.outgoing and stream.trailers is None
-        self.put(f.head(part.nbytes, f.DATA, f.END_STREAM if last else 0, stream.id))
-        self.put(part)
+        self._cut(part, stream.id, f.END_STREAM if last else 0)
         if last:
             del self.waiting[stream.id]
             self._ended(stream)
         elif stream.sink is not None:
             stream.sink.sent()
         return True
+
+    def _cut(self, part: memoryview, number: int, flags: int) -> None:
+        """Queue a part in frames of DATA; the flags are those of the last."""
+        size, limit = part.nbytes, self.max_frame_bytes
+        rest = (size - 1) // limit * limit
+        if rest:
+            head = f.head(limit, f.DATA, 0, number)
+            for start in range(0, rest, limit):
+                self._out += (head, part[start : start + limit])
+            self._out_bytes += rest + rest // limit * f.HEAD_BYTES
+        self.put(f.head(size - rest, f.DATA, flags, number))
+        self.put(part[rest:])
 
     def forget(self, stream: Stream) -> None:
         """Drop what a stream still had to say."""

@@ -33,11 +33,15 @@ class Application(Protocol):
 
 
 class Owner(Protocol):
-    """What connections need of the server."""
+    """What connections need of the server.
+
+    ``read_memory`` is where the socket of any of them writes to while a large body arrives.
+    """
 
     clock: Clock
     settings: HttpSettings
     draining: bool
+    read_memory: memoryview
 
     def opened(self, connection: Http2Connection) -> bool:
         """Admit a connection; False when there are too many."""

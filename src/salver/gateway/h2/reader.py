@@ -9,22 +9,45 @@ _MAX_HEADER_FRAMES = 16
 _PRIORITY_BYTES = 5
 
 Handle = Callable[[int, int, int, bytes], None]
+TakeRun = Callable[[memoryview, int], int]
 
 
 class FrameReader:
-    """Hands on whole frames; whoever gets them may raise ``ConnectionFault``."""
+    """Hands on whole frames; whoever gets them may raise ``ConnectionFault``.
 
-    def __init__(self, handle: Handle) -> None:
+    ``take_run`` is offered the frames of large reads first, from a position on, and returns the
+    position of the first that it has left. ``rest`` is the beginning of a frame whose end has not
+    come.
+    """
+
+    def __init__(self, handle: Handle, take_run: TakeRun) -> None:
         self._handle = handle
-        self._rest = b""
+        self._take_run = take_run
+        self.rest = b""
         self._greeted = False
         self.stopped = False
 
     def feed(self, data: bytes) -> None:
         """Take new bytes; raises ``ConnectionFault``."""
-        if self._rest:
-            data = self._rest + data
-        self._rest = data[self._take(data) :]
+        if self.rest:
+            data = self.rest + data
+        self.rest = data[self._take(data) :]
+
+    def feed_large(self, view: memoryview) -> None:
+        """Take the rest and the new bytes after it; the memory may change afterwards.
+
+        Raises ``ConnectionFault``.
+        """
+        position, end, taken = 0, view.nbytes, 1
+        while taken:
+            position = self._take_run(view, position)
+            if end - position < f.HEAD_BYTES:
+                break
+            high, low, *_ = f.HEAD.unpack_from(view, position)
+            stop = min(position + f.HEAD_BYTES + (high << 16 | low), end)
+            taken = self._take(bytes(view[position:stop]))
+            position += taken
+        self.rest = bytes(view[position:])
 
     def _take(self, data: bytes) -> int:
         """Hand on the frames that are complete; returns where the first unfinished one begins."""

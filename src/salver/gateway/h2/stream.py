@@ -47,10 +47,11 @@ class Stream(msgspec.Struct, eq=False):
     """State of one stream (RFC 9113, 5.1), from its HEADERS until both sides have ended.
 
     ``remote_open`` tells that the client may still send, ``owed_bytes`` how much window it has not
-    got back, ``answered`` that the answer is on its way. ``outgoing`` is what flow control holds
-    back, if it ever did; ``ends`` that nothing comes after it but ``trailers``. ``on_gone`` is
-    called once when the client gives up. ``rate_from_*`` is where the rate of its body is measured
-    from, if that is not its beginning.
+    got back, ``wide_bytes`` its window if that was widened (None until that is decided),
+    ``answered`` that the answer is on its way. ``outgoing`` is what flow control holds back, if it
+    ever did; ``ends`` that nothing comes after it but ``trailers``. ``on_gone`` is called once when
+    the client gives up. ``rate_from_*`` is where the rate of its body is measured from, if that is
+    not its beginning.
 
     A stream with a ``sink`` does not collect its body: the sink has it, and answers piece by piece.
     ``received_bytes`` is what came of the body, ``kept_bytes`` what of it waits for the rest, and
@@ -65,6 +66,7 @@ class Stream(msgspec.Struct, eq=False):
     body: Body
     announced_bytes: int | None = None
     owed_bytes: int = 0
+    wide_bytes: int | None = None
     received_bytes: int = 0
     kept_bytes: int = 0
     held_bytes: int = 0

@@ -12,7 +12,8 @@ class ReceiveWindows:
     Bodies are kept until they are complete, so windows open again as soon as bytes have come. While
     ``unfinished_bytes``, what incomplete bodies and messages hold together, are over
     ``max_unfinished_bytes``, only the oldest body may go on: so one after the other comes to its
-    end. The window of a stream of messages opens as they are taken.
+    end. The window of a stream of messages opens as they are taken. ``window`` is what the
+    client may send on the connection.
     """
 
     def __init__(
@@ -28,28 +29,29 @@ class ReceiveWindows:
         self._stream_bytes = stream_bytes
         self._connection_bytes = max(connection_bytes, f.DEFAULT_WINDOW)
         self._max_unfinished = max_unfinished_bytes
-        self._window = f.DEFAULT_WINDOW
+        self.window = f.DEFAULT_WINDOW
         self._owed = 0
+        self._wide = 0
         self.unfinished_bytes = 0
 
     def open(self) -> None:
         """Give the client the window that the settings allow (6.9.2)."""
-        more = self._connection_bytes - self._window
+        more = self._connection_bytes - self.window
         if more > 0:
-            self._window += more
+            self.window += more
             self._put(f.window_update(0, more))
 
     def take(self, size_bytes: int) -> None:
         """Count a frame of DATA; raises ``ConnectionFault`` when it is more than was allowed."""
-        self._window -= size_bytes
-        if self._window < 0:
+        self.window -= size_bytes
+        if self.window < 0:
             raise f.ConnectionFault(f.FLOW_CONTROL_ERROR, "more DATA than the window (6.9.1)")
 
     def give_back(self, size_bytes: int, stream: Stream | None = None) -> None:
         """Let the client send as much again, at once or when it is worth a frame."""
         self._owed += size_bytes
         if self._owed * 2 >= self._connection_bytes:
-            self._window += self._owed
+            self.window += self._owed
             self._put(f.window_update(0, self._owed))
             self._owed = 0
         if stream is not None:
@@ -60,6 +62,23 @@ class ReceiveWindows:
         stream.owed_bytes += size_bytes
         if not self.withholds(stream):
             self._give_back_to(stream)
+
+    def widen(self, stream: Stream, rest_bytes: int) -> None:
+        """Let the client send the rest of a body without waiting, if nothing speaks against it.
+
+        One body of a connection at a time: what can be sent ahead of the others stays within the
+        window of the connection, whatever becomes of the budget.
+        """
+        stream.wide_bytes = 0
+        other = self._streams.get(self._wide)
+        if (other is not None and other.remote_open) or self.withholds(stream):
+            return
+        window = min(rest_bytes, self._connection_bytes)
+        if window > stream.receive_window + stream.owed_bytes:
+            self._wide, stream.wide_bytes = stream.id, window
+            self._put(f.window_update(stream.id, window - stream.receive_window))
+            # What was owed is given back by the way.
+            stream.receive_window, stream.owed_bytes = window, 0
 
     def withholds(self, stream: Stream) -> bool:
         """Tell whether a client may not send more of a body for now."""
@@ -91,7 +110,7 @@ class ReceiveWindows:
             self.let_go(stream, stream.kept_bytes)
 
     def _give_back_to(self, stream: Stream) -> None:
-        if stream.owed_bytes * 2 >= self._stream_bytes:
+        if stream.owed_bytes * 2 >= (stream.wide_bytes or self._stream_bytes):
             stream.receive_window += stream.owed_bytes
             self._put(f.window_update(stream.id, stream.owed_bytes))
             stream.owed_bytes = 0

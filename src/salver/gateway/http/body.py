@@ -1,7 +1,7 @@
 """The body of a request while it arrives piece by piece."""
 
-from salver.gateway.http.framing import body_buffer
-from salver.gateway.http.large import LARGE_BODY_BYTES
+from salver.gateway.http.framing import body_buffer, take_large_pages
+from salver.gateway.http.large import LARGE_BODY_BYTES, LARGE_PAGES_FROM_BYTES
 
 Buffer = bytes | bytearray | memoryview
 
@@ -52,6 +52,23 @@ class Body:
             self._first = b""
         else:
             self._first = data
+        self._grown(end)
+
+    def room(self) -> memoryview | None:
+        """Return the memory that the rest of a large body goes into, None where it has none.
+
+        Whoever writes into it from its beginning on says so with ``filled``.
+        """
+        return None if self._memory is None else self._memory[self.size_bytes :]
+
+    def filled(self, count: int) -> None:
+        """Take note that so many bytes were written into the room."""
+        self._grown(self.size_bytes + count)
+
+    def _grown(self, end: int) -> None:
+        memory = self._memory
+        if memory is not None and self.size_bytes < LARGE_PAGES_FROM_BYTES <= end:
+            take_large_pages(memory)
         self.size_bytes = end
 
     def first(self, count: int) -> bytes:

@@ -6,15 +6,13 @@ from typing import Protocol
 from salver.gateway.http.framing import body_buffer, take_large_pages
 
 LARGE_BODY_BYTES = 64 * 1024
-_LARGE_PAGES_FROM_BYTES = 512 * 1024
+READ_BYTES = 256 * 1024
+"""What connections share to read large bodies that come in frames."""
+LARGE_PAGES_FROM_BYTES = 512 * 1024
 
 
-class Owner(Protocol):
-    """The connection that a large body arrives on."""
-
-    def large_received(self, count: int) -> None:
-        """Take note that so many bytes more are there."""
-        ...
+class Reader(Protocol):
+    """The protocol that a connection has most of the time."""
 
     def eof_received(self) -> bool | None:
         """See ``asyncio.Protocol``."""
@@ -33,13 +31,45 @@ class Owner(Protocol):
         ...
 
 
-class LargeBody(asyncio.BufferedProtocol):
+class Owner(Reader, Protocol):
+    """The connection that a large body arrives on."""
+
+    def large_received(self, count: int) -> None:
+        """Take note that so many bytes more are there."""
+        ...
+
+
+class Substitute(asyncio.BufferedProtocol):
+    """Reads for another protocol for a while, and hands on everything else."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def eof_received(self) -> bool | None:
+        """Hand on."""
+        return self._reader.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hand on."""
+        self._reader.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Hand on."""
+        self._reader.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Hand on."""
+        self._reader.resume_writing()
+
+
+class LargeBody(Substitute):
     """Protocol of a connection until the body is complete, so that the socket writes into it.
 
     ``memory`` is not touched before its bytes arrive, so that a head alone does not occupy any.
     """
 
     def __init__(self, owner: Owner, size_bytes: int) -> None:
+        super().__init__(owner)
         self.memory = body_buffer(size_bytes)
         self.is_receiving = False
         self._owner = owner
@@ -70,22 +100,6 @@ class LargeBody(asyncio.BufferedProtocol):
         """Take note of new bytes."""
         before = self._filled
         self._filled += nbytes
-        if before < _LARGE_PAGES_FROM_BYTES <= self._filled:
+        if before < LARGE_PAGES_FROM_BYTES <= self._filled:
             take_large_pages(self.memory)
         self._owner.large_received(nbytes)
-
-    def eof_received(self) -> bool | None:
-        """Hand on."""
-        return self._owner.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Hand on."""
-        self._owner.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """Hand on."""
-        self._owner.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Hand on."""
-        self._owner.resume_writing()

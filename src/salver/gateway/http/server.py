@@ -12,6 +12,7 @@ from salver.core.settings import HttpSettings
 from salver.gateway.http.connection import HttpConnection
 from salver.gateway.http.handshake import Handshake
 from salver.gateway.http.heads import Heads, PeerHeads
+from salver.gateway.http.large import READ_BYTES
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.http.prelude import Successor
 from salver.observe.logs import get_logger
@@ -65,6 +66,7 @@ class HttpServer:
         self.settings = settings
         self.clock = clock
         self.draining = False
+        self.read_memory = memoryview(bytearray(READ_BYTES))
         self.handle: Callable[[HttpMessage], None] = handle
         self.refuse: Callable[[HttpMessage, SalverError], None] = refuse
         self.successor: Callable[[str], Successor | None] = lambda _: None
