@@ -60,6 +60,9 @@ class HttpSettings:
     repository_changes: bool = setting(
         False, "let callers with an admin's key load and unload models, as Triton's clients do"
     )
+    kept_memory_bytes: int = setting(
+        128 * _MIB, "memory of large bodies and answers kept for up to a second for the next ones"
+    )
 
 
 @dataclass(frozen=True, slots=True)

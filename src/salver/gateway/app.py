@@ -25,6 +25,7 @@ from salver.gateway.grpc.infer import GrpcInference
 from salver.gateway.grpc.services.all import services_of
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.rest import Rest
+from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.server import HttpServer
 from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
@@ -77,8 +78,11 @@ class Gateway:
         hello = Hello(
             PROTOCOL_VERSION, "gateway", identity.id, identity.incarnation, identity.token
         )
+        memory = PayloadMemory(settings.http.kept_memory_bytes)
         links = LinkOptions(
-            max_frame_bytes=settings.engine.max_frame_bytes, coalesce=settings.engine.coalesce
+            max_frame_bytes=settings.engine.max_frame_bytes,
+            coalesce=settings.engine.coalesce,
+            allocate=memory.answer,
         )
         self._engine = EngineClient(hello, settings.engine, clock, meter, links)
         self._check = SignatureCheck(self._engine, meter)
@@ -105,7 +109,7 @@ class Gateway:
         self._changes = changes = Changes(ask, settings.control.deploy_timeout_s)
         extensions = TritonExtensions(documents, self._keys, changes)
         routes = Routes(inference, directory, self._keys, ids, self._refused, gather, extensions)
-        self._server = HttpServer(settings.http, clock, routes.answer, routes.refuse)
+        self._server = HttpServer(settings.http, clock, routes.answer, routes.refuse, memory)
         if settings.http2.enabled:
             rest = Rest(routes.answer, routes.refuse)
             calls = GrpcInference(inference, settings.http)

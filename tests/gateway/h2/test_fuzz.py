@@ -24,7 +24,7 @@ from salver.gateway.h2 import frames as f
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.headers import literal, status
 from salver.gateway.h2.stream import Stream
-from salver.gateway.http.large import READ_BYTES
+from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.prelude import PREFACE
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -105,7 +105,7 @@ class Owner:
         self.clock: Clock = ManualClock()
         self.settings = HttpSettings(max_body_bytes=100_000)
         self.draining = False
-        self.read_memory = memoryview(bytearray(READ_BYTES))
+        self.memory = PayloadMemory(0)
 
     def opened(self, connection: Http2Connection) -> bool:
         """Admit."""

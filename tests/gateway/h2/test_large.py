@@ -20,7 +20,8 @@ from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.headers import literal, status
 from salver.gateway.h2.large import LargeReads
 from salver.gateway.h2.stream import Stream
-from salver.gateway.http.large import LARGE_BODY_BYTES, READ_BYTES
+from salver.gateway.http.large import LARGE_BODY_BYTES
+from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.prelude import PREFACE
 from tests.gateway.h2.test_fuzz import Transport
 from tests.gateway.h2.wire import Wire
@@ -115,7 +116,7 @@ class Owner:
         self.clock: Clock = ManualClock()
         self.settings = HttpSettings(max_body_bytes=LIMIT_BYTES)
         self.draining = False
-        self.read_memory = memoryview(bytearray(READ_BYTES))
+        self.memory = PayloadMemory(0)
 
     def opened(self, connection: Http2Connection) -> bool:
         """Admit."""
@@ -130,7 +131,7 @@ class End:
 
     def __init__(self, *, large: bool, sizes: dict[int, int], windows: tuple[int, int]) -> None:
         owner, self.application = Owner(), Collector(sizes)
-        self.transport = Switched(owner.read_memory)
+        self.transport = Switched(owner.memory.read_memory)
         limits = Http2Settings(
             large_reads=large, stream_window_bytes=windows[0], connection_window_bytes=windows[1]
         )

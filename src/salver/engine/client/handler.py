@@ -61,7 +61,9 @@ class EngineClient:
         self._settings = settings
         self._clock = clock
         self._meter = meter
-        self._options = dataclasses.replace(options, allocate=uninitialised)
+        if options.allocate is bytearray:
+            options = dataclasses.replace(options, allocate=uninitialised)
+        self._options = options
         self._links: dict[str, WorkerLink] = {}
         self._leaving: list[WorkerLink] = []
         self._routes: dict[str, VariantRoute] = {}

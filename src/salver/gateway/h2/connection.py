@@ -72,7 +72,7 @@ class Http2Connection(asyncio.Protocol):
             self, self._streams, self._windows, control, settings.max_body_bytes, self._clock
         )
         self._reader = FrameReader(self._frame, self._run)
-        self._large = LargeReads(self, owner.read_memory) if limits.large_reads else None
+        self._large = LargeReads(self, owner.memory.read_memory) if limits.large_reads else None
         self._handlers = {
             f.DATA: data.on_data,
             f.HEADERS: self._on_headers,
@@ -245,7 +245,7 @@ class Http2Connection(asyncio.Protocol):
             self.output.initial_window,
             self._limits.stream_window_bytes,
             now_ns,
-            Body(announced),
+            Body(announced, self._owner.memory.body),
             announced,
             progress_ns=now_ns,
         )

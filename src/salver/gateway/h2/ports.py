@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from salver.core.settings import HttpSettings
     from salver.gateway.h2.connection import Http2Connection
     from salver.gateway.h2.stream import Stream
+    from salver.gateway.http.memory import PayloadMemory
 
 
 class Application(Protocol):
@@ -33,15 +34,12 @@ class Application(Protocol):
 
 
 class Owner(Protocol):
-    """What connections need of the server.
-
-    ``read_memory`` is where the socket of any of them writes to while a large body arrives.
-    """
+    """What connections need of the server."""
 
     clock: Clock
     settings: HttpSettings
     draining: bool
-    read_memory: memoryview
+    memory: PayloadMemory
 
     def opened(self, connection: Http2Connection) -> bool:
         """Admit a connection; False when there are too many."""

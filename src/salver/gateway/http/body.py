@@ -1,7 +1,7 @@
 """The body of a request while it arrives piece by piece."""
 
 from salver.gateway.http.framing import body_buffer, take_large_pages
-from salver.gateway.http.large import LARGE_BODY_BYTES, LARGE_PAGES_FROM_BYTES
+from salver.gateway.http.large import LARGE_BODY_BYTES, LARGE_PAGES_FROM_BYTES, Allocate
 
 Buffer = bytes | bytearray | memoryview
 
@@ -12,9 +12,10 @@ class Body:
     Whatever the size of the pieces, it takes about as much memory as it has bytes.
     """
 
-    __slots__ = ("_expected", "_first", "_memory", "_rest", "size_bytes")
+    __slots__ = ("_allocate", "_expected", "_first", "_memory", "_rest", "size_bytes")
 
-    def __init__(self, expected_bytes: int | None = None) -> None:
+    def __init__(self, expected_bytes: int | None = None, allocate: Allocate = body_buffer) -> None:
+        self._allocate = allocate
         self._expected = expected_bytes
         self._first = b""
         self._rest: bytearray | None = None
@@ -35,7 +36,7 @@ class Body:
         end = self.size_bytes + len(data)
         expected = self._expected
         if self._memory is None and end >= LARGE_BODY_BYTES and expected and expected >= end:
-            self._memory = body_buffer(expected)
+            self._memory = self._allocate(expected)
             self._memory[: self.size_bytes] = self._rest if self._rest is not None else self._first
             self._first, self._rest = b"", None
         memory = self._memory

@@ -25,6 +25,7 @@ from salver.gateway.http.body import Body
 from salver.gateway.http.framing import SINGLE_FIELDS, check_framing
 from salver.gateway.http.heads import Head, Heads
 from salver.gateway.http.large import LARGE_BODY_BYTES, LargeBody
+from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.http.prelude import PREFACE, TELLING_BYTES, Successor
 from salver.gateway.http.unread import unread_mark
@@ -42,6 +43,7 @@ class Server(Protocol):
     settings: HttpSettings
     clock: Clock
     draining: bool
+    memory: PayloadMemory
     handle: Callable[[HttpMessage], None]
     refuse: Callable[[HttpMessage, SalverError], None]
 
@@ -243,7 +245,7 @@ class HttpConnection(asyncio.Protocol):
         if upgrade and b"transfer-encoding" in headers:
             raise MalformedHttp("a chunked body cannot follow an offer to upgrade")
         if length >= LARGE_BODY_BYTES or (upgrade and length):
-            self._large = LargeBody(self, length)
+            self._large = LargeBody(self, length, self._server.memory.body)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import cast
 
+import numpy as np
+
 from salver.core.errors import MalformedHttp, Overloaded
 
 _VERSIONS = ("1.0", "1.1")
@@ -62,5 +64,7 @@ def take_large_pages(buffer: memoryview) -> None:
 
     To be called once a good part has arrived, or a single byte would cost 2 MB.
     """
+    owner = buffer.obj
+    mapping = cast(memoryview, owner.base).obj if isinstance(owner, np.ndarray) else owner
     with suppress(OSError):  # a kernel without huge pages
-        cast(mmap.mmap, buffer.obj).madvise(mmap.MADV_HUGEPAGE)
+        cast(mmap.mmap, mapping).madvise(mmap.MADV_HUGEPAGE)

@@ -1,6 +1,7 @@
 """A large body on its way from the socket into memory of its own."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from salver.gateway.http.framing import body_buffer, take_large_pages
@@ -9,6 +10,9 @@ LARGE_BODY_BYTES = 64 * 1024
 READ_BYTES = 256 * 1024
 """What connections share to read large bodies that come in frames."""
 LARGE_PAGES_FROM_BYTES = 512 * 1024
+
+
+Allocate = Callable[[int], memoryview]
 
 
 class Reader(Protocol):
@@ -68,9 +72,9 @@ class LargeBody(Substitute):
     ``memory`` is not touched before its bytes arrive, so that a head alone does not occupy any.
     """
 
-    def __init__(self, owner: Owner, size_bytes: int) -> None:
+    def __init__(self, owner: Owner, size_bytes: int, allocate: Allocate = body_buffer) -> None:
         super().__init__(owner)
-        self.memory = body_buffer(size_bytes)
+        self.memory = allocate(size_bytes)
         self.is_receiving = False
         self._owner = owner
         self._filled = 0

@@ -12,7 +12,7 @@ from salver.core.settings import HttpSettings
 from salver.gateway.http.connection import HttpConnection
 from salver.gateway.http.handshake import Handshake
 from salver.gateway.http.heads import Heads, PeerHeads
-from salver.gateway.http.large import READ_BYTES
+from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.http.prelude import Successor
 from salver.observe.logs import get_logger
@@ -62,11 +62,12 @@ class HttpServer:
         clock: Clock,
         handle: Callable[[HttpMessage], None],
         refuse: Callable[[HttpMessage, SalverError], None] = _refuse,
+        memory: PayloadMemory | None = None,
     ) -> None:
         self.settings = settings
         self.clock = clock
         self.draining = False
-        self.read_memory = memoryview(bytearray(READ_BYTES))
+        self.memory = memory or PayloadMemory(settings.kept_memory_bytes)
         self.handle: Callable[[HttpMessage], None] = handle
         self.refuse: Callable[[HttpMessage, SalverError], None] = refuse
         self.successor: Callable[[str], Successor | None] = lambda _: None
@@ -142,6 +143,7 @@ class HttpServer:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
+            self.memory.sweep()
             now_ns = self.clock.monotonic_ns()
             for connection in list(self._connections):
                 try:
