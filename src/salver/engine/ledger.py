@@ -43,11 +43,12 @@ def clear(folder: Path, worker: str) -> None:
 class Ledger:
     """One link's notes; the gateway makes and reads them, the worker writes them."""
 
-    __slots__ = ("_map", "_path")
+    __slots__ = ("_map", "_path", "_structs")
 
     def __init__(self, path: Path, mapped: mmap.mmap) -> None:
         self._path = path
         self._map = mapped
+        self._structs: dict[int, struct.Struct] = {}
 
     @classmethod
     def create(cls, folder: Path, name: str) -> "Ledger":
@@ -91,9 +92,12 @@ class Ledger:
         if slot >= SLOTS or count > MAX_IDS:
             return False
         start, mapped = slot * _SLOT_BYTES, self._map
+        layout = self._structs.get(count)
+        if layout is None:
+            layout = self._structs[count] = struct.Struct(f"<{count}Q")
         # Whoever dies in between has run nothing yet, so an empty note is the truth.
         _COUNT.pack_into(mapped, start, 0)
-        struct.pack_into(f"<{count}Q", mapped, start + _IDS_AT, *ids)
+        layout.pack_into(mapped, start + _IDS_AT, *ids)
         _COUNT.pack_into(mapped, start, count)
         return True
 

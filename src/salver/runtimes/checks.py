@@ -11,14 +11,22 @@ from salver.core.errors import (
     UnknownOutput,
 )
 from salver.core.signature import TensorSpec
-from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch
 
 
 def check_batch(batch: Batch, specs: tuple[TensorSpec, ...]) -> None:
     """Raise a ``CallerError`` unless names, datatypes and shapes are the declared ones."""
-    if len(batch) == len(specs) and all(_fits(batch.get(spec.name), spec) for spec in specs):
-        return
+    if len(batch) == len(specs):
+        for declared in specs:
+            array = batch.get(declared.name)
+            if (
+                array is None
+                or array.dtype != DTYPES.get(declared.datatype)
+                or not declared.accepts_shape(array.shape)
+            ):
+                break
+        else:
+            return
     known = {spec.name: spec for spec in specs}
     for name, array in batch.items():
         spec = known.get(name)
@@ -35,15 +43,6 @@ def check_batch(batch: Batch, specs: tuple[TensorSpec, ...]) -> None:
     for spec in specs:
         if spec.name not in batch and not spec.optional:
             raise MissingInput(f"input {spec.name!r} is missing")
-
-
-def _fits(array: AnyArray | None, spec: TensorSpec) -> bool:
-    """Tell whether an input is there and is as declared."""
-    return (
-        array is not None
-        and array.dtype == DTYPES.get(spec.datatype)
-        and spec.accepts_shape(array.shape)
-    )
 
 
 def pick(outputs: Batch, wanted: tuple[str, ...] | None) -> Batch:

@@ -41,6 +41,7 @@ class OnnxRuntime:
         self._signature: Signature | None = None
         self._outputs: list[str] = []
         self._text_inputs: frozenset[str] = frozenset()
+        self._run_options: onnxruntime.RunOptions | None = None
 
     def load(self, folder: Path, signature: Signature | None, options: RuntimeOptions) -> None:
         """Load the one ``.onnx`` file of the folder."""
@@ -57,6 +58,8 @@ class OnnxRuntime:
             )
         except Exception as error:  # ONNX Runtime's own exception classes have no common base
             raise LoadFailed(f"ONNX Runtime refused {path.name}: {error}"[:_MAX_CAUSE]) from error
+        # Without any, the session makes some for each run.
+        self._run_options = onnxruntime.RunOptions()
         self._signature = signature or _signature_of(self._session)
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._text_inputs = frozenset(
@@ -83,14 +86,14 @@ class OnnxRuntime:
                 for name, array in batch.items()
             }
         try:
-            values = session.run(names, batch)
+            values = session.run(names, batch, self._run_options)
         except Exception as error:  # ONNX Runtime's own exception classes have no common base
             raise ModelFailed(f"ONNX Runtime: {error}"[:_MAX_CAUSE]) from error
         return dict(zip(names, values, strict=True))
 
     def unload(self) -> None:
         """Release the session."""
-        self._session = None
+        self._session = self._run_options = None
         give_back()
 
 

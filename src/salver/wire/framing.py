@@ -17,6 +17,8 @@ from salver.wire.messages import Message
 Buffer = bytes | bytearray | memoryview
 
 PREFIX = struct.Struct("<IQ")
+_PREFIX_BYTES = PREFIX.size
+_unpack = PREFIX.unpack_from
 MAX_HEADER_BYTES = 8 * 1024 * 1024
 MAX_GREETING_BYTES = 16 * 1024
 LARGE_BYTES = 64 * 1024
@@ -113,19 +115,18 @@ class FrameReceiver:
 
     def _cut(self) -> list[tuple[Message, Buffer]]:
         messages: list[tuple[Message, Buffer]] = []
-        data, view, start, end = self._data, self._view, 0, self._end
-        prefix_size = PREFIX.size
-        while end - start >= prefix_size:
-            header_size, payload_size = PREFIX.unpack_from(data, start)
+        view, start, end = self._view, 0, self._end
+        while end - start >= _PREFIX_BYTES:
+            header_size, payload_size = _unpack(view, start)
             if header_size > MAX_HEADER_BYTES or payload_size > self._max_bytes:
                 raise _too_large(header_size, payload_size)
             if not self._trusted and (payload_size or header_size > MAX_GREETING_BYTES):
                 raise _too_large(header_size, payload_size)
-            body = start + prefix_size
+            body = start + _PREFIX_BYTES
             payload = body + header_size
             stop = payload + payload_size
             if stop <= end:
-                messages.append((_decode(view[body:payload]), bytes(view[payload:stop])))
+                messages.append((_decode(view[body:payload]), view[payload:stop].tobytes()))
                 start = stop
                 if not self._trusted:
                     break
@@ -135,7 +136,10 @@ class FrameReceiver:
                 return messages
             self._make_room(start, stop if payload_size < LARGE_BYTES else payload)
             return messages
-        self._make_room(start, end + prefix_size)
+        if start == end:
+            self._end = 0
+        else:
+            self._make_room(start, end + _PREFIX_BYTES)
         return messages
 
     def _begin_large(self, message: Message, payload: int, payload_size: int) -> None:

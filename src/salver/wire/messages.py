@@ -25,6 +25,9 @@ FIRST_COHORT_VERSION = 2
 """From this version on, peers understand ``InferMany``, ``ChunkMany`` and ``Watch``."""
 FIRST_CHANGE_VERSION = 3
 """From this version on, control understands ``Change``."""
+FIRST_TERSE_VERSION = 3
+"""From this version on, peers take one value for a column of equal ones in the two ``Many``, and
+an ``InferMany`` without ``request_ids``."""
 
 
 class TensorHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -116,7 +119,9 @@ class InferMany(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
     """Run several requests that differ in their values only.
 
     ``inputs`` describe each of them; the payload is theirs one after the other, in the order of
-    ``ids``. ``traceparents`` is empty when nobody sent one.
+    ``ids``. ``remaining_us`` has one value where all have the same, and ``request_ids`` none where
+    nobody needs them, both to peers of ``FIRST_TERSE_VERSION`` only. ``traceparents`` is empty when
+    nobody sent one.
     """
 
     ids: tuple[int, ...]
@@ -165,7 +170,9 @@ class ChunkMany(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
     """The unary answers to several requests that ran together.
 
     ``outputs`` describe each of them; the payload holds the first output of all in the order of
-    ``ids``, then the second of all, and so on. ``timing`` is common but for the time in the queue.
+    ``ids``, then the second of all, and so on. ``timing`` is common but for the time in the queue;
+    ``queue_ns`` has one value where all waited equally long, to peers of ``FIRST_TERSE_VERSION``
+    only.
     """
 
     ids: tuple[int, ...]

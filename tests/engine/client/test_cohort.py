@@ -9,17 +9,25 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from salver.core.cohort import Cohort
 from salver.core.context import ANONYMOUS, RequestContext
 from salver.core.errors import SalverError, WireError
 from salver.core.request import InferenceRequest, InferenceResponse, form_of
 from salver.core.signature import Signature
 from salver.core.tensor import Tensor
 from salver.core.timing import Timing
-from salver.engine.client.cohort import cohorts, goes_together, infer_many, joint_response
+from salver.engine.client.cohort import (
+    cohorts,
+    goes_together,
+    infer_cohort,
+    infer_many,
+    joint_response,
+)
 from salver.engine.client.pending import Pending, VariantRoute
 from salver.engine.worker.job import many_jobs
 from salver.wire.framing import LARGE_BYTES
-from salver.wire.messages import ChunkMany, TensorHeader, VariantPlan
+from salver.wire.messages import ChunkMany, InferMany, TensorHeader, VariantPlan
+from tests.engine.client.test_held import Room
 from tests.engine.fleet import VARIANT, Fleet, client_of, finish, fleet
 from tests.engine.worker.test_batch import NoReply
 
@@ -92,30 +100,69 @@ def test_a_cohort_is_bounded() -> None:
     assert [len(group) for group in heavy] == [3, 3, 1]
 
 
-@given(values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=20))
-def test_the_worker_gets_each_request_as_it_was(values: list[float]) -> None:
-    """Ids, deadlines and bytes of every member arrive with it, also with two inputs each."""
+@given(
+    values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=20),
+    ends_s=st.lists(st.integers(0, 3), min_size=20, max_size=20),
+    terse=st.booleans(),
+)
+def test_the_worker_gets_each_request_as_it_was(
+    values: list[float], ends_s: list[int], *, terse: bool
+) -> None:
+    """Ids, deadlines and bytes of every member arrive with it, also with two inputs each.
+
+    They do in the long form, which workers of version 2 understand, and in the terse one.
+    """
     group = [pending(n, row(v), row(-v, 3, "w")) for n, v in enumerate(values)]
-    message, buffers = infer_many(group, SECOND_NS // 2)
+    for one, end_s in zip(group, ends_s, strict=False):
+        one.context.deadline_ns = end_s * SECOND_NS
+    now_ns = SECOND_NS // 2
+    message, buffers = infer_many(group, now_ns, terse=terse)
+    if not terse:
+        assert len(message.remaining_us) == len(message.request_ids) == len(group)
     payload = b"".join(bytes(buffer) for buffer in buffers)
+    message = msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=InferMany)
     many = many_jobs(NoReply(), message, payload, 7, batches=True)
+    assert len(many) == 1
     jobs = [one for job in many for one in job.each()]
     for job, one in zip(jobs, group, strict=True):
         own = b"".join(bytes(tensor.buffer) for tensor in one.request.inputs)
         assert (job.id, bytes(job.payload), job.rows) == (one.id, own, 1)
-        assert job.deadline_ns == 7 + one.context.deadline_ns - SECOND_NS // 2
-    assert len({job.key for job in jobs}) == 1
+        assert job.deadline_ns == 7 + max(0, one.context.deadline_ns - now_ns)
+    assert many[0].deadline_ns == min(job.deadline_ns for job in jobs)
+
+
+@pytest.mark.parametrize("deadlines_ns", [[], [7_000_000, 9_000_000, 8_000_000], [9_000_000] * 3])
+def test_a_whole_cohort_says_the_same_in_both_forms(deadlines_ns: list[int]) -> None:
+    """What a worker makes of a cohort does not depend on the form of the message."""
+    template = InferenceRequest("m", [row(1)])
+    form_of(template)
+    context = RequestContext("", ANONYMOUS, 0, min(deadlines_ns, default=5_000_000))
+    context.variant = "m:1"
+    payloads = [bytes(row(n).buffer) for n in range(3)]
+    cohort = Cohort(template, context, Room(), [None] * 3, ["a", "b", "c"], [None] * 3, payloads)
+    cohort.deadlines_ns = deadlines_ns
+    jobs = []
+    for terse in (False, True):
+        message, payload = infer_cohort(cohort, (4, 5, 6), 1_000_000, terse=terse)
+        assert len(message.request_ids) == (0 if terse else 3)
+        assert len(message.remaining_us) == (1 if terse and not deadlines_ns else 3)
+        jobs.append(many_jobs(NoReply(), message, payload, 0, batches=True))
+    long, short = [[(j.ids, j.deadline_ns, j.payload) for j in made[0].each()] for made in jobs]
+    assert long == short
+    ends_ns = deadlines_ns or [5_000_000] * 3
+    assert [deadline_ns for _, deadline_ns, _ in long] == [ns - 1_000_000 for ns in ends_ns]
 
 
 def test_broken_messages_are_refused() -> None:
     """What does not add up raises instead of shifting bytes between callers."""
     group = [pending(n, row(n)) for n in range(3)]
-    message, buffers = infer_many(group, 0)
+    message, buffers = infer_many(group, 0, terse=False)
     payload = b"".join(bytes(buffer) for buffer in buffers)
     for broken, size in (
         (message, len(payload) - 4),
         (msgspec.structs.replace(message, ids=(), remaining_us=(), request_ids=()), 0),
-        (msgspec.structs.replace(message, remaining_us=(1,)), len(payload)),
+        (msgspec.structs.replace(message, remaining_us=(1, 2)), len(payload)),
+        (msgspec.structs.replace(message, remaining_us=()), len(payload)),
         (msgspec.structs.replace(message, request_ids=("a",)), len(payload)),
     ):
         with pytest.raises(WireError):
@@ -123,9 +170,12 @@ def test_broken_messages_are_refused() -> None:
     header = TensorHeader("y", "FP32", (1, 2), 8)
     good = ChunkMany((1, 2), (header,), (0, 0), Timing())
     assert len(joint_response(good, bytes(16)).timings) == 2
+    short = ChunkMany((1, 2), (header,), (9,), Timing())
+    assert [timing.queue_ns for timing in joint_response(short, bytes(16)).timings] == [9, 9]
     for bad, size in (
         (good, 15),
-        (ChunkMany((1, 2), (header,), (0,), Timing()), 16),
+        (ChunkMany((1, 2), (header,), (), Timing()), 16),
+        (ChunkMany((1, 2), (header,), (0, 0, 0), Timing()), 16),
         (ChunkMany((1, 2), (TensorHeader("y", "FP32", (), 8),), (0, 0), Timing()), 16),
         (ChunkMany((), (), (), Timing()), 0),
         (ChunkMany((1, 2), (TensorHeader("y", "FP99", (1, 2), 8),), (0, 0), Timing()), 16),

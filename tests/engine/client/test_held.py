@@ -132,7 +132,7 @@ class Wire:
 class Stage:
     """A client, one worker that does as it is told, and requests with numbers for values."""
 
-    def __init__(self, max_in_flight: int = 4096) -> None:
+    def __init__(self, max_in_flight: int = 4096, version: int = PROTOCOL_VERSION) -> None:
         self.clock, self.room = ManualClock(), Room()
         hello = Hello(PROTOCOL_VERSION, "gateway", "g", "0")
         self.engine = EngineClient(
@@ -151,10 +151,11 @@ class Stage:
             hello, self.link._accepted, initiator=True, limits=LinkLimits(1 << 20)
         )
         self.to_worker.connection_made(self.wire)  # type: ignore[arg-type]
-        self.say(Hello(PROTOCOL_VERSION, "worker", "w", "0"))
+        self.say(Hello(version, "worker", "w", "0"))
         self.link.ready = frozenset(["m:1"])
         self.wire.messages.clear()
         self.asked = 0
+        self.heard: list[Message] = []
         self.open: list[tuple[int, float]] = []
         self.cohorts: list[Cohort] = []
 
@@ -187,6 +188,7 @@ class Stage:
         """Take note of what the worker was asked."""
         messages, self.wire.messages = self.wire.messages, []
         for message, payload in messages:
+            self.heard.append(message)
             if isinstance(message, InferMany):
                 values = np.frombuffer(payload, "<f4").tolist()
                 self.open += zip(message.ids, values, strict=True)
@@ -200,7 +202,8 @@ class Stage:
         part = self.open[-count:] if backwards else self.open[:count]
         self.open = self.open[: -len(part)] if backwards else self.open[len(part) :]
         ids, values = zip(*part, strict=True)
-        message = ChunkMany(ids, HEADER, tuple(range(len(ids))), Timing())
+        queue_ns = tuple(range(len(ids))) if len(ids) % 2 else (7,)
+        message = ChunkMany(ids, HEADER, queue_ns, Timing())
         self.say(message, np.array(values, "<f4").tobytes())
 
     def answer_one(self, place: int) -> None:
@@ -319,6 +322,27 @@ def test_each_member_ends_once(script: list[tuple[str, int]], *, lost: bool) -> 
         assert all(
             len(got) == 1 for number, got in enumerate(ends) if f"r{number}" not in acted.left
         )
+
+    run(play())
+
+
+@pytest.mark.parametrize(("version", "times", "names"), [(2, 5, 5), (3, 1, 0), (4, 1, 0)])
+def test_old_workers_get_whole_columns(version: int, times: int, names: int) -> None:
+    """A worker of version 2 is told each member's time and id, a newer one what it needs.
+
+    Either answer is understood.
+    """
+
+    async def play() -> None:
+        stage = Stage(version=version)
+        cohort = stage.ask(5)
+        (message,) = [heard for heard in stage.heard if isinstance(heard, InferMany)]
+        assert message.remaining_us == (1_000_000,) * times
+        assert message.request_ids == tuple(cohort.request_ids)[:names]
+        stage.answer(3)
+        stage.answer(2)
+        assert stage.room.results == {f"r{n}": [float(n)] for n in range(5)}
+        await stage.engine.stop()
 
     run(play())
 

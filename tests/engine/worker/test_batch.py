@@ -14,6 +14,7 @@ from salver.core.tensor import AnyArray, Tensor
 from salver.core.timing import Timing
 from salver.engine.client.cohort import joint_response
 from salver.engine.worker.batch import Answer, assemble, disassemble
+from salver.engine.worker.form import form_of
 from salver.engine.worker.job import Job, many_jobs, one_job
 from salver.engine.worker.queue import JobQueue
 from salver.wire.framing import Buffer
@@ -24,7 +25,7 @@ class NoReply:
     """Reply that goes nowhere."""
 
     is_blocked = False
-    is_reading = False
+    is_terse = False
 
     def __init__(self, *, joins: bool = False) -> None:
         self.joins = joins
@@ -32,6 +33,10 @@ class NoReply:
     def announce(self, slot: int, ids: tuple[int, ...]) -> bool:
         """Nobody needs to know."""
         return True
+
+    def is_reading(self) -> bool:
+        """Batches begin when the test says so."""
+        return False
 
     def when_unblocked(self, callback: Callable[[], None]) -> None:
         """Never happens."""
@@ -238,12 +243,17 @@ def test_cohorts_are_their_members(counts: list[int], max_rows: int, *, joins: b
     assert queue.requests == 0
 
 
-def test_members_with_other_deadlines_are_told_apart() -> None:
-    """A cohort stays one job only while its members wait equally long."""
+def test_members_keep_their_own_deadlines() -> None:
+    """A cohort stays one job, late with the first of its members; a part has its own first."""
     x, reply = np.zeros((3, 2), "<f4"), NoReply()
-    assert len(several(x, reply=reply)) == 1
-    jobs = several(x, remaining_us=(5, 6, 7), reply=reply)
-    assert [job.deadline_ns for job in jobs] == [5000, 6000, 7000]
+    for remaining_us in ((6, 5, 7), (9,), (9, 9, 9)):
+        (job,) = several(x, remaining_us=remaining_us, reply=reply)
+        assert job.deadline_ns == min(remaining_us) * 1000
+        times = remaining_us if len(remaining_us) == 3 else remaining_us * 3
+        assert [one.deadline_ns for one in job.each()] == [us * 1000 for us in times]
+        assert job.part(0, 1).deadline_ns == times[0] * 1000
+        assert job.part(1, 3).deadline_ns == min(times[1:]) * 1000
+        assert [one.deadline_ns for one in job.part(1, 3).each()] == [us * 1000 for us in times[1:]]
 
 
 def test_one_member_leaves() -> None:
@@ -266,6 +276,44 @@ def test_surplus_bytes_do_not_shift_into_others() -> None:
         assemble([long, short])
     with pytest.raises(InvalidTensor):
         assemble([short])
+
+
+@pytest.mark.parametrize(
+    ("header", "size_bytes"),
+    [
+        (TensorHeader("a", "FP32", (1, 2), 16), 16),
+        (TensorHeader("a", "FP32", (1, 2), 4), 4),
+        (TensorHeader("a", "FP32", (1, -2), 8), 8),
+        (TensorHeader("a", "FP32", (-1, -2), 8), 8),
+        (TensorHeader("a", "FP31", (1, 2), 8), 8),
+        (TensorHeader("a", "BYTES", (1, 2), -8), 8),
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_headers_that_contradict_themselves_are_refused(
+    header: TensorHeader, size_bytes: int, *, together: bool
+) -> None:
+    """Bytes that no tensor of that datatype and shape has never reach a model."""
+    good = TensorHeader("b", "FP32", (1, 2), 8)
+    for headers in ((header,), (good, header)):
+        size = size_bytes + 8 * (len(headers) - 1)
+        infer = Infer(1, "m:1", headers, 1000, "")
+        jobs = [one_job(ALONE_REPLY, infer, bytes(size), 0, batches=True)]
+        if together and header.size_bytes > 0:
+            many = InferMany((1, 2), "m:1", headers, (1000,), ())
+            jobs = many_jobs(ALONE_REPLY, many, bytes(2 * size), 0, batches=True)
+        with pytest.raises(InvalidTensor):
+            assemble(jobs)
+
+
+def test_forms_are_made_once_for_equal_headers() -> None:
+    """Requests that differ in their values only share a form, unless their names are long."""
+    usual, other = job(np.zeros((1, 2))), job(np.ones((1, 2)))
+    assert usual.form is other.form
+    assert job(np.zeros((1, 3))).form is not usual.form
+    assert job(np.zeros((1, 2)), outputs=("y",)).form is not usual.form
+    long = (TensorHeader("n" * 5000, "FP32", (1, 1), 4),)
+    assert form_of(long, None) is not form_of(long, None)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 1)])

@@ -2,12 +2,16 @@
 
 import asyncio
 
+import pytest
 import uvloop
 
 from salver.core.tensor import Tensor, encode_bytes
 from salver.engine.client.pending import STREAM_CREDIT
 from salver.runtimes.echo_stream import SIGNATURE
+from salver.wire.messages import Chunk, Fail, InferMany, TensorHeader
+from salver.wire.transport import connect
 from tests.engine.fleet import Caller, Callers, Fleet, Model, client_of, finish, fleet, until
+from tests.wire.links import Inbox, hello
 
 VARIANT = "echo:1"
 MODEL = Model(VARIANT, "echo-stream", b"echo", signature=SIGNATURE)
@@ -39,6 +43,39 @@ def test_chunks_come_in_order_and_end_once() -> None:
                 assert words_of(caller) == [b"w%d" % index for index in range(count)]
                 assert caller.finals == 1
                 assert caller.outcome == "ok"
+
+    with fleet(MODEL) as running:
+        uvloop.run(run(running))
+
+
+@pytest.mark.parametrize(
+    ("times_us", "names"), [((9_000_000,), ()), ((8_000_000, 0, 9_000_000), ("a", "b", "c"))]
+)
+def test_a_cohort_is_as_many_streams(times_us: tuple[int, ...], names: tuple[str, ...]) -> None:
+    """Each member of a cohort is a stream of its own, in both forms of the message."""
+
+    async def run(running: Fleet) -> None:
+        async with client_of(running) as callers:
+            await finish([ask(callers, 1)])
+            inbox = Inbox()
+            address = f"unix:{running.home}/run/worker-shared-0.sock"
+            link = await connect(address, hello("gateway"), inbox.accept, 5.0)
+            texts = [encode_bytes([text]) for text in (b"w0", b"w1", b"w2")]
+            header = (TensorHeader("text", "BYTES", (1,), len(texts[0])),)
+            link.send(InferMany((1, 2, 3), VARIANT, header, times_us, names), texts)
+
+            def ends() -> dict[int, object]:
+                return {
+                    m.id: payload if isinstance(m, Chunk) else m.code
+                    for m, payload in inbox.messages
+                    if isinstance(m, Fail) or (isinstance(m, Chunk) and not m.final)
+                }
+
+            await until(lambda: len(ends()) == 3)
+            expected: dict[int, object] = dict(enumerate(texts, 1))
+            assert ends() == (expected if not names else {**expected, 2: "deadline_exceeded"})
+            link.close()
+            await inbox.until_lost()
 
     with fleet(MODEL) as running:
         uvloop.run(run(running))

@@ -59,6 +59,11 @@ class HeldCohorts:
                 return held
         return None
 
+    def whole(self, ids: tuple[int, ...]) -> Held | None:
+        """Return the cohort of exactly these open members."""
+        held = self._by_id.get(ids[0])
+        return held if held is not None and held.ids == ids else None
+
     def find(self, ids: Sequence[int]) -> list[tuple[Held, int]]:
         """Return the cohorts that these ids begin with, and up to which member each.
 
@@ -82,9 +87,10 @@ class HeldCohorts:
 
     def advance(self, held: Held, stop: int) -> Piece:
         """Take note that the members before ``stop`` are answered; returns who they are."""
-        start = held.start
-        self.remove(held)
+        start, ids = held.start, held.ids
+        del self._by_id[ids[start]]
+        self.members -= stop - start
         held.start = stop
-        if stop < len(held.ids):
-            self.add(held)
+        if stop < len(ids):
+            self._by_id[ids[stop]] = held
         return Piece(held.cohort, start, stop)

@@ -27,6 +27,7 @@ from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
 from salver.wire.messages import (
     FIRST_COHORT_VERSION,
+    FIRST_TERSE_VERSION,
     BatchStarted,
     Cancel,
     Chunk,
@@ -108,7 +109,7 @@ class WorkerLink:
         self._gathers = gathers
         self._watches = watches
         self._ledger: Ledger | None = None
-        self._joins = False
+        self._joins = self._is_terse = False
         self._alone = True
         self._turn: list[Pending] = []
         self._loop = asyncio.get_running_loop()
@@ -177,7 +178,8 @@ class WorkerLink:
             raise NotReady(f"worker {self.identity} is not connected", retry_after_s=1.0)
         first = self._last_id + 1
         ids = tuple(range(first, first + len(cohort)))
-        message, payload = infer_cohort(cohort, ids, self._clock.monotonic_ns())
+        now_ns = self._clock.monotonic_ns()
+        message, payload = infer_cohort(cohort, ids, now_ns, terse=self._is_terse)
         connection.queue(message, (payload,))
         self._last_id = ids[-1]
         held = Held(cohort, route, ids)
@@ -213,7 +215,7 @@ class WorkerLink:
         for cohort in cohorts(waiting) if len(waiting) > 1 else (waiting,):
             try:
                 if len(cohort) > 1:
-                    connection.queue(*infer_many(cohort, now_ns))
+                    connection.queue(*infer_many(cohort, now_ns, terse=self._is_terse))
                 elif cohort:
                     connection.queue(cohort[0].infer(now_ns), cohort[0].buffers())
             except Exception as error:  # whatever it was, its callers must be answered
@@ -247,7 +249,8 @@ class WorkerLink:
 
     def on_lost(self, error: WireError | None) -> None:
         """Hand the open requests to the owner."""
-        self._connection, self._joins = None, False
+        self._connection = None
+        self._joins = self._is_terse = False
         self._turn = []
         self.ready = frozenset()
         for held in self.held:
@@ -325,6 +328,10 @@ class WorkerLink:
             self._abort(error)
             return
         ids, position = message.ids, 0
+        held = self.held.whole(ids)
+        if held is not None:
+            held.cohort.audience.answer([self._answered(held, len(ids))], response)
+            return
         while position < len(ids):
             start, found = position, self.held.find(ids[position:] if position else ids)
             if found:
@@ -397,6 +404,7 @@ class WorkerLink:
         peer = connection.peer
         if peer is not None and peer.version >= FIRST_COHORT_VERSION:
             self._joins = self._gathers
+            self._is_terse = peer.version >= FIRST_TERSE_VERSION
             self._watch(connection)
         return self
 

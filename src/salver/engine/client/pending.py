@@ -1,5 +1,6 @@
 """One request on its way through the workers, and the links that may carry it."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -135,6 +136,13 @@ class Pending(msgspec.Struct, eq=False):
 def remaining_us(deadline_ns: int, now_ns: int) -> int:
     """Return what is left until a deadline, nothing once it has passed."""
     return max(0, (deadline_ns - now_ns) // _NANOSECONDS_PER_MICROSECOND)
+
+
+def remaining_times_us(deadlines_ns: Sequence[int], now_ns: int) -> tuple[int, ...]:
+    """Return what is left until each of some deadlines."""
+    if min(deadlines_ns) <= now_ns:
+        return tuple([remaining_us(deadline_ns, now_ns) for deadline_ns in deadlines_ns])
+    return tuple([(ns - now_ns) // _NANOSECONDS_PER_MICROSECOND for ns in deadlines_ns])
 
 
 def headers_of(tensors: list[Tensor]) -> tuple[TensorHeader, ...]:

@@ -1,10 +1,9 @@
 """Sends what a batch answered to those who asked."""
 
-import msgspec
-
 from salver.core.errors import ModelFailed, WireError
 from salver.core.timing import Timing
 from salver.engine.worker.batch import Answer
+from salver.engine.worker.job import ids_of
 from salver.wire.messages import Chunk, ChunkMany
 
 
@@ -14,17 +13,17 @@ def send_answer(answer: Answer, started_ns: int, timing: Timing) -> None:
     ``timing`` lacks their time in the queue.
     """
     jobs = answer.jobs
-    reply, ids = jobs[0].reply, jobs[0].ids
-    queued = [started_ns - jobs[0].arrival_ns] * len(ids)
-    for job in jobs[1:]:
-        ids += job.ids
-        queued += [started_ns - job.arrival_ns] * job.count
+    first = jobs[0]
+    reply, ids = first.reply, ids_of(jobs)
+    queued: tuple[int, ...] = (started_ns - first.arrival_ns,)
+    if len(jobs) > 1 or not reply.is_terse:
+        queued = tuple([started_ns - job.arrival_ns for job in jobs for _ in job.ids])
     try:
         if len(ids) == 1:
-            own = msgspec.structs.replace(timing, queue_ns=queued[0])
+            own = Timing(queued[0], 0, timing.run_ns, 0, timing.batch_size, timing.cold)
             reply.queue(Chunk(ids[0], 0, True, answer.headers, own), answer.buffers)
         else:
-            reply.queue(ChunkMany(ids, answer.headers, tuple(queued), timing), answer.buffers)
+            reply.queue(ChunkMany(ids, answer.headers, queued, timing), answer.buffers)
     except WireError as error:
         for job in jobs:
             reply.fail(job, ModelFailed(f"the answer cannot be sent: {error.message}"))

@@ -1,16 +1,17 @@
 """Many jobs as one batch and one batch's answer as many."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
-from salver.core.datatypes import BYTES, DTYPES, ITEM_SIZES, datatype_of
-from salver.core.errors import InvalidTensor, ModelFailed
-from salver.core.tensor import AnyArray, Tensor, decode_bytes, encode_bytes
-from salver.engine.worker.job import ALONE, Job
+from salver.core.errors import InvalidTensor
+from salver.core.tensor import AnyArray, Tensor, decode_bytes
+from salver.engine.worker.form import ALONE, Column
+from salver.engine.worker.heads import Heads, heads_of
+from salver.engine.worker.job import Job, rows_of
 from salver.runtimes.base import Batch
-from salver.wire.framing import Buffer, size_of
+from salver.wire.framing import LARGE_BYTES, Buffer
 from salver.wire.messages import TensorHeader
 
 _MAX_JOINT_BYTES = 1024 * 1024
@@ -18,7 +19,7 @@ _MAX_JOINT_BYTES = 1024 * 1024
 Encoded = tuple[tuple[TensorHeader, ...], list[Buffer]]
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, eq=False):
     """Outputs as they travel, for one job or for several that are answered by one message.
 
     ``headers`` describe each request's share; the buffers hold the shares of all, in order.
@@ -34,16 +35,64 @@ def assemble(jobs: list[Job]) -> Batch:
 
     Raises ``InvalidTensor`` when bytes and headers of a job do not fit together.
     """
-    headers = jobs[0].infer.inputs
-    if len(headers) == 1:
-        header = headers[0]
-        parts: list[Buffer] = [job.payload for job in jobs]
-        return {header.name: _stack(header, jobs, parts, 0)}
+    first, rows = jobs[0], 0
+    form = first.form
+    for job in jobs:
+        count = len(job.ids)
+        rows += job.rows * count
+        # No caller's surplus bytes may shift into the next caller's rows.
+        if job.form.problem or len(job.payload) != job.form.size_bytes * count:
+            raise _misfit(job)
+    if not form.is_fixed or len(form.columns) != 1:
+        return _assemble_columns(jobs, rows)
+    raw = first.payload if len(jobs) == 1 else b"".join([job.payload for job in jobs])
+    column = form.columns[0]
+    return {column.header.name: _array(column, raw, rows)}
+
+
+def _misfit(job: Job) -> InvalidTensor:
+    form, size = job.form, len(job.payload)
+    expected = form.size_bytes * job.count
+    return InvalidTensor(form.problem or f"{size} bytes came for inputs of {expected} bytes")
+
+
+def _array(column: Column, raw: Buffer, rows: int) -> AnyArray:
+    """Return bytes as an array of so many rows, or of the header's shape where it has no rows."""
+    shape = (rows, *column.row_shape) if rows else column.header.shape
+    array: AnyArray = np.ndarray(shape, column.dtype, raw)
+    return array
+
+
+def _assemble_columns(jobs: list[Job], rows: int) -> Batch:
+    """Do the same for several inputs, and for text."""
     slices = [_slice(job) for job in jobs]
-    return {
-        header.name: _stack(header, jobs, [parts[index] for parts in slices], index)
-        for index, header in enumerate(headers)
-    }
+    batch: Batch = {}
+    for index, column in enumerate(jobs[0].form.columns):
+        parts = [slices_of_job[index] for slices_of_job in slices]
+        if column.dtype is None:
+            batch[column.header.name] = _texts(jobs, parts, index)
+        else:
+            raw = parts[0] if len(parts) == 1 else b"".join(parts)
+            batch[column.header.name] = _array(column, raw, rows)
+    return batch
+
+
+def _slice(job: Job) -> list[Buffer]:
+    """Return a job's inputs one by one; those of several requests are brought together."""
+    view, columns, count = memoryview(job.payload), job.form.columns, job.count
+    if count == 1:
+        return [view[column.start : column.stop] for column in columns]
+    table = np.frombuffer(view, np.uint8).reshape(count, job.form.size_bytes)
+    return [table[:, column.start : column.stop].tobytes() for column in columns]
+
+
+def _texts(jobs: list[Job], parts: list[Buffer], index: int) -> AnyArray:
+    arrays = []
+    for job, part in zip(jobs, parts, strict=True):
+        shape = job.form.inputs[index].shape
+        count = int(np.prod(shape, dtype=object)) if shape else 1
+        arrays.append(decode_bytes(part, count).reshape(shape))
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def disassemble(outputs: Batch, jobs: list[Job]) -> list[Answer]:
@@ -54,33 +103,45 @@ def disassemble(outputs: Batch, jobs: list[Job]) -> list[Answer]:
 
     Raises ``ModelFailed`` when an output does not have one row for each row that went in.
     """
-    total = sum([job.all_rows for job in jobs])
-    if len(jobs) == 1 and jobs[0].count == 1:
-        if jobs[0].key is not ALONE:
-            for name, array in outputs.items():
-                _check_rows(name, array, total)
+    first = jobs[0]
+    if first.key is ALONE:
         return [Answer(jobs, *whole(outputs))]
-    columns = [_Column(name, array, total) for name, array in outputs.items()]
+    rows = first.rows
+    total = rows_of(jobs)
+    heads = heads_of(outputs, total)
+    if total == rows and (heads.is_text or heads.row_bytes * total > LARGE_BYTES):
+        return [Answer(jobs, *whole(outputs))]
+    joinable = bool(outputs) and not heads.is_text
+    most_rows = _MAX_JOINT_BYTES // max(1, heads.row_bytes) if joinable else 0
+    if total == rows or (total <= most_rows and _are_alike(jobs)):
+        return [Answer(jobs, heads.headers(rows), heads.raw(outputs))]
+    return _cut(outputs, jobs, heads, most_rows)
+
+
+def _are_alike(jobs: list[Job]) -> bool:
+    """Tell whether one gateway waits for all jobs, takes joint answers, and all are as long."""
+    reply, rows = jobs[0].reply, jobs[0].rows
+    if len(jobs) == 1 or not reply.joins:
+        return reply.joins
+    return all(job.reply is reply and job.rows == rows for job in jobs)
+
+
+def _cut(outputs: Batch, jobs: list[Job], heads: Heads, most_rows: int) -> list[Answer]:
+    """Return an answer for each group of jobs that may be answered together."""
+    raws = [] if heads.is_text else heads.raw(outputs)
+    total, start = rows_of(jobs), 0
     answers: list[Answer] = []
-    start = 0
-    for group in _groups(jobs, _joint_rows(columns)):
-        rows, count = group[0].rows, sum([job.count for job in group])
-        stop = start + rows * count
-        parts: list[Buffer] = [column.part(start, stop) for column in columns]
-        headers = [
-            column.header(rows, size_of((part,)) // count)
-            for column, part in zip(columns, parts, strict=True)
-        ]
-        answers.append(Answer(group, tuple(headers), parts))
+    for group in _groups(jobs, most_rows):
+        rows = group[0].rows
+        stop = start + rows * sum([job.count for job in group])
+        if heads.is_text:
+            own = {name: array[start:stop] for name, array in outputs.items()}
+            answers.append(Answer(group, *whole(own)))
+        else:
+            parts = [raw[len(raw) * start // total : len(raw) * stop // total] for raw in raws]
+            answers.append(Answer(group, heads.headers(rows), parts))
         start = stop
     return answers
-
-
-def _joint_rows(columns: list["_Column"]) -> int:
-    """Return how many rows may be answered in one message; 0 for outputs of no fixed size."""
-    if not columns or any(column.datatype == BYTES for column in columns):
-        return 0
-    return _MAX_JOINT_BYTES // max(1, sum([column.row_bytes for column in columns]))
 
 
 def _groups(jobs: list[Job], max_rows: int) -> Iterator[list[Job]]:
@@ -119,103 +180,3 @@ def whole(outputs: Batch) -> Encoded:
         headers.append(TensorHeader(name, tensor.datatype, tensor.shape, tensor.size_bytes))
         buffers.append(tensor.buffer)
     return tuple(headers), buffers
-
-
-class _Column:
-    """One output of a batch, ready to be cut into rows."""
-
-    __slots__ = ("_array", "_headers", "_name", "_raw", "_row_shape", "datatype", "row_bytes")
-
-    def __init__(self, name: str, array: AnyArray, total: int) -> None:
-        _check_rows(name, array, total)
-        self._name = name
-        self.datatype = datatype_of(array.dtype)
-        self._row_shape = array.shape[1:]
-        self._headers: dict[int, TensorHeader] = {}
-        self._array = array
-        if self.datatype == BYTES:
-            self._raw = b""
-            self.row_bytes = 0
-        else:
-            self._raw = np.ascontiguousarray(array, DTYPES[self.datatype]).tobytes()
-            self.row_bytes = len(self._raw) // total if total else 0
-
-    def part(self, start: int, stop: int) -> bytes:
-        """Return the bytes of some rows."""
-        if self.datatype == BYTES:
-            return encode_bytes(self._array[start:stop].ravel().tolist())
-        return self._raw[start * self.row_bytes : stop * self.row_bytes]
-
-    def header(self, rows: int, size_bytes: int) -> TensorHeader:
-        """Return the header of so many rows; equal ones are made once."""
-        header = self._headers.get(rows)
-        if header is None or self.datatype == BYTES:
-            shape = (rows, *self._row_shape)
-            header = TensorHeader(self._name, self.datatype, shape, size_bytes)
-            self._headers[rows] = header
-        return header
-
-
-def _check_rows(name: str, array: AnyArray, total: int) -> None:
-    if array.ndim == 0 or array.shape[0] != total:
-        raise ModelFailed(
-            f"output {name!r} has shape {list(array.shape)} for a batch of {total} rows; "
-            "deploy with --max-batch-size 1"
-        )
-
-
-def _slice(job: Job) -> list[Buffer]:
-    """Return a job's inputs one by one; those of several requests are brought together."""
-    view, position, parts = memoryview(job.payload), 0, list[Buffer]()
-    size = view.nbytes // job.count
-    for header in job.infer.inputs:
-        stop = position + header.size_bytes
-        if job.count == 1:
-            parts.append(view[position:stop])
-        else:
-            table = np.frombuffer(view, np.uint8).reshape(job.count, size)
-            parts.append(table[:, position:stop].tobytes())
-        position = stop
-    if position != size:
-        raise InvalidTensor(f"{size} bytes came for inputs of {position} bytes")
-    return parts
-
-
-def _stack(header: TensorHeader, jobs: list[Job], parts: list[Buffer], index: int) -> AnyArray:
-    if header.datatype == BYTES:
-        arrays = []
-        for job, part in zip(jobs, parts, strict=True):
-            shape = job.infer.inputs[index].shape
-            count = int(np.prod(shape, dtype=object)) if shape else 1
-            arrays.append(decode_bytes(part, count).reshape(shape))
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    dtype = DTYPES.get(header.datatype)
-    if dtype is None:
-        raise InvalidTensor(f"input {header.name!r} has unknown datatype {header.datatype!r}")
-    try:
-        if len(jobs) == 1 and jobs[0].count == 1:
-            array: AnyArray = np.frombuffer(parts[0], dtype)
-            return array.reshape(header.shape)
-        joined: AnyArray = np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), dtype)
-        rows = sum([job.all_rows for job in jobs])
-        _check_parts(header, jobs, parts, index)
-        return joined.reshape((rows, *header.shape[1:]))
-    except ValueError as error:
-        raise InvalidTensor(
-            f"input {header.name!r}: the bytes do not hold {header.datatype} of shape "
-            f"{list(header.shape)}"
-        ) from error
-
-
-def _check_parts(header: TensorHeader, jobs: list[Job], parts: list[Buffer], index: int) -> None:
-    """Make sure that no caller's surplus bytes shift into the next caller's rows."""
-    row_bytes = ITEM_SIZES[header.datatype]
-    for dimension in header.shape[1:]:
-        row_bytes *= dimension
-    for job, part in zip(jobs, parts, strict=True):
-        expected = job.all_rows * row_bytes
-        actual = part.nbytes if isinstance(part, memoryview) else len(part)
-        if actual != expected or job.infer.inputs[index].size_bytes * job.count != actual:
-            raise InvalidTensor(
-                f"input {header.name!r}: {actual} bytes came for a shape of {expected} bytes"
-            )

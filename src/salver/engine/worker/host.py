@@ -7,7 +7,7 @@ from salver.core.clock import Clock
 from salver.core.settings import EngineSettings
 from salver.core.timing import Timing
 from salver.engine.worker.answers import send_answer
-from salver.engine.worker.job import Job, Reply, many_jobs, one_job
+from salver.engine.worker.job import Job, Reply, ids_of, many_jobs, one_job, rows_of
 from salver.engine.worker.loading import Loading
 from salver.engine.worker.queue import JobQueue
 from salver.engine.worker.refusals import late, refusal
@@ -19,6 +19,7 @@ from salver.wire.framing import Buffer
 from salver.wire.messages import Infer, InferMany, Load
 
 _SMOOTHING = 0.2
+_US_NS = 1000
 
 
 class BatchHost:
@@ -54,6 +55,7 @@ class BatchHost:
         self._busy = False
         self._cold = True
         self._mean_run_ns: float | None = None
+        self._is_inline = settings.runner == "inline"
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"run-{loading.load.variant}")
         self._labels = (loading.load.variant,)
@@ -73,6 +75,7 @@ class BatchHost:
     def update(self, load: Load) -> None:
         """Take over a changed policy of the same version."""
         self.loading.load = load
+        self._policy = load.policy
         inputs = load.signature.inputs
         variable = bool(inputs) and all(spec.shape and spec.shape[0] == -1 for spec in inputs)
         # In quarantine each request runs alone, so that none dies of another a second time.
@@ -91,8 +94,23 @@ class BatchHost:
 
     def _enqueue(self, jobs: list[Job]) -> None:
         queue, loading, reply = self._queue, self.loading, jobs[0].reply
-        max_queue = loading.load.policy.max_queue
-        if queue.requests + sum([job.count for job in jobs]) > max_queue:
+        count = len(jobs[0].ids) if len(jobs) == 1 else sum([job.count for job in jobs])
+        if loading.state == "ready" and queue.requests + count <= self._policy.max_queue:
+            for job in jobs:
+                reply.begin(job)
+                queue.append(job)
+        else:
+            self._enqueue_what_fits(jobs, count)
+        if queue.requests and not (self._scheduled or self._busy or loading.active):
+            if self._policy.max_queue_delay_ms <= 0 and reply.is_reading():
+                self._scheduled = self._at_read_end = True
+            else:
+                self._schedule()
+
+    def _enqueue_what_fits(self, jobs: list[Job], count: int) -> None:
+        queue, loading, reply = self._queue, self.loading, jobs[0].reply
+        max_queue = self._policy.max_queue
+        if queue.requests + count > max_queue:
             self._purge(jobs[0].arrival_ns)
         for job in jobs:
             refused = refusal(loading, queue.requests)
@@ -107,11 +125,6 @@ class BatchHost:
                 full = refusal(loading, max_queue)
                 assert full is not None
                 reply.fail(job.part(room, job.count), full)
-        if queue and not self._scheduled and not self._busy and not loading.active:
-            if reply.is_reading and loading.load.policy.max_queue_delay_ms <= 0:
-                self._scheduled = self._at_read_end = True
-            else:
-                self._schedule()
 
     def run_now(self) -> None:
         """Begin with what waits for the end of the reading."""
@@ -150,7 +163,7 @@ class BatchHost:
 
     def _schedule(self) -> None:
         self._scheduled = True
-        policy = self.load.policy
+        policy = self._policy
         if policy.max_queue_delay_ms > 0 and self._queue.requests < policy.max_batch_size:
             self._loop.call_later(policy.max_queue_delay_ms / 1000, self._pump)
         else:
@@ -160,7 +173,7 @@ class BatchHost:
         """Run one batch of what waits, or load what it waits for, then come back for the rest."""
         self._scheduled = self._at_read_end = False
         turn = self._turn
-        if self._busy or self._announcing or self.loading.active or not self._queue:
+        if self._busy or self._announcing or self.loading.active or not self._queue.requests:
             if turn is not None:
                 turn.offer()
             return
@@ -174,7 +187,7 @@ class BatchHost:
             self.begin_load()
             return
         jobs = self._announced(self._next_jobs())
-        if jobs and not self._inline():
+        if jobs and not self._is_inline:
             self._busy = True
             future = self._threads.submit(execute, runtime, jobs, self._clock)
             future.add_done_callback(
@@ -191,14 +204,15 @@ class BatchHost:
             self._turn.release()
 
     def _next(self) -> None:
-        self._release()
-        if self._queue and not self._scheduled:
+        if self._holding:
+            self._release()
+        if self._queue.requests and not self._scheduled:
             self._schedule()
 
     def _next_jobs(self) -> list[Job]:
         """Take the next batch without those that nobody waits for."""
         now_ns = self.last_used_ns = self._clock.monotonic_ns()
-        return self._wanted(self._queue.take(self.load.policy.max_batch_size), now_ns)
+        return self._wanted(self._queue.take(self._policy.max_batch_size), now_ns)
 
     def _purge(self, now_ns: int) -> None:
         """Make room in a full queue by dropping what would be dropped anyway."""
@@ -206,27 +220,16 @@ class BatchHost:
 
     def _wanted(self, jobs: list[Job], now_ns: int) -> list[Job]:
         """Return the jobs that somebody waits for, and let go of the others."""
+        for job in jobs:
+            if job.gone or job.cancelled or job.deadline_ns <= now_ns:
+                break
+        else:
+            return jobs
         return [
             job
-            for job in self._told_apart(jobs)
+            for job in _told_apart(jobs, now_ns)
             if not (job.cancelled or job.deadline_ns <= now_ns) or self._drop(job)
         ]
-
-    @staticmethod
-    def _told_apart(jobs: list[Job]) -> list[Job]:
-        """Return jobs of which a part has been cancelled request by request."""
-        if not any(job.gone for job in jobs):
-            return jobs
-        apart: list[Job] = []
-        for job in jobs:
-            if job.gone:
-                job.reply.forget(job)
-                for one in job.each():
-                    one.reply.begin(one)
-                    apart.append(one)
-            else:
-                apart.append(job)
-        return apart
 
     def _drop(self, job: Job) -> bool:
         """Let go of work that nobody waits for; always False."""
@@ -243,20 +246,16 @@ class BatchHost:
 
         Returns the jobs whose gateway has been told; the others wait until theirs reads again.
         """
-        if not jobs:
-            return jobs
-        first = jobs[0].reply
-        if all(job.reply is first for job in jobs):
-            groups = [jobs]
-        else:
+        groups = [jobs] if jobs else []
+        if len(jobs) > 1:
             by_reply: dict[int, list[Job]] = {}
             for job in jobs:
                 by_reply.setdefault(id(job.reply), []).append(job)
-            groups = list(by_reply.values())
+            groups = [*by_reply.values()]
         told: list[Job] = []
         for group in groups:
             reply = group[0].reply
-            if reply.announce(self.slot, _ids(group)):
+            if reply.announce(self.slot, ids_of(group)):
                 told += group
             else:
                 self._put_aside(reply, group)
@@ -277,13 +276,6 @@ class BatchHost:
 
         reply.when_unblocked(back)
 
-    def _inline(self) -> bool:
-        runner = self._settings.runner
-        if runner != "auto":
-            return runner == "inline"
-        mean_ns = self._mean_run_ns
-        return mean_ns is not None and mean_ns <= self._settings.inline_limit_us * 1000
-
     def _ran(self, jobs: list[Job], done: "Future[Outcome]") -> None:
         self._busy = False
         try:
@@ -291,16 +283,22 @@ class BatchHost:
         finally:
             self._next()
 
+    def _took(self, run_ns: int) -> None:
+        """Take note of how long a batch ran, by which the next one finds its place."""
+        mean_ns = self._mean_run_ns
+        if mean_ns is None:
+            mean_ns = float(run_ns)
+        else:
+            mean_ns += _SMOOTHING * (run_ns - mean_ns)
+        self._mean_run_ns = mean_ns
+        if self._settings.runner == "auto":
+            self._is_inline = mean_ns <= self._settings.inline_limit_us * _US_NS
+
     def _respond(self, jobs: list[Job], outcome: Outcome) -> None:
         self._meter.add("salver_batches_total", self._labels)
-        run_ns, mean_ns = outcome.run_ns, self._mean_run_ns
-        self._mean_run_ns = (
-            float(run_ns) if mean_ns is None else mean_ns + _SMOOTHING * (run_ns - mean_ns)
-        )
-        started_ns = outcome.started_ns
-        rows = sum([job.all_rows for job in jobs]) or 1
+        self._took(outcome.run_ns)
         cold, self._cold = self._cold and self.load.lazy, False
-        timing = Timing(0, 0, run_ns, 0, rows, cold)
+        timing = Timing(0, 0, outcome.run_ns, 0, rows_of(jobs) or 1, cold)
         last = jobs[0].reply
         for answer in outcome.answers:
             reply = answer.job.reply if isinstance(answer, Failure) else answer.jobs[0].reply
@@ -310,12 +308,19 @@ class BatchHost:
             if isinstance(answer, Failure):
                 reply.fail(answer.job, answer.error)
             else:
-                send_answer(answer, started_ns, timing)
+                send_answer(answer, outcome.started_ns, timing)
         last.flush()
 
 
-def _ids(jobs: list[Job]) -> tuple[int, ...]:
-    ids = jobs[0].ids
-    for job in jobs[1:]:
-        ids += job.ids
-    return ids
+def _told_apart(jobs: list[Job], now_ns: int) -> list[Job]:
+    """Return jobs of which some requests, but not all, may be cancelled or late, one by one."""
+    apart: list[Job] = []
+    for job in jobs:
+        if job.gone or (job.remaining_us and job.deadline_ns <= now_ns):
+            job.reply.forget(job)
+            for one in job.each():
+                one.reply.begin(one)
+                apart.append(one)
+        else:
+            apart.append(job)
+    return apart

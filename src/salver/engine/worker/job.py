@@ -5,12 +5,12 @@ from typing import Protocol
 
 import msgspec
 
-from salver.core.datatypes import ITEM_SIZES
 from salver.core.errors import SalverError, WireError
+from salver.engine.worker.form import ALONE, Form, form_of
 from salver.wire.framing import Buffer
-from salver.wire.messages import Infer, InferMany, Message, TensorHeader
+from salver.wire.messages import Infer, InferMany, Message
 
-ALONE: tuple[object, ...] = ()
+_US_NS = 1000
 
 
 class Reply(Protocol):
@@ -22,11 +22,15 @@ class Reply(Protocol):
         ...
 
     @property
+    def is_terse(self) -> bool:
+        """Tell whether the receiver takes one value for a column of equal ones."""
+        ...
+
+    @property
     def is_blocked(self) -> bool:
         """Tell whether the receiver has stopped reading."""
         ...
 
-    @property
     def is_reading(self) -> bool:
         """Tell whether ``run_now`` of each host that got something will be called in this turn."""
         ...
@@ -83,23 +87,27 @@ class Flow(Protocol):
 class Job(msgspec.Struct, eq=False):
     """A request waiting or running, or several that came as one and have stayed together.
 
-    ``infer`` says what each of them asks; the payload is theirs one after the other, in the order
+    ``form`` says what each of them asks; the payload is theirs one after the other, in the order
     of ``ids``. ``rows`` is of one request, and 0 where the inputs have no common first axis. Jobs
-    with equal ``key`` may share a batch; ALONE may not, and is one request. ``gone`` are those of
-    several that nobody waits for. ``flow`` is set while the job is an open stream.
+    with equal ``key`` may share a batch; ALONE may not, and is one request. ``deadline_ns`` is the
+    first of several; ``remaining_us`` has what each had left at ``arrival_ns``, or nothing where
+    all have the same. ``gone`` are those of several that nobody waits for. ``credit`` is for
+    streams, and ``flow`` is set while the job is an open one.
     """
 
     reply: Reply
     ids: tuple[int, ...]
-    infer: Infer
+    form: Form
     payload: Buffer
     arrival_ns: int
     deadline_ns: int
     rows: int
     key: tuple[object, ...]
+    remaining_us: tuple[int, ...] = ()
     cancelled: bool = False
     flow: Flow | None = None
     gone: frozenset[int] = frozenset()
+    credit: int = 0
 
     @property
     def id(self) -> int:
@@ -125,6 +133,9 @@ class Job(msgspec.Struct, eq=False):
             payload=self.payload[start * size : stop * size],
             gone=self.gone.intersection(ids),
         )
+        if self.remaining_us:
+            part.remaining_us = self.remaining_us[start:stop]
+            part.deadline_ns = self.arrival_ns + min(part.remaining_us) * _US_NS
         part.cancelled = self.cancelled or len(part.gone) == len(ids)
         return part
 
@@ -139,68 +150,63 @@ class Job(msgspec.Struct, eq=False):
         self.cancelled = len(self.gone) == len(self.ids)
 
 
+def ids_of(jobs: Sequence[Job]) -> tuple[int, ...]:
+    """Return the ids of all requests of some jobs."""
+    if len(jobs) == 1:
+        return jobs[0].ids
+    return tuple([request_id for job in jobs for request_id in job.ids])
+
+
+def rows_of(jobs: Sequence[Job]) -> int:
+    """Return the rows of all requests of some jobs."""
+    first = jobs[0]
+    if len(jobs) == 1:
+        return first.rows * len(first.ids)
+    return sum([job.rows * len(job.ids) for job in jobs])
+
+
 def one_job(reply: Reply, infer: Infer, payload: Buffer, now_ns: int, *, batches: bool) -> Job:
     """Return the job of a request that came by itself."""
-    rows = _rows(infer.inputs)
-    key = _key(infer) if batches and rows > 0 else ALONE
-    deadline_ns = now_ns + infer.remaining_us * 1000
-    return Job(reply, (infer.id,), infer, payload, now_ns, deadline_ns, rows, key)
+    form = form_of(infer.inputs, infer.outputs)
+    key = form.key if batches else ALONE
+    deadline_ns = now_ns + infer.remaining_us * _US_NS
+    job = Job(reply, (infer.id,), form, payload, now_ns, deadline_ns, form.rows, key)
+    job.credit = infer.credit
+    return job
 
 
 def many_jobs(
     reply: Reply, message: InferMany, payload: Buffer, now_ns: int, *, batches: bool
 ) -> list[Job]:
-    """Return a cohort as one job, or as several where its requests cannot stay together.
+    """Return a cohort as one job, or as one for each request where they must run alone.
 
     Raises ``WireError`` when the message does not add up.
     """
-    inputs, ids, size = message.inputs, message.ids, member_bytes(message, payload)
-    infer = Infer(0, message.variant, inputs, 0, "", message.outputs, None, message.priority)
-    rows = _rows(inputs)
-    key = _key(infer) if batches and rows > 0 else ALONE
-    deadlines = [now_ns + remaining_us * 1000 for remaining_us in message.remaining_us]
+    form, ids, times = form_of(message.inputs, message.outputs), message.ids, message.remaining_us
+    count = len(ids)
+    check_cohort(message, len(payload), form.size_bytes)
+    first_us = times[0]
+    if len(times) == 1 or times.count(first_us) == count:
+        times = ()
+    else:
+        first_us = min(times)
+    key = form.key if batches else ALONE
+    deadline_ns = now_ns + first_us * _US_NS
+    job = Job(reply, ids, form, payload, now_ns, deadline_ns, form.rows, key, times)
+    return [job] if key is not ALONE and form.is_fixed else job.each()
+
+
+def check_cohort(message: InferMany, payload_bytes: int, member_bytes: int) -> None:
+    """Raise ``WireError`` for a cohort that does not add up.
+
+    All of its columns are as long as ``ids``, but for times that are the same for all, of which
+    there may be one, and ids of requests, which may be left out.
+    """
+    count, times, names = len(message.ids), message.remaining_us, message.request_ids
     if (
-        key is not ALONE
-        and deadlines.count(deadlines[0]) == len(ids)
-        and all(header.datatype in ITEM_SIZES for header in inputs)
+        not count
+        or member_bytes * count != payload_bytes
+        or len(times) not in (1, count)
+        or len(names) not in (0, count)
     ):
-        return [Job(reply, ids, infer, payload, now_ns, deadlines[0], rows, key)]
-    jobs: list[Job] = []
-    start = 0
-    for request_id, deadline_ns in zip(ids, deadlines, strict=True):
-        stop = start + size
-        part = payload[start:stop]
-        jobs.append(Job(reply, (request_id,), infer, part, now_ns, deadline_ns, rows, key))
-        start = stop
-    return jobs
-
-
-def member_bytes(message: InferMany, payload: Buffer) -> int:
-    """Return each member's share of the payload; raises ``WireError`` if it does not add up."""
-    count, size = len(message.ids), sum([header.size_bytes for header in message.inputs])
-    per_member = (message.remaining_us, message.request_ids)
-    if not count or size * count != len(payload) or any(len(one) != count for one in per_member):
-        raise WireError(f"a cohort of {len(payload)} bytes does not fit its headers")
-    return size
-
-
-def _rows(inputs: tuple[TensorHeader, ...]) -> int:
-    """Return the common first dimension, or 0 when there is none."""
-    if not inputs or not inputs[0].shape:
-        return 0
-    rows = inputs[0].shape[0]
-    for header in inputs:
-        if not header.shape or header.shape[0] != rows:
-            return 0
-    return rows
-
-
-def _key(infer: Infer) -> tuple[object, ...]:
-    inputs = infer.inputs
-    if len(inputs) == 1:
-        only = inputs[0]
-        return (only.name, only.datatype, only.shape[1:], infer.outputs)
-    return (
-        *[(header.name, header.datatype, header.shape[1:]) for header in inputs],
-        infer.outputs,
-    )
+        raise WireError(f"a cohort of {payload_bytes} bytes does not fit its headers")

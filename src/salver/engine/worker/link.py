@@ -13,6 +13,7 @@ from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
 from salver.wire.messages import (
     FIRST_COHORT_VERSION,
+    FIRST_TERSE_VERSION,
     BatchStarted,
     Cancel,
     Credit,
@@ -49,7 +50,8 @@ class GatewayLink:
     """Receiver of one gateway's messages and reply of its jobs.
 
     ``joins`` allows answers that are joint; ``folder`` is where ledgers lie, None for no ledger;
-    ``is_only`` tells whether this is the only link of the worker.
+    ``is_only`` tells whether this is the only link of the worker: then nobody else could add to
+    what has come in this turn.
     """
 
     def __init__(
@@ -68,12 +70,15 @@ class GatewayLink:
         self._jobs: dict[int, Job] = {}
         self._told: set[int] = set()
         self._touched: dict[str, Host] = {}
-        self._is_only = is_only
+        self.is_reading = is_only
+        # Every answer passes through these two; there is nothing to add to the connection's own.
+        self.queue, self.flush = connection.queue, connection.flush
         connection.on_read_end = self._read_end
         self._folder = folder
         self._ledger: Ledger | None = None
-        peer = connection.peer
-        self.joins = joins and peer is not None and peer.version >= FIRST_COHORT_VERSION
+        version = 0 if connection.peer is None else connection.peer.version
+        self.joins = joins and version >= FIRST_COHORT_VERSION
+        self.is_terse = version >= FIRST_TERSE_VERSION
 
     @property
     def open_jobs(self) -> int:
@@ -101,16 +106,13 @@ class GatewayLink:
             if job is not None and job.flow is not None:
                 job.flow.grant(message.chunks)
 
-    @property
-    def is_reading(self) -> bool:
-        """Tell whether no other gateway could add to what this one has sent in this turn."""
-        return self._is_only()
-
     def _read_end(self) -> None:
         """Let what came run at once, where that was agreed when it came."""
-        touched, self._touched = self._touched, {}
-        for host in touched.values():
-            host.run_now()
+        touched = self._touched
+        if touched:
+            self._touched = {}
+            for host in touched.values():
+                host.run_now()
 
     def on_lost(self, error: WireError | None) -> None:
         """Nobody waits for this link's requests any more."""
@@ -170,17 +172,9 @@ class GatewayLink:
         """Send one message of an answer."""
         self.connection.send(message, buffers)
 
-    def queue(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
-        """Keep one message of an answer for ``flush``."""
-        self.connection.queue(message, buffers)
-
-    def flush(self) -> None:
-        """Write now what was sent or queued."""
-        self.connection.flush()
-
     def begin(self, job: Job) -> None:
         """Remember an accepted job, so that it can be cancelled."""
-        self._jobs[job.id] = job
+        self._jobs[job.ids[0]] = job
 
     def fail(self, job: Job, error: SalverError) -> None:
         """End a job with an error."""
@@ -190,7 +184,7 @@ class GatewayLink:
 
     def forget(self, job: Job) -> None:
         """Drop a job that has had its final answer."""
-        self._jobs.pop(job.id, None)
+        self._jobs.pop(job.ids[0], None)
         if self._told:
             self._told.difference_update(job.ids)
 

@@ -3,7 +3,8 @@
 from collections import deque
 from collections.abc import Iterable
 
-from salver.engine.worker.job import ALONE, Job
+from salver.engine.worker.form import ALONE
+from salver.engine.worker.job import Job
 
 _SCAN_LIMIT = 256
 
@@ -22,7 +23,7 @@ class JobQueue:
     def append(self, job: Job) -> None:
         """Queue a job behind all others."""
         self._jobs.append(job)
-        self.requests += job.count
+        self.requests += len(job.ids)
 
     def put_back(self, jobs: list[Job]) -> None:
         """Queue jobs before all others, in their order."""
@@ -43,6 +44,9 @@ class JobQueue:
         """
         jobs = self._jobs
         first = jobs[0]
+        if len(jobs) == 1 and (len(first.ids) == 1 or first.rows * len(first.ids) <= max_rows):
+            self.requests = 0
+            return [jobs.popleft()]
         if first.key is not ALONE and self._all_fit(max_rows):
             return self.clear()
         batch = [self._cut(jobs.popleft(), max_rows)]

@@ -1,6 +1,6 @@
 """Runs jobs as one batch, or each alone when the batch fails."""
 
-from typing import NamedTuple
+import msgspec
 
 from salver.core.clock import Clock
 from salver.core.errors import InvalidTensor, ModelFailed, SalverError
@@ -11,14 +11,14 @@ from salver.runtimes.base import BatchRuntime
 _MAX_CAUSE = 500
 
 
-class Failure(NamedTuple):
+class Failure(msgspec.Struct, frozen=True, eq=False):
     """A job that ended in an error."""
 
     job: Job
     error: SalverError
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True, eq=False):
     """What became of every job, in order, and how long the run took."""
 
     answers: list[Answer | Failure]
@@ -51,7 +51,7 @@ def failure(error: Exception) -> SalverError:
 
 
 def _run(runtime: BatchRuntime, jobs: list[Job]) -> list[Answer]:
-    wanted = jobs[0].infer.outputs
+    wanted = jobs[0].form.outputs
     outputs = runtime.run(assemble(jobs), wanted)
     if wanted is not None and len(outputs) < len(wanted):
         missing = ", ".join(name for name in wanted if name not in outputs)

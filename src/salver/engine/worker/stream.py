@@ -16,7 +16,7 @@ from salver.core.errors import (
 )
 from salver.core.timing import Timing
 from salver.engine.worker.batch import assemble, whole
-from salver.engine.worker.job import Job, Reply, member_bytes, one_job
+from salver.engine.worker.job import Job, Reply, check_cohort, one_job
 from salver.engine.worker.loading import Loading
 from salver.engine.worker.refusals import RETRY_AFTER_S, late, refusal
 from salver.engine.worker.run import failure
@@ -43,7 +43,7 @@ class StreamSink:
         self._loop = asyncio.get_running_loop()
         self._started_ns = clock.monotonic_ns()
         self._sequence = 0
-        self._credit = threading.Semaphore(job.infer.credit or _UNARY_CREDIT)
+        self._credit = threading.Semaphore(job.credit or _UNARY_CREDIT)
         self._closed = threading.Event()
 
     def grant(self, chunks: int) -> None:
@@ -159,15 +159,16 @@ class StreamHost:
 
     def accept_many(self, reply: Reply, message: InferMany, payload: Buffer) -> None:
         """Begin a stream for each request of a cohort; raises ``WireError`` for a broken one."""
-        size = member_bytes(message, payload)
+        size = sum([header.size_bytes for header in message.inputs])
+        check_cohort(message, len(payload), size)
+        times, names = message.remaining_us, message.request_ids
         for index, request_id in enumerate(message.ids):
-            remaining_us, trace = message.remaining_us[index], message.request_ids[index]
             infer = Infer(
                 request_id,
                 message.variant,
                 message.inputs,
-                remaining_us,
-                trace,
+                times[index if len(times) > 1 else 0],
+                names[index] if names else "",
                 message.outputs,
                 None,
                 message.priority,
