@@ -184,6 +184,20 @@ class Stage:
         self.hear()
         return cohort
 
+    async def ask_singly(self, count: int) -> list[Message]:
+        """Send requests one by one in one turn of the loop; returns the messages that went out."""
+        heard = len(self.heard)
+        for number in range(self.asked, self.asked + count):
+            now_ns = self.clock.monotonic_ns()
+            context = RequestContext(f"r{number}", ANONYMOUS, now_ns, now_ns + 1_000_000_000)
+            context.variant = "m:1"
+            tensor = Tensor("x", "FP32", (1, 1), np.float32(number).tobytes())
+            self.engine(InferenceRequest("m", [tensor]), context, One(self.room, f"r{number}"))
+        self.asked += count
+        await asyncio.sleep(0)
+        self.hear()
+        return self.heard[heard:]
+
     def hear(self) -> None:
         """Take note of what the worker was asked."""
         messages, self.wire.messages = self.wire.messages, []
@@ -342,6 +356,23 @@ def test_old_workers_get_whole_columns(version: int, times: int, names: int) -> 
         stage.answer(3)
         stage.answer(2)
         assert stage.room.results == {f"r{n}": [float(n)] for n in range(5)}
+        await stage.engine.stop()
+
+    run(play())
+
+
+def test_a_turn_in_company_is_followed_by_one() -> None:
+    """Who asks alone is sent at once; after a turn of many, the next turn is one message."""
+
+    async def play() -> None:
+        stage = Stage()
+        kinds: list[list[type[Message]]] = []
+        for count in (1, 6, 6, 1, 1, 2):
+            kinds.append([type(message) for message in await stage.ask_singly(count)][-2:])
+            stage.answer(count)
+        assert kinds[0][-1] is Infer
+        assert kinds[1:] == [[Infer, InferMany], [InferMany], [Infer], [Infer], [Infer, Infer]]
+        assert stage.room.results == {f"r{n}": [float(n)] for n in range(stage.asked)}
         await stage.engine.stop()
 
     run(play())

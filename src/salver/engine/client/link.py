@@ -45,8 +45,6 @@ from salver.wire.transport import LinkOptions, connect
 log = get_logger(__name__)
 
 QUARANTINE = "quarantine"
-# So many requests are worth a message of their own while the worker has little else to do.
-_HEAD_START = 4
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.05
 _NOT_RUN = ("draining", "not_ready")
@@ -167,9 +165,6 @@ class WorkerLink:
         if not turn:
             self._loop.call_soon(self._flush)
         turn.append(pending)
-        if len(turn) >= _HEAD_START and len(turn) * 2 >= self.open_count:
-            # The worker has no more to do than this: it can begin while the rest is being read.
-            self._flush()
 
     def send_cohort(self, cohort: Cohort, route: VariantRoute) -> None:
         """Queue a cohort for ``flush``; raises ``SalverError`` when it cannot be sent as it is."""
