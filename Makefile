@@ -28,7 +28,13 @@ env-clients: .venv-clients/.stamp
 	scripts/environment.sh $(PYTHON) requirements/clients.lock .venv-clients
 	touch $@
 
-test: env-test env-clients  ## Pass every test
+env-mlserver: .venv-mlserver/.stamp
+
+.venv-mlserver/.stamp: requirements/mlserver.lock
+	scripts/environment.sh $(PYTHON) requirements/mlserver.lock .venv-mlserver
+	touch $@
+
+test: env-test env-clients env-mlserver  ## Pass every test
 	scripts/debian-packages.sh
 	$(BIN)/pytest $(ARGS)
 
@@ -55,4 +61,4 @@ docs: env-test  ## Rewrite the pages that follow from the code
 clean:  ## Remove the environments and caches
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
 
-.PHONY: help env env-test env-clients serve test check bench peers lock docs clean
+.PHONY: help env env-test env-clients env-mlserver serve test check bench peers lock docs clean

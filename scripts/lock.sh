@@ -12,3 +12,5 @@ compile pyproject.toml --extra test --extra dev --extra build --constraint requi
     --output-file requirements/test.lock
 # The kserve client pins older packages than ours, so it gets an environment of its own.
 compile requirements/clients.in --output-file requirements/clients.lock
+# MLServer pins a FastAPI that the kserve client does not take.
+compile requirements/mlserver.in --output-file requirements/mlserver.lock

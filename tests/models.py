@@ -140,6 +140,27 @@ def onnx_identity(datatype: str, scale: int = 1) -> Path:
     return path
 
 
+@functools.cache
+def onnx_columns() -> Path:
+    """Return a model with the inputs ``height`` and ``age``, [n, 1] each, and their ``sum``."""
+    tensors = [
+        helper.make_tensor_value_info(name, kind, [None, 1])
+        for name, kind in (
+            ("height", TensorProto.DOUBLE), ("age", TensorProto.INT64), ("sum", TensorProto.DOUBLE),
+        )
+    ]  # fmt: skip
+    nodes = [
+        helper.make_node("Cast", ["age"], ["number"], to=TensorProto.DOUBLE),
+        helper.make_node("Add", ["height", "number"], ["sum"]),
+    ]
+    graph = helper.make_graph(nodes, "columns", tensors[:2], tensors[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
+    model.ir_version = _IR_VERSION
+    path = _path("columns.onnx")
+    onnx.save(model, path)
+    return path
+
+
 def magika() -> Path:
     """Return the published file-type model of the magika wheel."""
     spec = find_spec("magika")
