@@ -28,6 +28,7 @@ MODEL = "identity-fp32"
 CALL = {
     b":method": b"POST",
     b":scheme": b"http",
+    b":authority": b"test",
     b":path": PATH.encode(),
     b"content-type": b"application/grpc",
     b"te": b"trailers",

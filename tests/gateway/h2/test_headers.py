@@ -114,7 +114,7 @@ def test_lists_over_the_limit_are_refused_either_way() -> None:
 
 def test_sound_fields_are_checked_once_and_broken_ones_always() -> None:
     """What was found wrong is found wrong again."""
-    good = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/")]
+    good = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"test")]
     for _ in range(3):
         assert request_fields(1, good)[b":path"] == b"/"
         with pytest.raises(StreamFault):

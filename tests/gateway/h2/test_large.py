@@ -23,7 +23,7 @@ from salver.gateway.h2.stream import Stream
 from salver.gateway.http.large import LARGE_BODY_BYTES
 from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.prelude import PREFACE
-from tests.gateway.h2.test_fuzz import Transport
+from tests.gateway.h2.inmemory import Transport
 from tests.gateway.h2.wire import Wire
 from tests.gateway.inprocess import RunningServer, until
 

@@ -73,6 +73,14 @@ CONNECTION: dict[str, tuple[bytes, int]] = {
         f.FRAME_SIZE_ERROR,
     ),
     "6.3 PRIORITY without a stream": (f.frame(f.PRIORITY, 0, 0, bytes(5)), f.PROTOCOL_ERROR),
+    "6.3 PRIORITY of another size on an idle stream": (
+        f.frame(f.PRIORITY, 0, 1, bytes(4)),
+        f.FRAME_SIZE_ERROR,
+    ),
+    "6.3 PRIORITY of another size on a stream that is not the client's": (
+        OPEN + f.frame(f.PRIORITY, 0, 2, bytes(4)),
+        f.FRAME_SIZE_ERROR,
+    ),
     "6.4 RST_STREAM without a stream": (f.rst_stream(0, f.CANCEL), f.PROTOCOL_ERROR),
     "6.4 RST_STREAM of another size": (
         OPEN + f.frame(f.RST_STREAM, 0, 1, b"abc"),
@@ -156,6 +164,10 @@ STREAM: dict[str, tuple[bytes, int]] = {
     "8.3.1 no path": (request(pseudo_path=None), f.PROTOCOL_ERROR),
     "8.3.1 an empty path": (request(pseudo_path=b""), f.PROTOCOL_ERROR),
     "8.3.1 no scheme": (request(pseudo_scheme=None), f.PROTOCOL_ERROR),
+    "8.3.1 neither :authority nor host": (request(pseudo_authority=None), f.PROTOCOL_ERROR),
+    "8.3.1 an empty :authority": (request(pseudo_authority=b""), f.PROTOCOL_ERROR),
+    "8.3.1 an empty host": (request(pseudo_authority=None, host=b""), f.PROTOCOL_ERROR),
+    "8.3.1 another host than :authority": (request(host=b"other"), f.PROTOCOL_ERROR),
     "8.3 a pseudo-field after others": (
         f.frame(f.HEADERS, f.END_HEADERS | f.END_STREAM, 1, literal(b"a", b"b") + BLOCK),
         f.PROTOCOL_ERROR,
@@ -217,6 +229,19 @@ def test_every_frame_in_pieces(server: RunningServer) -> None:
         for byte in PREFACE + f.settings_frame({}) + PLAIN:
             wire.send(bytes((byte,)))
         assert wire.answer(1)[0][":status"] == "200"
+
+
+def test_host_stands_for_authority(server: RunningServer) -> None:
+    """Either names whom a request is for, both if they agree, and other schemes need none."""
+    requests = (
+        request(pseudo_authority=None, host=b"test"),
+        request(host=b"TEST"),
+        request(pseudo_authority=None, pseudo_scheme=b"other"),
+    )
+    for data in requests:
+        with Wire(server.port) as wire:
+            wire.send(data)
+            assert wire.answer(1)[0][":status"] == "200"
 
 
 def test_unknown_frames_and_settings_are_ignored(server: RunningServer) -> None:

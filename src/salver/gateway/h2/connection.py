@@ -327,7 +327,6 @@ class Http2Connection(asyncio.Protocol):
         """End a stream from our side (5.4.2)."""
         stream = self._streams.get(number)
         self._remember_reset(number)
-        self._control.last_stream = max(self._control.last_stream, number)
         self.output.put(f.rst_stream(number, code))
         if stream is not None:
             self._drop(stream)

@@ -46,6 +46,9 @@ class ControlFrames:
             raise f.ConnectionFault(f.PROTOCOL_ERROR, "PRIORITY without a stream (6.3)")
         self.count()
         if len(payload) != 5:  # noqa: PLR2004 - a dependency and a weight
+            if number > self.last_stream or not number % 2:
+                # An idle stream may not be reset (6.4), so the connection ends (5.4.1).
+                raise f.ConnectionFault(f.FRAME_SIZE_ERROR, "PRIORITY is not 5 bytes (6.3)")
             raise f.StreamFault(number, f.FRAME_SIZE_ERROR, "PRIORITY is not 5 bytes (6.3)")
 
     def on_settings(self, flags: int, number: int, payload: bytes) -> None:

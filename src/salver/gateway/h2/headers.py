@@ -29,6 +29,7 @@ _RESIZE_MASK, _RESIZE = 0xE0, 0x20
 _FIELD_BYTES = 32
 _LENGTH_DIGITS = 18
 _MORE = 128
+_NEED_AUTHORITY = frozenset((b"http", b"https"))
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 # Fields that speak of one HTTP/1.1 connection (8.2.2).
 _CONNECTION_FIELDS = frozenset(
@@ -149,7 +150,18 @@ def request_fields(stream: int, pairs: Iterable[Pair]) -> Fields:
         fields[name] = value
     if not fields.get(b":method") or not fields.get(b":scheme") or not fields.get(b":path"):
         raise malformed(stream, "a request needs :method, :scheme and :path (8.3.1)")
+    _check_authority(stream, fields)
     return fields
+
+
+def _check_authority(stream: int, fields: Fields) -> None:
+    """Raise ``StreamFault`` unless it is clear whom a request is for, as HTTP/1.1 asks it too."""
+    authority, host = fields.get(b":authority"), fields.get(b"host")
+    if host is None:
+        if not authority and fields[b":scheme"] in _NEED_AUTHORITY:
+            raise malformed(stream, "a request needs :authority or host (8.3.1)")
+    elif not host or (authority is not None and host.lower() != authority.lower()):
+        raise malformed(stream, "host is not what :authority says (8.3.1)")
 
 
 def check_trailers(stream: int, pairs: Iterable[Pair]) -> None:
