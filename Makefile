@@ -38,6 +38,11 @@ test: env-test env-clients env-mlserver  ## Pass every test
 	scripts/debian-packages.sh
 	$(BIN)/pytest $(ARGS)
 
+fuzz: env-test  ## Fuzz what reads the wire; what goes wrong joins a corpus. TARGET=http2 SECONDS=600
+	for target in $(or $(TARGET),http2 headers grpc rest); do \
+	    PYTHONPATH=. $(BIN)/python -m tests.fuzz $$target -max_total_time=$(or $(SECONDS),300) || exit 1; \
+	done
+
 check: env-test  ## Lint, format, types, imports, sizes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,6 +64,6 @@ docs: env-test  ## Rewrite the pages that follow from the code
 	$(BIN)/python scripts/reference.py
 
 clean:  ## Remove the environments and caches
-	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .demo
 
-.PHONY: help env env-test env-clients env-mlserver serve test check bench peers lock docs clean
+.PHONY: help env env-test env-clients env-mlserver serve test fuzz check bench peers lock docs clean

@@ -8,8 +8,9 @@ compile() {
         "make lock" --quiet "$@"
 }
 compile pyproject.toml --extra all --extra demo --extra build --output-file requirements/serve.lock
+# What has wheels for some platforms only (atheris) keeps its marker.
 compile pyproject.toml --extra test --extra dev --extra build --constraint requirements/serve.lock \
-    --output-file requirements/test.lock
+    --no-strip-markers --output-file requirements/test.lock
 # The kserve client pins older packages than ours, so it gets an environment of its own.
 compile requirements/clients.in --output-file requirements/clients.lock
 # MLServer pins a FastAPI that the kserve client does not take.

@@ -150,6 +150,9 @@ def _general(endpoint: str, version: str | None, flat: _Flat) -> InferenceReques
 def _short(body: Buffer) -> _Body | None:
     """Return a body that asks for nothing special, None for any other."""
     try:
+        if not (type(body) is bytes and body.isascii()):
+            # The typed decoder does not look into what it skips, and JSON is UTF-8 throughout.
+            str(body, "utf-8")
         document = _typed.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
@@ -340,7 +343,7 @@ def _head(item: dict[str, Any], settings: HttpSettings) -> tuple[str, str, tuple
     name, datatype, shape = item.get("name"), item.get("datatype"), item.get("shape")
     if not isinstance(name, str):
         raise InvalidRequest("every input needs a 'name'")
-    if datatype not in ITEM_SIZES and datatype != BYTES:
+    if not isinstance(datatype, str) or (datatype not in ITEM_SIZES and datatype != BYTES):
         raise InvalidTensor(
             f"input {name!r}: datatype {datatype!r} is not one of {', '.join(DATATYPES)}"
         )

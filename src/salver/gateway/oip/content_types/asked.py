@@ -105,7 +105,8 @@ def _prepared(item: Any, content_type: str | None) -> Any:
     data = item.get("data")
     if isinstance(data, str):
         return item | {"data": [data]}
-    if content_type in _NULL_IS_NAN and item.get("datatype") in _FLOATS:
+    datatype = item.get("datatype")
+    if content_type in _NULL_IS_NAN and isinstance(datatype, str) and datatype in _FLOATS:
         return item | {"data": _without_nulls(data)}
     return item
 
