@@ -49,13 +49,14 @@ PEERS: dict[str, type[Server]] = {
 
 
 def check(server: Server) -> dict[str, Any]:
-    """Start a server, ask everything, stop it; returns its part of the results."""
+    """Start a server, ask all over REST and gRPC, stop it; returns its part of the results."""
     try:
         server.provision()
         server.start()
-        target = server.tabular()
+        target, rpc = server.tabular(), server.rpc()
         key = target.headers.get("Authorization", "").removeprefix("Bearer ")
-        with opened(f"http://127.0.0.1:{target.port}", MODEL, api_key=key) as subject:
+        url, address = f"http://127.0.0.1:{target.port}", f"127.0.0.1:{rpc.port}"
+        with opened(url, MODEL, grpc=address, api_key=key) as subject:
             about = subject.get("/v2").json()
             outcomes = list(run(subject))
     finally:
@@ -76,7 +77,7 @@ def main() -> int:
     servers = []
     try:
         for name, kind in PEERS.items():
-            found = check(kind(workspace, (MODEL,)))
+            found = check(kind(workspace, (MODEL,), with_grpc=True))
             print(f"{name} {found['version']}: {found['summary']}", flush=True)
             servers.append({"name": name, **found})
     except BenchError as error:

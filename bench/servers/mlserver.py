@@ -7,16 +7,18 @@ import shutil
 from pathlib import Path
 
 from bench.environments import BENCH, environment
+from bench.grpc_message import PATH
 from bench.processes import Group
 from bench.servers.base import Server
 from bench.wire_http import Target, free_port
 
 
 class MLServer(Server):
-    """MLServer, HTTP front only used."""
+    """MLServer, of which the bench uses the HTTP front only."""
 
     name = "mlserver"
     _port = 0
+    _grpc_port = 0
     _env = Path()
 
     def provision(self) -> None:
@@ -30,11 +32,11 @@ class MLServer(Server):
 
     def launch(self) -> None:
         """Start `mlserver`."""
-        self._port = free_port()
+        self._port, self._grpc_port = free_port(), free_port()
         settings = {
             "host": "127.0.0.1",
             "http_port": self._port,
-            "grpc_port": free_port(),
+            "grpc_port": self._grpc_port,
             "metrics_port": free_port(),
             "parallel_workers": 0,
             "debug": False,
@@ -47,3 +49,7 @@ class MLServer(Server):
     def tabular(self) -> Target:
         """OIP over HTTP."""
         return Target(self._port, "/v2/models/tabular/infer")
+
+    def rpc(self) -> Target:
+        """OIP over gRPC, which MLServer always opens."""
+        return Target(self._grpc_port, PATH)

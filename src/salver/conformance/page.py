@@ -53,7 +53,8 @@ from which they came and which still holds what the newer text lost (errors, ten
 `extension_*.md` of triton-inference-server/server, and RFC 9112.
 """
 _SETTING = (
-    "the same small model on each server, with one FP32 input, an INT64 and an FP32 output. "
+    "the same small model on each server, with one FP32 input, an INT64 and an FP32 output, asked "
+    "over REST and over gRPC. "
     "Under Triton and MLServer it is a few lines of Python (`bench/peers/`) that check nothing "
     "themselves, so what is not refused there was left to the model by the server. "
     "`-` is not applicable."
