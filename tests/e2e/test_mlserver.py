@@ -110,18 +110,18 @@ def test_infer_reads_a_frame(serving: Server) -> None:
 
 
 def test_codecs(serving: Server) -> None:
-    """What MLServer's codecs write is understood, and what they read is what was sent."""
+    """MLServer's codecs are understood over REST and gRPC, and read what was sent."""
     done = subprocess.run(
         [
             str(MLSERVER / "python"), str(ROOT / "tests" / "clients" / "mlserver_calls.py"),
-            f"http://127.0.0.1:{serving.port}",
+            f"http://127.0.0.1:{serving.port}", serving.grpc_target,
         ],
         capture_output=True,
         check=False,
         timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
-    assert json.loads(done.stdout.decode().splitlines()[-1]) == {
+    expected = {
         "np": [[3.0, 5.0], [7.0, 9.0]],
         "np of the request": [[3.0, 5.0], [7.0, 9.0]],
         "str": ["first", "zweite", "troisième"],
@@ -130,3 +130,5 @@ def test_codecs(serving: Server) -> None:
         "datetime": ["2024-05-06T07:08:09+00:00", "2025-01-02T00:00:00"],
         "pd": [[31.5], [42.5]],
     }
+    found = json.loads(done.stdout.decode().splitlines()[-1])
+    assert found == {"rest": expected, "grpc": expected}

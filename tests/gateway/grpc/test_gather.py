@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import grpc
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,14 +14,17 @@ from hypothesis import strategies as st
 
 from salver.core.request import InferenceRequest
 from salver.core.settings import HttpSettings
+from salver.core.signature import Signature, TensorSpec
 from salver.core.tensor import Tensor
 from salver.gateway.grpc.gather import Plans
 from salver.gateway.grpc.schema import message_class
+from salver.wire.messages import EndpointPlan, VariantPlan
 from tests.gateway.grpc.calls import SERVICE, infer, infer_request, outputs_of, two_rows
-from tests.gateway.inprocess import RunningServer, until
+from tests.gateway.inprocess import PLAN, RunningServer, identity_signature, until
 from tests.gateway.test_gather import Engine, idle
 
 MODEL = "identity-fp32"
+IDENTITY = identity_signature("FP32")
 
 
 class Together:
@@ -73,9 +77,42 @@ def ask(value: float) -> Any:
     return infer_request(MODEL, {"x": two_rows([value, value])})
 
 
+def renamed(version: int, name: str) -> VariantPlan:
+    """Return a version whose input has a name of its own."""
+    signature = Signature((TensorSpec(name, "FP32", (-1, -1)),), IDENTITY.outputs)
+    return VariantPlan(
+        f"renamed:{version}", "primary", "renamed", str(version), "0" * 64, "test", 5_000, 1,
+        signature, ("shared-0",),
+    )  # fmt: skip
+
+
+def ask_one_array(value: float) -> Any:
+    """Return a call's message that is one array, whatever the model calls it."""
+    request = infer_request("renamed", {"input-1": two_rows([value, value])})
+    request.parameters["content_type"].string_param = "np"
+    return request
+
+
 def value_of(future: "Future[Any]") -> float:
     """Return what a call was answered."""
     return float(outputs_of(future.result(timeout=20))["y"][0, 0])
+
+
+def test_messages_with_content_types_teach_nothing(engine: Engine) -> None:
+    """Two versions name their input differently; one does not tell how to read for the other."""
+    both = EndpointPlan("renamed", (renamed(1, "x"), renamed(2, "z")))
+    plan = msgspec.structs.replace(PLAN, endpoints=(*PLAN.endpoints, both))
+    with (
+        RunningServer(last=engine, plan=plan) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        together = Together(server, channel)
+        for _ in range(2):
+            futures = together.call([ask_one_array(n) for n in range(12)])
+            answers = [future.result(timeout=20) for future in futures]
+            found = [float(outputs_of(answer)["y"][0, 0]) for answer in answers]
+            assert found == list(range(12))
+            assert {answer.model_version for answer in answers} == {"1", "2"}
 
 
 def test_one_turn_is_one_cohort(together: Together, engine: Engine, server: RunningServer) -> None:

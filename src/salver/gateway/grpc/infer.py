@@ -15,12 +15,13 @@ from salver.core.timing import Timing
 from salver.gateway.auth import check_access
 from salver.gateway.grpc.call import Call
 from salver.gateway.grpc.framing import Buffer, timeout_ns
-from salver.gateway.grpc.response import encode
+from salver.gateway.grpc.response import Notes, encode
 from salver.gateway.grpc.schema import message_class
 from salver.gateway.grpc.tensors import inputs_of
 from salver.gateway.grpc.wire import split_raw
 from salver.gateway.h2.headers import literal
 from salver.gateway.h2.stream import Stream
+from salver.gateway.oip.content_types.asked import ContentTypes, read_content_types
 from salver.gateway.oip.decode import Decoded
 from salver.gateway.oip.infer import Inference
 from salver.gateway.triton.classification import classified
@@ -57,6 +58,7 @@ class GrpcAnswer(msgspec.Struct, eq=False):
     finished: bool = False
     request: InferenceRequest | None = None
     classes: dict[str, int] | None = None
+    contents: ContentTypes | None = None
 
     def send(self, response: InferenceResponse, *, final: bool = True) -> None:
         """Answer."""
@@ -75,7 +77,11 @@ class GrpcAnswer(msgspec.Struct, eq=False):
         try:
             if self.classes and response.outputs:
                 response = self._classified(response, self.classes)
-            parts = encode(self.endpoint, context, response, is_typed=self.is_typed)
+            notes: Notes = {}
+            if self.contents is not None:
+                outputs, notes = self.contents.encoded(response.outputs)
+                response = InferenceResponse(outputs, response.timing, response.parameters)
+            parts = encode(self.endpoint, context, response, notes, is_typed=self.is_typed)
             variant = literal(b"x-salver-variant", context.variant.encode())
             self.call.reply((*parts, *more), variant)
         except SalverError as error:
@@ -140,7 +146,8 @@ class GrpcInference:
         answer = GrpcAnswer(self.inference, call, message.model_name, context)
         stream.on_gone = answer.gone
         self.ask(answer, message, raw, stream)
-        return answer.request if raw and not message.id and not answer.classes else None
+        special = message.id or answer.classes or answer.contents is not None
+        return answer.request if raw and not special else None
 
     def ask(self, answer: GrpcAnswer, message: Any, raw: list[memoryview], stream: Stream) -> None:
         """Have the handlers answer a message that came on a stream; raises nothing."""
@@ -162,6 +169,7 @@ class GrpcInference:
             endpoint = self.inference.known(name, principal.tenant)
             decoded = read()
             answer.request, answer.classes = decoded.request, decoded.classes
+            answer.contents = decoded.contents
             self.inference.fill(context, decoded, endpoint)
             self._limit(context, fields.get(b"grpc-timeout"), stream)
             trace = fields.get(b"traceparent")
@@ -174,15 +182,18 @@ class GrpcInference:
             answer.fail(fault_of(error))
 
     def _decoded(self, message: Any, raw: list[memoryview]) -> Decoded:
+        tensors = inputs_of(message, raw, self._settings)
+        contents = _contents(message)
         request = InferenceRequest(
             message.model_name,
-            inputs_of(message, raw, self._settings),
+            tensors if contents is None else contents.decoded(tensors),
             message.model_version or None,
             tuple([output.name for output in message.outputs]) or None,
             custom_parameters(parameters_of(message)),
+            lay_out=None if contents is None else contents.lay_out,
         )
         classes = _classes(message.outputs) if request.outputs else None
-        return Decoded(request, message.id or None, classes=classes)
+        return Decoded(request, message.id or None, classes=classes, contents=contents)
 
     def _limit(self, context: RequestContext, value: bytes | None, stream: Stream) -> None:
         """Let the caller's own deadline count, within what the server allows."""
@@ -202,6 +213,25 @@ def parse(name: str, data: Buffer) -> Any:
         return message_class(name).FromString(bytes(data))
     except DecodeError as error:
         raise InvalidRequest(f"the message is not a {name}: {error}"[:200]) from error
+
+
+def _contents(message: Any) -> ContentTypes | None:
+    """Return the content types that a message names, None where it names none.
+
+    Raises ``InvalidRequest`` for one that is not known.
+    """
+    parts = (message, *message.inputs, *message.outputs)
+    if not any(part.parameters for part in parts):
+        return None
+    return read_content_types(
+        {
+            "parameters": parameters_of(message),
+            "inputs": [{"parameters": parameters_of(item)} for item in message.inputs],
+            "outputs": [
+                {"name": item.name, "parameters": parameters_of(item)} for item in message.outputs
+            ],
+        }
+    )
 
 
 def _classes(outputs: Any) -> dict[str, int] | None:

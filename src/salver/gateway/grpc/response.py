@@ -1,11 +1,11 @@
 """``ModelInferResponse`` as bytes: what is the same for many answers is made once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
 
 from salver.core.context import RequestContext
-from salver.core.request import InferenceResponse, JointResponse
+from salver.core.request import InferenceResponse, JointResponse, Parameters
 from salver.core.tensor import Tensor
 from salver.gateway.grpc.framing import Buffer
 from salver.gateway.grpc.schema import message_class
@@ -18,13 +18,22 @@ _RAW_OUTPUT = 6
 Outputs = tuple[tuple[str, str, tuple[int, ...]], ...]
 
 
+Notes = Mapping[str, Parameters]
+"""Parameters of outputs, by name."""
+
+
 def encode(
-    endpoint: str, context: RequestContext, response: InferenceResponse, *, is_typed: bool
+    endpoint: str,
+    context: RequestContext,
+    response: InferenceResponse,
+    notes: Notes,
+    *,
+    is_typed: bool,
 ) -> list[Buffer]:
     """Return a response's message in parts; typed contents where all outputs have them."""
     outputs = response.outputs
-    if response.parameters or is_typed:
-        return [_in_full(endpoint, context, response, is_typed=is_typed)]
+    if response.parameters or notes or is_typed:
+        return [_in_full(endpoint, context, response, notes, is_typed=is_typed)]
     described = tuple([(t.name, t.datatype, t.shape) for t in outputs])
     parts: list[Buffer] = [prefix(endpoint, context.version, described)]
     if context.caller_id:
@@ -69,7 +78,12 @@ def _id_field(caller_id: str) -> bytes:
 
 
 def _in_full(
-    endpoint: str, context: RequestContext, response: InferenceResponse, *, is_typed: bool
+    endpoint: str,
+    context: RequestContext,
+    response: InferenceResponse,
+    notes: Notes,
+    *,
+    is_typed: bool,
 ) -> bytes:
     message = message_class("inference.ModelInferResponse")(
         model_name=endpoint, model_version=context.version, id=context.caller_id or ""
@@ -79,6 +93,8 @@ def _in_full(
     typed = is_typed and _all_typed(response.outputs)
     for tensor in response.outputs:
         output = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        for name, value in notes.get(tensor.name, {}).items():
+            _set_parameter(output.parameters[name], value)
         if typed:
             fill_typed(output.contents, tensor)
         else:
