@@ -117,6 +117,32 @@ def skops_iris(seed: int = 0) -> Path:
 
 
 @functools.cache
+def python_iris() -> Path:
+    """Return code that finds the nearest of three classes' mean flowers."""
+    data = load_iris()
+    centres = [data.data[data.target == kind].mean(axis=0).tolist() for kind in range(3)]
+    path = _path("model.py")
+    path.write_text(
+        f"""import numpy as np
+
+
+class Model:
+    def load(self, path):
+        assert (path / "model.py").is_file()
+        self.centres = np.array({centres!r})
+
+    def predict(self, inputs):
+        (rows,) = inputs.values()
+        return np.linalg.norm(rows[:, None, :] - self.centres, axis=2)
+
+    def postprocess(self, distances):
+        return {{"label": distances.argmin(axis=1), "distances": distances}}
+"""
+    )
+    return path
+
+
+@functools.cache
 def onnx_identity(datatype: str, scale: int = 1) -> Path:
     """Return a model that gives back ``x`` as ``y``, times ``scale``, of shape [-1, -1]."""
     kinds = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BYTES": TensorProto.STRING}

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from salver.artifact.detect import detect_runtime
-from salver.core.errors import PickleRefused, UnsupportedFormat
+from salver.artifact.validate.base import validate
+from salver.core.errors import CodeRefused, InvalidArtifact, PickleRefused, UnsupportedFormat
 from tests import models
 
 
@@ -50,3 +51,42 @@ def test_two_models_in_one_folder_are_refused(tmp_path: Path) -> None:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(UnsupportedFormat, match="one model"):
         detect_runtime(tmp_path, trust_pickle=False)
+
+
+@pytest.mark.parametrize(
+    ("method", "runtime"),
+    [
+        ("def predict", "python"),
+        ("async def predict", "python"),
+        ("def predict_stream", "python-stream"),
+        ("async def predict_stream", "python-stream"),
+    ],
+)
+def test_code_is_told_by_its_name_once_it_is_trusted(
+    method: str, runtime: str, tmp_path: Path
+) -> None:
+    """model.py goes before whatever lies beside it, and its class tells whether it streams."""
+    source = f"class Model:\n    {method}(self, inputs): ..."
+    (tmp_path / "model.py").write_text(source)
+    (tmp_path / "weights.pkl").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(CodeRefused, match="--trust-code"):
+        detect_runtime(tmp_path, trust_pickle=True)
+    assert detect_runtime(tmp_path, trust_pickle=False, trust_code=True) == runtime
+
+
+@pytest.mark.parametrize("source", [b"class Model(:", b"\0", b"\xff\xfe", b"x = " + b"(" * 9000])
+def test_code_that_cannot_be_read_is_refused(source: bytes, tmp_path: Path) -> None:
+    """It is read, not run, to see which runtime it is for."""
+    (tmp_path / "model.py").write_bytes(source)
+    with pytest.raises(InvalidArtifact, match=r"model\.py"):
+        detect_runtime(tmp_path, trust_pickle=False, trust_code=True)
+
+
+def test_compiled_code_is_refused(tmp_path: Path) -> None:
+    """What would run must be what can be read."""
+    (tmp_path / "model.py").write_text("class Model: ...")
+    validate("python", tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"")
+    with pytest.raises(InvalidArtifact, match="compiled"):
+        validate("python", tmp_path)

@@ -1,6 +1,7 @@
 """The planner never routes to what nobody can answer while something else can."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +28,13 @@ def version(
         trust_pickle=pickled,
     )
     return VersionRecord(model, number, manifest.digest, manifest, 0, "", {})
+
+
+def coded(number: int, model: str) -> VersionRecord:
+    """Return one stored version that is code."""
+    record = version(number, model)
+    manifest = msgspec.structs.replace(record.manifest, runtime="python", trust_code=True)
+    return msgspec.structs.replace(record, manifest=manifest)
 
 
 def want(number: int, **spec: object) -> Desired:
@@ -130,6 +138,23 @@ def test_trusted_pickles_get_workers_of_their_own() -> None:
     assert loads(plan, "dedicated-m-1-0") == loads(plan, "dedicated-m-1-1") == ["m:1"]
     kinds = {worker.id: worker.kind for worker in plan.workers}
     assert kinds["dedicated-m-1-0"] == "dedicated"
+
+
+@pytest.mark.parametrize("name", ["m", "n" * 128])
+def test_code_shares_no_process_not_even_in_quarantine(name: str) -> None:
+    """Each version of code has workers and a quarantine of its own, whose sockets have room."""
+    items = [
+        Desired(EndpointSpec(f"e{number}", name, number), coded(number, name)) for number in (1, 2)
+    ]
+    items.append(Desired(EndpointSpec("plain", "p", 1), version(1, "p")))
+    plan = next_plan(items, seen(), EMPTY, ADDRESS)
+    hosted = {worker.id: [load.variant for load in worker.loads] for worker in plan.workers}
+    assert hosted.pop("shared-0") == hosted.pop("quarantine-0") == ["p:1"]
+    assert sorted(hosted.values()) == [[f"{name}:1"]] * 2 + [[f"{name}:2"]] * 2
+    kinds = [worker.kind for worker in plan.workers if worker.id in hosted]
+    assert sorted(kinds) == ["dedicated"] * 2 + ["quarantine"] * 2
+    assert all(len(worker.id) < 60 for worker in plan.workers)
+    assert all(load.trust_code for one in plan.workers if one.id in hosted for load in one.loads)
 
 
 def test_batching_that_a_push_switched_off_stays_off() -> None:

@@ -4,7 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightgbm
 import numpy as np
@@ -25,6 +25,7 @@ from salver.core.errors import (
 from salver.core.signature import Column, Signature, TensorSpec
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import BatchRuntime, RuntimeOptions
+from salver.runtimes.code import Code
 from salver.runtimes.table import BATCH_RUNTIMES, create_batch
 from tests import models
 
@@ -74,6 +75,16 @@ def ask_sklearn(path: Path, rows: AnyArray) -> dict[str, AnyArray]:
     return {"prediction": model.predict(rows)}
 
 
+def ask_code(path: Path, rows: AnyArray) -> dict[str, AnyArray]:
+    """Call the code itself, as its author would."""
+    space: dict[str, Any] = {}
+    exec(compile(path.read_text(), str(path), "exec"), space)
+    model = space["Model"]()
+    model.load(path.parent)
+    answer: dict[str, AnyArray] = model.postprocess(model.predict({"input": rows}))
+    return answer
+
+
 def tabular(width: int) -> Signature:
     """Return the signature that a push derives from an example."""
     return Signature((TensorSpec("input", "FP64", (-1, width), (Column("a"),) * width),), ())
@@ -100,6 +111,9 @@ SAMPLES: dict[str, Sample] = {
     "sklearn:forest": Sample(
         "sklearn", models.skops_iris, floats("iris", np.float64), tabular(4), ask_sklearn
     ),
+    "python:centroids": Sample(
+        "python", models.python_iris, floats("iris", np.float64), tabular(4), ask_code
+    ),
     "sklearn:pipeline": Sample(
         "sklearn", models.skops_diabetes, floats("diabetes", np.float64), tabular(10), ask_sklearn
     ),
@@ -116,7 +130,7 @@ def loaded(sample: Sample, folder: Path, threads: int = 1) -> BatchRuntime:
     """Return the sample's model, loaded from a folder of its own."""
     (folder / sample.path().name).write_bytes(sample.path().read_bytes())
     runtime = create_batch(sample.runtime)
-    runtime.load(folder, sample.signature, RuntimeOptions(threads))
+    runtime.load(folder, sample.signature, RuntimeOptions(threads, trust_code=True))
     return runtime
 
 
@@ -226,6 +240,7 @@ def test_unloading_frees(sample: Sample, tmp_path: Path) -> None:
         weakref.ref(value)
         for value in vars(runtime).values()
         if type(value).__module__.split(".")[0] in ("onnxruntime", "xgboost", "lightgbm", "sklearn")
+        or isinstance(value, Code)
     ]
     assert held
     runtime.unload()
@@ -240,7 +255,7 @@ def test_garbage_is_a_load_failure(sample: Sample, tmp_path: Path) -> None:
     """A file that is no model is LoadFailed, as is a folder without one."""
     runtime = create_batch(sample.runtime)
     with pytest.raises(LoadFailed):
-        runtime.load(tmp_path, sample.signature, RuntimeOptions())
+        runtime.load(tmp_path, sample.signature, RuntimeOptions(trust_code=True))
     (tmp_path / sample.path().name).write_bytes(b"garbage")
     with pytest.raises(LoadFailed):
-        runtime.load(tmp_path, sample.signature, RuntimeOptions())
+        runtime.load(tmp_path, sample.signature, RuntimeOptions(trust_code=True))

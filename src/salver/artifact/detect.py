@@ -2,22 +2,28 @@
 
 from pathlib import Path
 
-from salver.core.errors import PickleRefused, UnsupportedFormat
+from salver.artifact.code import MODEL_FILE, code_runtime
+from salver.core.errors import CodeRefused, PickleRefused, UnsupportedFormat
 
 _PICKLE_ENDINGS = (".pkl", ".pickle", ".joblib")
 _HEAD_BYTES = 256
 _PICKLE_MAGIC = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 _ZIP_MAGIC = b"PK\x03\x04"
 _SUPPORTED = (
-    "ONNX (.onnx), scikit-learn (.skops), XGBoost (.json, .ubj) and LightGBM (.txt) are supported"
+    "ONNX (.onnx), scikit-learn (.skops), XGBoost (.json, .ubj), LightGBM (.txt) and code "
+    "(model.py) are supported"
 )
 
 
-def detect_runtime(folder: Path, *, trust_pickle: bool) -> str:
+def detect_runtime(folder: Path, *, trust_pickle: bool, trust_code: bool = False) -> str:
     """Return the runtime of the artifact in ``folder``.
 
-    Raises ``PickleRefused`` for pickles that nobody trusted, and ``UnsupportedFormat``.
+    Raises ``CodeRefused`` and ``PickleRefused`` for what nobody trusted, and ``UnsupportedFormat``.
     """
+    if (folder / MODEL_FILE).is_file():
+        if not trust_code:
+            raise code_refusal()
+        return code_runtime(folder)
     names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     pickles = [name for name in names if _is_pickle(folder / name)]
     if pickles:
@@ -37,6 +43,15 @@ def detect_runtime(folder: Path, *, trust_pickle: bool) -> str:
             "or name it with --runtime"
         )
     raise UnsupportedFormat(f"no known model in {', '.join(names[:5])}; {_SUPPORTED}")
+
+
+def code_refusal() -> CodeRefused:
+    """Return why code that nobody trusted is not loaded."""
+    return CodeRefused(
+        f"{MODEL_FILE} is code, which does whatever it says when it is loaded, with all rights of "
+        "the worker; push it with --trust-code if you wrote it or have read it, or name another "
+        "file of the folder with --runtime"
+    )
 
 
 def refuse_pickles(folder: Path) -> None:

@@ -34,6 +34,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     batching_note: str = ""
     golden: str = ""
     trust_pickle: bool = False
+    trust_code: bool = False
     resident_bytes: int = 0
     provenance: dict[str, str] = {}
 

@@ -16,7 +16,7 @@ def command(
     name: Annotated[str, typer.Option("--name", help="Name of the model in the registry.")],
     runtime: Annotated[
         str | None,
-        typer.Option("--runtime", help="onnx, sklearn, xgboost or lightgbm; seen from the file."),
+        typer.Option("--runtime", help="onnx, sklearn, xgboost, lightgbm or python; seen."),
     ] = None,
     example: Annotated[
         Path | None, typer.Option("--example", help="Rows to try it with: JSON, CSV, OIP body.")
@@ -36,6 +36,9 @@ def command(
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Accept a file that runs code when loaded.")
     ] = False,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Let the model.py of the folder run here.")
+    ] = False,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
     output: OutputOption = Output.TABLE,
@@ -43,6 +46,8 @@ def command(
     """Store a model file or folder as a new version; the same bytes give the same version.
 
     Example: salver push model.onnx --name churn --example rows.json --label team=risk
+
+    Code, a folder with model.py: salver push FOLDER --name rank --example rows.json --trust-code
     """
     with admin_client(home, control_url) as client, _progress() as progress:
         task = progress.add_task(f"uploading {path}", total=None)
@@ -61,6 +66,7 @@ def command(
             labels=_labels(label or []),
             columns=columns,
             trust_pickle=trust_pickle,
+            trust_code=trust_code,
         )
     for warning in version.get("warnings", []):
         note(f"warning: {warning}")

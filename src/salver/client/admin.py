@@ -36,6 +36,7 @@ class PushOptions:
     alias: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     trust_pickle: bool = False
+    trust_code: bool = False
     columns: str | Path | Columns | None = None
 
 
@@ -70,6 +71,7 @@ def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Ste
         ],
         "labels": dict(options.labels),
         "trust_pickle": options.trust_pickle,
+        "trust_code": options.trust_code,
         "provenance": provenance(path),
     }
     if columns:

@@ -14,6 +14,7 @@ MAX_FILES = 1000
 _MAX_DEPTH = 16
 _MAX_PART_BYTES = 255
 _CHUNK_BYTES = 1024 * 1024
+_COMPILED = "__pycache__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class PackedFile:
 
 
 def pack(path: Path) -> list[PackedFile]:
-    """Return the files of a model file or folder, sorted by path.
+    """Return the files of a model file or folder, sorted by path; none of ``__pycache__``.
 
     Raises ``NotFound``, or ``InvalidArtifact`` for symbolic and hard links, devices, sockets,
     names that are not portable, and files that change meanwhile.
@@ -72,6 +73,8 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
             if entry.is_symlink():
                 raise InvalidArtifact(f"{entry.path} is a symbolic link; put the file itself there")
             if entry.is_dir(follow_symlinks=False):
+                if entry.name == _COMPILED:
+                    continue
                 yield from _walk(Path(entry.path), depth - 1)
             else:
                 yield Path(entry.path)

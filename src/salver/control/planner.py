@@ -6,12 +6,13 @@ something better is ready, so that a failed load or a restart of control disturb
 """
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 
 import msgspec
 
 from salver.core.context import DEFAULT_TENANT
 from salver.registry.records import EndpointSpec, VersionRecord
-from salver.runtimes.table import is_stream
+from salver.runtimes.table import is_code, is_stream
 from salver.wire.messages import (
     BatchPolicy,
     EndpointPlan,
@@ -28,6 +29,7 @@ QUARANTINE_ID = "quarantine-0"
 LOCAL_SOURCE = "local"
 _ALL_TRAFFIC = 10_000
 _PRIMARY = "primary"
+_LONG_NAME, _KEPT_NAME = 32, 23
 
 
 class Desired(msgspec.Struct, frozen=True):
@@ -99,13 +101,30 @@ def placement(item: Desired) -> tuple[str, ...]:
     """Return the ids of the workers that shall host a version."""
     version = item.version
     assert version is not None
-    manifest = version.manifest
-    if manifest.trust_pickle or is_stream(manifest.runtime):
-        return tuple(
-            f"{DEDICATED}-{version.model}-{version.version}-{index}"
-            for index in range(item.spec.replicas)
-        )
+    if _runs_code(version) or is_stream(version.manifest.runtime):
+        own = _own(version)
+        return tuple(f"{DEDICATED}-{own}-{index}" for index in range(item.spec.replicas))
     return tuple(f"{SHARED}-{index}" for index in range(item.spec.replicas))
+
+
+def quarantine(version: VersionRecord) -> str:
+    """Return the id of the worker where a version's suspects run; code shares it with nobody."""
+    return f"{QUARANTINE}-{_own(version)}" if _runs_code(version) else QUARANTINE_ID
+
+
+def _runs_code(version: VersionRecord) -> bool:
+    return version.manifest.trust_pickle or is_code(version.manifest.runtime)
+
+
+def _own(version: VersionRecord) -> str:
+    """Return what the names of a version's own workers have in common, short enough for a socket.
+
+    The path of a Unix socket has room for about a hundred characters.
+    """
+    model = version.model
+    if len(model) > _LONG_NAME:
+        model = f"{model[:_KEPT_NAME]}.{sha256(model.encode()).hexdigest()[:8]}"
+    return f"{model}-{version.version}"
 
 
 def failure(item: Desired, observed: Observed) -> VariantState | None:
@@ -179,7 +198,7 @@ def _variant(item: Desired, routed: tuple[VariantPlan, ...]) -> VariantPlan:
         version.manifest.signature,
         placement(item),
         _policy(item),
-        QUARANTINE_ID,
+        quarantine(version),
     )
 
 
@@ -205,6 +224,7 @@ def _load(item: Desired) -> Load:
         manifest.signature,
         _policy(item),
         trust_pickle=manifest.trust_pickle,
+        trust_code=manifest.trust_code,
     )
 
 
@@ -216,7 +236,8 @@ def _wanted_loads(wanted: list[Desired]) -> dict[str, dict[str, Load]]:
         for worker in placement(item):
             loads.setdefault(worker, {}).setdefault(load.variant, load)
         quarantined = msgspec.structs.replace(load, lazy=True)
-        loads.setdefault(QUARANTINE_ID, {}).setdefault(load.variant, quarantined)
+        assert item.version is not None
+        loads.setdefault(quarantine(item.version), {}).setdefault(load.variant, quarantined)
     return loads
 
 

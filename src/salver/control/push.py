@@ -19,6 +19,7 @@ from salver.engine.probe import ProbeReport, ProbeRequest, probe
 from salver.registry.blobs import BlobStore
 from salver.registry.catalog import Catalog
 from salver.registry.records import VersionRecord
+from salver.runtimes.table import is_code
 from salver.wire.messages import FileRef
 
 _MAX_EXAMPLE_BYTES = 64 * 1024 * 1024
@@ -43,6 +44,7 @@ class Push(msgspec.Struct, frozen=True):
     alias: str = ""
     labels: dict[str, str] = {}
     trust_pickle: bool = False
+    trust_code: bool = False
     provenance: dict[str, str] = {}
     columns: dict[str, Declaration] = {}
 
@@ -120,6 +122,7 @@ class Pusher:
                 push.example.name if push.example is not None else "",
                 golden,
                 push.trust_pickle,
+                push.trust_code,
                 self._settings.engine.threads,
                 self._settings.engine.probe_memory_bytes,
             )
@@ -140,6 +143,7 @@ class Pusher:
             batching_note=report.batching_note,
             golden=golden,
             trust_pickle=push.trust_pickle,
+            trust_code=is_code(report.runtime),
             resident_bytes=report.resident_bytes,
             provenance={**push.provenance, **report.frameworks},
         )

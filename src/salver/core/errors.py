@@ -38,6 +38,9 @@ here: ``gateway`` and ``control`` map codes to them.
     │   └── InvalidArtifact         invalid_artifact
     │       ├── UnsupportedFormat   unsupported_format
     │       ├── PickleRefused       pickle_refused
+    │       ├── CodeRefused         code_refused
+    │       ├── RequirementsUnmet   requirements_unmet
+    │       ├── InvalidSteps        invalid_steps
     │       ├── InvalidExample      invalid_example
     │       └── GoldenMismatch      golden_mismatch
     ├── CapacityError               side = capacity
@@ -291,6 +294,24 @@ class PickleRefused(InvalidArtifact):
     """The file is a pickle, which runs code when it is loaded."""
 
     code = "pickle_refused"
+
+
+class CodeRefused(InvalidArtifact):
+    """The model is code, and nobody said that it may run."""
+
+    code = "code_refused"
+
+
+class RequirementsUnmet(InvalidArtifact):
+    """The code needs packages that the workers do not have."""
+
+    code = "requirements_unmet"
+
+
+class InvalidSteps(InvalidArtifact):
+    """The steps around the model do not exist, or do not fit each other or the model."""
+
+    code = "invalid_steps"
 
 
 class InvalidExample(InvalidArtifact):

@@ -112,6 +112,9 @@ class EngineSettings:
     max_frame_bytes: int = setting(1024 * _MIB, "largest message between processes")
     connect_timeout_s: float = setting(5.0, "time to reach a worker and be greeted")
     quarantine_idle_s: float = setting(30.0, "time an unused model stays in quarantine")
+    unresponsive_s: float = setting(
+        20.0, "time after which a worker whose model's code lets nothing else run is restarted"
+    )
     load_timeout_s: float = setting(120.0, "time a model may take to load")
     probe_timeout_s: float = setting(120.0, "time the examination of a pushed model may take")
     probe_memory_bytes: int = setting(

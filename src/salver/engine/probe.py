@@ -1,6 +1,7 @@
 """Examines a pushed model in a throw-away process, so that a bad file can hurt nothing else."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from salver.core.signature import Signature
 
 CHILD = "salver.engine.probe_child"
 _TAIL_BYTES = 600
+_READ_BYTES = 64 * 1024
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
 
 
@@ -30,6 +32,7 @@ class ProbeRequest(msgspec.Struct, frozen=True):
     example_name: str = ""
     golden: bytes = b""
     trust_pickle: bool = False
+    trust_code: bool = False
     threads: int = 1
     memory_bytes: int = 0
 
@@ -80,16 +83,26 @@ async def probe(request: ProbeRequest, settings: EngineSettings) -> ProbeReport:
         )
         try:
             async with asyncio.timeout(settings.probe_timeout_s):
-                _, errors = await process.communicate()
+                errors = await _tail(process.stderr)
+                await process.wait()
         except TimeoutError as error:
             raise InvalidArtifact(
                 f"examining the model took longer than {settings.probe_timeout_s:g} s"
             ) from error
         finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            # What a model's code has started goes too.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
         return _outcome(process.returncode or 0, result, errors)
+
+
+async def _tail(stream: asyncio.StreamReader | None) -> bytes:
+    """Read to the end and keep the last bytes, however many there are."""
+    kept = b""
+    while stream is not None and (part := await stream.read(_READ_BYTES)):
+        kept = (kept + part)[-_TAIL_BYTES:]
+    return kept
 
 
 def _outcome(status: int, result: Path, errors: bytes) -> ProbeReport:
@@ -102,8 +115,8 @@ def _outcome(status: int, result: Path, errors: bytes) -> ProbeReport:
     try:
         outcome = msgspec.msgpack.decode(result.read_bytes(), type=_Envelope).result
     except (OSError, msgspec.MsgspecError) as error:
-        tail = errors[-_TAIL_BYTES:].decode(errors="replace").strip()
-        raise InvalidArtifact(f"examining the model failed: {tail or status}") from error
+        tail = errors.decode(errors="replace").strip() or f"it ended by itself with status {status}"
+        raise InvalidArtifact(f"examining the model failed: {tail}") from error
     if isinstance(outcome, ProbeFailure):
         raise from_code(outcome.code, outcome.message)
     return outcome

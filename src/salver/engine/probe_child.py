@@ -8,24 +8,27 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from salver.artifact.detect import detect_runtime, refuse_pickles
+from salver.artifact.code import code_runtime
+from salver.artifact.detect import code_refusal, detect_runtime, refuse_pickles
 from salver.artifact.golden import Golden, compare, first_difference, parse_golden, write_golden
+from salver.artifact.requirements import read_requirements
 from salver.artifact.validate.base import validate
-from salver.core.datatypes import BYTES, DTYPES, datatype_of
-from salver.core.errors import Internal, InvalidArtifact, InvalidExample, LoadFailed, SalverError
-from salver.core.rows import infer_inputs, parse_document, rows_to_tensors
+from salver.core.datatypes import datatype_of
+from salver.core.errors import Internal, InvalidArtifact, LoadFailed, SalverError
 from salver.core.signature import VARIABLE, Signature, TensorSpec
 from salver.core.tensor import AnyArray, Tensor
 from salver.engine.probe import ProbeFailure, ProbeReport, ProbeRequest, Result, encode_result
+from salver.engine.probe_inputs import inputs_of
+from salver.engine.probe_stream import streamed
 from salver.observe.memory import resident_bytes
 from salver.runtimes.base import Batch, BatchRuntime, RuntimeOptions
-from salver.runtimes.table import create_batch, create_stream, is_stream
+from salver.runtimes.table import create_batch, create_stream, is_code, is_stream
 
 _BATCH_ROWS = 8
 _DEFAULT_BATCH_SIZE = 64
 _RTOL, _ATOL = 1e-4, 1e-5
 _MAX_CAUSE = 500
-_SYNTHETIC_SIZE = 1
+_MAX_VERSIONS = 32
 _FRAMEWORKS = {
     "onnx": ("onnxruntime",),
     "sklearn": ("scikit-learn", "skops"),
@@ -57,27 +60,46 @@ def main() -> None:
 def examine(request: ProbeRequest) -> ProbeReport:
     """Check, load and try a model; raises the domain error that says what is wrong."""
     folder = Path(request.folder)
-    if not request.trust_pickle:
-        refuse_pickles(folder)
-    runtime_name = request.runtime or detect_runtime(folder, trust_pickle=request.trust_pickle)
+    runtime_name = _runtime_name(request, folder)
+    validate(runtime_name, folder)
     if is_stream(runtime_name):
         return _stream_report(runtime_name, folder, request)
-    validate(runtime_name, folder)
     runtime = create_batch(runtime_name)
     before = resident_bytes()
     try:
-        runtime.load(folder, None, RuntimeOptions(request.threads, request.trust_pickle))
+        runtime.load(folder, None, _options(request))
     except LoadFailed as error:
         raise InvalidArtifact(error.message) from error
     grown = max(0, resident_bytes() - before)
     return _tried(runtime_name, runtime, request, grown)
 
 
+def _runtime_name(request: ProbeRequest, folder: Path) -> str:
+    """Return the runtime asked for or seen; raises ``CodeRefused`` and ``PickleRefused``.
+
+    Whoever lets code run has let it open any file, pickles included.
+    """
+    if request.runtime and is_code(request.runtime):
+        if not request.trust_code:
+            raise code_refusal()
+        return code_runtime(folder)
+    name = request.runtime or detect_runtime(
+        folder, trust_pickle=request.trust_pickle, trust_code=request.trust_code
+    )
+    if not is_code(name) and not request.trust_pickle:
+        refuse_pickles(folder)
+    return name
+
+
+def _options(request: ProbeRequest) -> RuntimeOptions:
+    return RuntimeOptions(request.threads, request.trust_pickle, request.trust_code)
+
+
 def _tried(
     name: str, runtime: BatchRuntime, request: ProbeRequest, grown_bytes: int
 ) -> ProbeReport:
     warnings: list[str] = []
-    signature, inputs = _inputs(runtime.signature(), request, warnings)
+    signature, inputs = inputs_of(runtime.signature(), request, warnings)
     batch = {tensor.name: tensor.array() for tensor in inputs}
     outputs = runtime.run(batch, None)
     signature = _completed(signature, batch, outputs)
@@ -97,46 +119,9 @@ def _tried(
         max_batch_size,
         note,
         grown_bytes,
-        _versions(name),
+        _versions(name, Path(request.folder)),
         tuple(warnings),
     )
-
-
-def _inputs(
-    known: Signature | None, request: ProbeRequest, warnings: list[str]
-) -> tuple[Signature, list[Tensor]]:
-    if request.example:
-        rows = parse_document(request.example, request.example_name)
-        if known is None:
-            specs, tensors = infer_inputs(rows)
-            return Signature(specs, ()), tensors
-        try:
-            tensors = rows_to_tensors(rows, known)
-            known.check_inputs(tensors)
-        except SalverError as error:
-            raise InvalidExample(f"the example does not fit the model: {error.message}") from error
-        return known, tensors
-    if request.golden:
-        tensors = parse_golden(request.golden)[0].inputs
-        if known is None:
-            specs = tuple(TensorSpec(t.name, t.datatype, (VARIABLE, *t.shape[1:])) for t in tensors)
-            return Signature(specs, ()), tensors
-        return known, tensors
-    if known is None:
-        raise InvalidExample(
-            "the file does not tell the model's inputs; push it with --example rows.json"
-        )
-    warnings.append("no example was given; the model was tried with zeros")
-    return known, [_zeros(spec) for spec in known.inputs]
-
-
-def _zeros(spec: TensorSpec) -> Tensor:
-    shape = tuple(_SYNTHETIC_SIZE if size < 0 else size for size in spec.shape)
-    if spec.datatype == BYTES:
-        empty = np.empty(shape, dtype=object)
-        empty[...] = b""
-        return Tensor.from_array(spec.name, empty)
-    return Tensor.from_array(spec.name, np.zeros(shape, DTYPES[spec.datatype]))
 
 
 def _completed(signature: Signature, batch: Batch, outputs: Batch) -> Signature:
@@ -202,16 +187,27 @@ def _finite(tensors: list[Tensor]) -> bool:
 
 def _stream_report(name: str, folder: Path, request: ProbeRequest) -> ProbeReport:
     runtime = create_stream(name)
-    runtime.load(folder, None, RuntimeOptions(request.threads, request.trust_pickle))
+    before = resident_bytes()
+    runtime.load(folder, None, _options(request))
+    grown = max(0, resident_bytes() - before)
+    warnings: list[str] = []
     signature = runtime.signature()
+    if is_code(name):
+        signature, inputs = inputs_of(signature, request, warnings)
+        outputs = streamed(runtime, {tensor.name: tensor.array() for tensor in inputs})
+        signature = Signature(signature.inputs, outputs)
     if signature is None:
         raise Internal(f"runtime {name!r} does not tell its signature")
-    return ProbeReport(name, signature, b"", 1, "it streams", 0, {})
+    versions = _versions(name, folder)
+    return ProbeReport(name, signature, b"", 1, "it streams", grown, versions, tuple(warnings))
 
 
-def _versions(runtime: str) -> dict[str, str]:
+def _versions(runtime: str, folder: Path) -> dict[str, str]:
     found: dict[str, str] = {"python": sys.version.split()[0], "numpy": np.__version__}
-    for package in _FRAMEWORKS.get(runtime, ()):
+    asked: tuple[str, ...] = ()
+    if is_code(runtime):
+        asked = tuple(line.requirement.name for line in read_requirements(folder))[:_MAX_VERSIONS]
+    for package in (*_FRAMEWORKS.get(runtime, ()), *asked):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

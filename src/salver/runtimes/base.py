@@ -16,10 +16,11 @@ Batch = dict[str, AnyArray]
 
 
 class RuntimeOptions(NamedTuple):
-    """What the host grants a runtime: compute threads, and whether pickles may be loaded."""
+    """What the host grants a runtime: compute threads, and whether pickles and code may run."""
 
     threads: int = 1
     trust_pickle: bool = False
+    trust_code: bool = False
 
 
 class Runtime(Protocol):

@@ -11,8 +11,13 @@ BATCH_RUNTIMES: dict[str, str] = {
     "sklearn": "salver.runtimes.sklearn:SklearnRuntime",
     "xgboost": "salver.runtimes.xgboost:XgboostRuntime",
     "lightgbm": "salver.runtimes.lightgbm:LightgbmRuntime",
+    "python": "salver.runtimes.python:PythonRuntime",
 }
-STREAM_RUNTIMES: dict[str, str] = {"echo-stream": "salver.runtimes.echo_stream:EchoStreamRuntime"}
+STREAM_RUNTIMES: dict[str, str] = {
+    "echo-stream": "salver.runtimes.echo_stream:EchoStreamRuntime",
+    "python-stream": "salver.runtimes.python_stream:PythonStreamRuntime",
+}
+CODE_RUNTIMES = frozenset({"python", "python-stream"})
 
 
 def create_batch(name: str) -> BatchRuntime:
@@ -30,6 +35,11 @@ def create_stream(name: str) -> StreamRuntime:
 def is_stream(name: str) -> bool:
     """Tell which contract a runtime follows."""
     return name in STREAM_RUNTIMES
+
+
+def is_code(name: str) -> bool:
+    """Tell whether a runtime executes code that came with the model."""
+    return name in CODE_RUNTIMES
 
 
 def _create(name: str, table: dict[str, str]) -> Any:

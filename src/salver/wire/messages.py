@@ -88,6 +88,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
     policy: BatchPolicy = BatchPolicy()
     lazy: bool = False
     trust_pickle: bool = False
+    trust_code: bool = False
 
 
 class Unload(msgspec.Struct, frozen=True, array_like=True, tag=3):

@@ -45,6 +45,7 @@ class PushBody(Body):
     alias: str | None = Field(default=None, max_length=128)
     labels: dict[str, str] = Field(default_factory=dict, max_length=64)
     trust_pickle: bool = False
+    trust_code: bool = False
     columns: dict[str, ColumnBody] = Field(default_factory=dict, max_length=10_000)
     provenance: dict[str, str] = Field(default_factory=dict, max_length=64)
 

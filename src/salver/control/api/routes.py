@@ -217,6 +217,7 @@ def _push(name: str, body: PushBody) -> Push:
         body.alias or "",
         body.labels,
         body.trust_pickle,
+        body.trust_code,
         body.provenance,
         {name: _declaration(column) for name, column in body.columns.items()},
     )

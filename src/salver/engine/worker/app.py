@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from salver.core.clock import Clock
+from salver.core.errors import LoadFailed
 from salver.core.settings import Settings
 from salver.engine.ledger import clear
 from salver.engine.materialize import remove
@@ -13,8 +16,10 @@ from salver.engine.worker.host import BatchHost
 from salver.engine.worker.link import GatewayLink
 from salver.engine.worker.loader import Loader
 from salver.engine.worker.loading import Loading
+from salver.engine.worker.prints import capture_prints
 from salver.engine.worker.stream import StreamHost
 from salver.engine.worker.turn import Turn
+from salver.engine.worker.watchdog import expect_life
 from salver.observe.logs import get_logger
 from salver.observe.memory import resident_bytes
 from salver.observe.meter import Meter
@@ -30,9 +35,10 @@ log = get_logger(__name__)
 _IDLE_CHECK_S = 1.0
 _DRAIN_POLL_S = 0.01
 
-_QUARANTINE = "quarantine"
+_QUARANTINE, _SHARED = "quarantine", "shared"
 
 AnyHost = BatchHost | StreamHost
+Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,8 @@ class Worker:
         self._hosts: dict[str, AnyHost] = {}
         self._retiring: list[AnyHost] = []
         self._turn: Turn | None = None
+        self._kind = ""
+        self._runs_code = False
         self._links: set[GatewayLink] = set()
         self._snapshots = 0
         self._state = "starting"
@@ -127,7 +135,9 @@ class Worker:
     def apply(self, plan: Plan) -> None:
         """Load what is new in this worker's part of the plan and let go of what is not in it."""
         own = next((worker for worker in plan.workers if worker.id == self._identity.id), None)
-        if own is not None and own.kind == _QUARANTINE and self._turn is None:
+        if own is not None:
+            self._kind = own.kind
+        if self._kind == _QUARANTINE and self._turn is None:
             self._turn = Turn()
         loads = {load.variant: load for load in own.loads} if own is not None else {}
         for variant, host in list(self._hosts.items()):
@@ -166,20 +176,46 @@ class Worker:
 
     def _host(self, load: Load) -> None:
         host: AnyHost
+        if load.trust_code:
+            self._runs_code = True
+            capture_prints(self._clock)
         clock, meter, engine = self._clock, self._meter, self._settings.engine
         if is_stream(load.runtime):
             streams = Loading(
-                load, self._loader.stream, clock, meter, self._changed, engine.load_timeout_s
+                load,
+                self._alone(self._loader.stream),
+                clock,
+                meter,
+                self._changed,
+                engine.load_timeout_s,
             )
             host = StreamHost(streams, clock)
         else:
             batches = Loading(
-                load, self._loader.batch, clock, meter, self._changed, engine.load_timeout_s
+                load,
+                self._alone(self._loader.batch),
+                clock,
+                meter,
+                self._changed,
+                engine.load_timeout_s,
             )
             host = BatchHost(batches, engine, clock, meter, self._turn, self._free_slot())
         self._hosts[load.variant] = host
         if not load.lazy or is_stream(load.runtime):
             host.begin_load()
+
+    def _alone(self, load_runtime: Callable[[Load], Loaded]) -> Callable[[Load], Loaded]:
+        """Return a way to load that keeps code away from other models, whatever the plan says."""
+
+        def guarded(load: Load) -> Loaded:
+            others = self._hosts.keys() - {load.variant}
+            if load.trust_code and (self._kind == _SHARED or others):
+                raise LoadFailed(
+                    f"{load.variant} is code, which gets a worker of its own; this one hosts others"
+                )
+            return load_runtime(load)
+
+        return guarded
 
     def _free_slot(self) -> int:
         """Return the lowest slot of the ledgers that no version here uses."""
@@ -217,6 +253,8 @@ class Worker:
     async def _keep_house(self) -> None:
         idle_ns = round(self._settings.engine.quarantine_idle_s * 1e9)
         while True:
+            if self._runs_code:
+                expect_life(self._settings.engine.unresponsive_s)
             await asyncio.sleep(_IDLE_CHECK_S)
             for host in [host for host in self._retiring if host.idle]:
                 self._retiring.remove(host)

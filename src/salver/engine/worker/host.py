@@ -13,6 +13,7 @@ from salver.engine.worker.queue import JobQueue
 from salver.engine.worker.refusals import late, refusal
 from salver.engine.worker.run import Failure, Outcome, execute
 from salver.engine.worker.turn import Turn
+from salver.engine.worker.watchdog import Watchdog
 from salver.observe.meter import Meter
 from salver.runtimes.base import BatchRuntime
 from salver.wire.framing import Buffer
@@ -59,6 +60,7 @@ class BatchHost:
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"run-{loading.load.variant}")
         self._labels = (loading.load.variant,)
+        self._watchdog = Watchdog(clock) if loading.load.trust_code else None
         self.update(loading.load)
         loading.finished = self._loaded
 
@@ -187,8 +189,11 @@ class BatchHost:
             self.begin_load()
             return
         jobs = self._announced(self._next_jobs())
-        if jobs and not self._is_inline:
+        # Code never runs in the loop: it may hang, and may want one thread for all its calls.
+        if jobs and (self._watchdog is not None or not self._is_inline):
             self._busy = True
+            if self._watchdog is not None:
+                self._watchdog.begin(jobs, self._hurried)
             future = self._threads.submit(execute, runtime, jobs, self._clock)
             future.add_done_callback(
                 lambda done: self._loop.call_soon_threadsafe(self._ran, jobs, done)
@@ -276,8 +281,14 @@ class BatchHost:
 
         reply.when_unblocked(back)
 
+    def _hurried(self) -> bool:
+        """Tell whether the one request in quarantine keeps others from their last chance."""
+        return self._turn is not None and bool(self._queue)
+
     def _ran(self, jobs: list[Job], done: "Future[Outcome]") -> None:
         self._busy = False
+        if self._watchdog is not None:
+            self._watchdog.end()
         try:
             self._respond(jobs, done.result())
         finally:

@@ -59,4 +59,4 @@ class Loader:
         return folder
 
     def _options(self, load: Load) -> RuntimeOptions:
-        return RuntimeOptions(self._threads, load.trust_pickle)
+        return RuntimeOptions(self._threads, load.trust_pickle, load.trust_code)

@@ -1,0 +1,71 @@
+"""Ends a worker whose model's code does not come back, so that others need not wait for it.
+
+A thread cannot be ended from outside. When the process ends instead, the retry rule moves those
+who waited and tries those of the running batch once more, each alone.
+"""
+
+import asyncio
+import faulthandler
+import os
+from collections.abc import Callable
+
+from salver.core.clock import Clock
+from salver.engine.worker.job import Job
+from salver.observe.logs import get_logger
+
+log = get_logger(__name__)
+
+EXIT_STATUS = 70
+_GRACE_S = 0.05
+# By number, since a host that takes down what code prints has put something else in its place.
+_STDERR = 2
+
+
+class Watchdog:
+    """Watches one version's runs; all methods are called on the event loop's thread.
+
+    A batch of several requests may take half of the time that the first of them has left, so that
+    the others can still be answered after a retry. A request that runs alone may take all of its
+    time; in quarantine, while others wait there, half of it.
+    """
+
+    def __init__(self, clock: Clock, give_up: Callable[[], None] | None = None) -> None:
+        self._clock = clock
+        self._give_up = give_up or _end_process
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, jobs: list[Job], hurried: Callable[[], bool]) -> None:
+        """A run begins; ``hurried`` tells halfway whether somebody else needs the time."""
+        several = len(jobs) > 1 or jobs[0].count > 1
+        left_s = (min(job.deadline_ns for job in jobs) - self._clock.monotonic_ns()) / 1e9
+        self._after(left_s / 2, lambda: self._halfway(left_s / 2, several or hurried()))
+
+    def end(self) -> None:
+        """The run came back."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _after(self, seconds: float, callback: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(0.0, seconds) + _GRACE_S, callback)
+
+    def _halfway(self, left_s: float, is_enough: bool) -> None:
+        if is_enough:
+            self._give_up()
+        else:
+            self._after(left_s, self._give_up)
+
+
+def expect_life(seconds: float) -> None:
+    """End this process unless this is called again within so many seconds.
+
+    Works also against code that never lets another thread run.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
+
+
+def _end_process() -> None:
+    log.error("code_stuck", fix="see below where; the process is restarted")
+    faulthandler.dump_traceback(file=_STDERR)
+    os._exit(EXIT_STATUS)
