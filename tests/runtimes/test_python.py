@@ -218,7 +218,7 @@ def test_requirements_of_extras_are_looked_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["-r more.txt", "--index-url https://example.org", "./folder", "a @ file:///tmp/a.whl"]
+    "line", ["-r more.txt", "--no-binary :all:", "./folder", "a @ https://example.org/a.whl"]
 )
 def test_requirements_are_names_and_versions_only(tmp_path: Path, line: str) -> None:
     """Options, paths and addresses are refused with their line."""

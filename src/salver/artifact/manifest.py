@@ -6,6 +6,7 @@ import msgspec
 
 from salver.core.errors import InvalidArtifact
 from salver.core.signature import Signature
+from salver.core.steps import Steps
 
 SCHEMA = 1
 
@@ -35,6 +36,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     golden: str = ""
     trust_pickle: bool = False
     trust_code: bool = False
+    steps: Steps | None = None
     resident_bytes: int = 0
     provenance: dict[str, str] = {}
 
@@ -45,14 +47,15 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
     @property
     def digest(self) -> str:
-        """Digest of what is executed: runtime and files, whatever was said about them."""
-        return artifact_digest(self.runtime, self.files)
+        """Digest of what is executed: runtime, files and steps, whatever was said about them."""
+        return artifact_digest(self.runtime, self.files, self.steps)
 
 
-def artifact_digest(runtime: str, files: tuple[FileEntry, ...]) -> str:
-    """Return the SHA-256 over the runtime and the sorted list of files."""
+def artifact_digest(runtime: str, files: tuple[FileEntry, ...], steps: Steps | None = None) -> str:
+    """Return the SHA-256 over the runtime, the sorted list of files, and the steps if any."""
     rows = sorted((file.path, file.sha256, file.size_bytes) for file in files)
-    return hashlib.sha256(msgspec.json.encode([runtime, rows])).hexdigest()
+    parts: list[object] = [runtime, rows] if steps is None else [runtime, rows, steps]
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
 def to_json(manifest: Manifest) -> bytes:

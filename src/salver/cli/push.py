@@ -33,6 +33,10 @@ def command(
         Path | None,
         typer.Option("--columns", help="YAML: per column minimum, maximum, categories, sensitive."),
     ] = None,
+    steps: Annotated[
+        Path | None,
+        typer.Option("--steps", help="YAML or JSON: what is done before and after the model."),
+    ] = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Accept a file that runs code when loaded.")
     ] = False,
@@ -46,6 +50,8 @@ def command(
     """Store a model file or folder as a new version; the same bytes give the same version.
 
     Example: salver push model.onnx --name churn --example rows.json --label team=risk
+
+    With encoding and labels: salver push model.onnx --name credit --steps steps.yaml
 
     Code, a folder with model.py: salver push FOLDER --name rank --example rows.json --trust-code
     """
@@ -65,6 +71,7 @@ def command(
             alias=alias,
             labels=_labels(label or []),
             columns=columns,
+            steps=steps,
             trust_pickle=trust_pickle,
             trust_code=trust_code,
         )

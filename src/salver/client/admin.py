@@ -12,6 +12,7 @@ from typing import Any
 
 from salver.client.calls import API, CONTROL, Call, Steps, admin_call, check, json_of
 from salver.client.columns import Columns, read_columns
+from salver.client.documents import read_mapping
 from salver.client.packing import pack
 from salver.core.errors import InvalidExample, NotFound
 from salver.core.names import check_name, parse_reference
@@ -38,6 +39,7 @@ class PushOptions:
     trust_pickle: bool = False
     trust_code: bool = False
     columns: str | Path | Columns | None = None
+    steps: str | Path | Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Ste
     """
     check_name(name, "model")
     columns = {} if options.columns is None else read_columns(options.columns)
+    steps = None if options.steps is None else read_mapping(options.steps)
     files = pack(path)
     for file in files:
         yield from _upload(file.source, file.sha256)
@@ -76,6 +79,8 @@ def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Ste
     }
     if columns:
         body["columns"] = columns
+    if steps is not None:
+        body["steps"] = steps
     if options.runtime is not None:
         body["runtime"] = options.runtime
     if options.alias is not None:

@@ -225,6 +225,7 @@ def _load(item: Desired) -> Load:
         _policy(item),
         trust_pickle=manifest.trust_pickle,
         trust_code=manifest.trust_code,
+        steps=manifest.steps,
     )
 
 

@@ -14,6 +14,7 @@ from salver.control.reconcile import DatabaseThread
 from salver.core.errors import DigestMismatch, InvalidArtifact
 from salver.core.names import check_name
 from salver.core.settings import Settings
+from salver.core.steps import Steps
 from salver.engine.materialize import materialize
 from salver.engine.probe import ProbeReport, ProbeRequest, probe
 from salver.registry.blobs import BlobStore
@@ -47,6 +48,7 @@ class Push(msgspec.Struct, frozen=True):
     trust_code: bool = False
     provenance: dict[str, str] = {}
     columns: dict[str, Declaration] = {}
+    steps: Steps | None = None
 
 
 class Pushed(msgspec.Struct, frozen=True):
@@ -125,6 +127,7 @@ class Pusher:
                 push.trust_code,
                 self._settings.engine.threads,
                 self._settings.engine.probe_memory_bytes,
+                push.steps,
             )
             return await probe(request, self._settings.engine)
 
@@ -144,6 +147,7 @@ class Pusher:
             golden=golden,
             trust_pickle=push.trust_pickle,
             trust_code=is_code(report.runtime),
+            steps=push.steps,
             resident_bytes=report.resident_bytes,
             provenance={**push.provenance, **report.frameworks},
         )

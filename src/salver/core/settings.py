@@ -107,6 +107,9 @@ class EngineSettings:
     ledger: bool = setting(
         True, "note running batches in shared memory where both ends of a link are on one machine"
     )
+    steps: str = setting(
+        "batch", "how steps around a model run: batch (all rows at once) or rows (each row alone)"
+    )
     threads: int = setting(1, "compute threads of one model")
     max_in_flight: int = setting(4096, "requests one gateway may have open at one variant")
     max_frame_bytes: int = setting(1024 * _MIB, "largest message between processes")

@@ -57,6 +57,7 @@ async def _serve(identity: WorkerIdentity, settings: Settings, tls: TlsFiles | N
         engine.threads,
         create_batch,
         create_stream,
+        row_by_row=engine.steps == "rows",
     )
     links = LinkOptions(tls, engine.max_frame_bytes, engine.coalesce, uninitialised)
     worker = Worker(identity, settings, loader, SystemClock(), links)

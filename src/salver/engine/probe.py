@@ -13,6 +13,7 @@ import msgspec
 from salver.core.errors import InvalidArtifact, from_code
 from salver.core.settings import EngineSettings
 from salver.core.signature import Signature
+from salver.core.steps import Steps
 
 CHILD = "salver.engine.probe_child"
 _TAIL_BYTES = 600
@@ -35,6 +36,7 @@ class ProbeRequest(msgspec.Struct, frozen=True):
     trust_code: bool = False
     threads: int = 1
     memory_bytes: int = 0
+    steps: Steps | None = None
 
 
 class ProbeReport(msgspec.Struct, frozen=True):

@@ -18,10 +18,11 @@ from salver.core.errors import Internal, InvalidArtifact, LoadFailed, SalverErro
 from salver.core.signature import VARIABLE, Signature, TensorSpec
 from salver.core.tensor import AnyArray, Tensor
 from salver.engine.probe import ProbeFailure, ProbeReport, ProbeRequest, Result, encode_result
-from salver.engine.probe_inputs import inputs_of
+from salver.engine.probe_inputs import inputs_of, outer_signature
 from salver.engine.probe_stream import streamed
 from salver.observe.memory import resident_bytes
 from salver.runtimes.base import Batch, BatchRuntime, RuntimeOptions
+from salver.runtimes.stepped import SteppedRuntime, SteppedStreamRuntime
 from salver.runtimes.table import create_batch, create_stream, is_code, is_stream
 
 _BATCH_ROWS = 8
@@ -65,9 +66,11 @@ def examine(request: ProbeRequest) -> ProbeReport:
     if is_stream(runtime_name):
         return _stream_report(runtime_name, folder, request)
     runtime = create_batch(runtime_name)
+    if request.steps is not None:
+        runtime = SteppedRuntime(runtime, request.steps)
     before = resident_bytes()
     try:
-        runtime.load(folder, None, _options(request))
+        runtime.load(folder, outer_signature(request), _options(request))
     except LoadFailed as error:
         raise InvalidArtifact(error.message) from error
     grown = max(0, resident_bytes() - before)
@@ -187,8 +190,10 @@ def _finite(tensors: list[Tensor]) -> bool:
 
 def _stream_report(name: str, folder: Path, request: ProbeRequest) -> ProbeReport:
     runtime = create_stream(name)
+    if request.steps is not None:
+        runtime = SteppedStreamRuntime(runtime, request.steps)
     before = resident_bytes()
-    runtime.load(folder, None, _options(request))
+    runtime.load(folder, outer_signature(request), _options(request))
     grown = max(0, resident_bytes() - before)
     warnings: list[str] = []
     signature = runtime.signature()

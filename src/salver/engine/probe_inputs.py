@@ -46,6 +46,18 @@ def inputs_of(
     return known, [_zeros(spec) for spec in known.inputs]
 
 
+def outer_signature(request: ProbeRequest) -> Signature | None:
+    """Return what callers send where steps come before the model, None where they do not.
+
+    Raises ``InvalidExample`` when neither the steps nor an example tell it.
+    """
+    steps = request.steps
+    if steps is None or not steps.before:
+        return None
+    declared = Signature(steps.inputs, ()) if steps.inputs else None
+    return inputs_of(declared, request, [])[0]
+
+
 def _zeros(spec: TensorSpec) -> Tensor:
     shape = tuple(_SYNTHETIC_SIZE if size < 0 else size for size in spec.shape)
     if spec.datatype == BYTES:

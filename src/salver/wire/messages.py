@@ -17,6 +17,7 @@ so that a worker can restart while control is away.
 import msgspec
 
 from salver.core.signature import Signature
+from salver.core.steps import Steps
 from salver.core.timing import Timing
 
 PROTOCOL_VERSION = 3
@@ -89,6 +90,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
     lazy: bool = False
     trust_pickle: bool = False
     trust_code: bool = False
+    steps: Steps | None = None
 
 
 class Unload(msgspec.Struct, frozen=True, array_like=True, tag=3):

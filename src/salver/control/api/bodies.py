@@ -1,5 +1,7 @@
 """What the API takes; unknown fields are refused."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 _DIGEST = Field(pattern="^[0-9a-f]{64}$")
@@ -47,6 +49,7 @@ class PushBody(Body):
     trust_pickle: bool = False
     trust_code: bool = False
     columns: dict[str, ColumnBody] = Field(default_factory=dict, max_length=10_000)
+    steps: dict[str, Any] | None = None
     provenance: dict[str, str] = Field(default_factory=dict, max_length=64)
 
 

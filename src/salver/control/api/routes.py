@@ -17,6 +17,7 @@ from salver.core.errors import NotFound
 from salver.core.names import ModelReference, check_name
 from salver.core.settings import ControlSettings
 from salver.core.signature import TensorSpec
+from salver.core.steps import read_steps
 from salver.observe.prometheus import CONTENT_TYPE
 from salver.registry.blobs import BlobStore, check_digest
 from salver.registry.catalog import Catalog
@@ -220,6 +221,7 @@ def _push(name: str, body: PushBody) -> Push:
         body.trust_code,
         body.provenance,
         {name: _declaration(column) for name, column in body.columns.items()},
+        None if body.steps is None else read_steps(body.steps),
     )
 
 

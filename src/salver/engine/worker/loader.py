@@ -7,6 +7,7 @@ from pathlib import Path
 from salver.core.errors import LoadFailed
 from salver.engine.materialize import materialize, remove
 from salver.runtimes.base import BatchRuntime, RuntimeOptions, StreamRuntime
+from salver.runtimes.stepped import SteppedRuntime, SteppedStreamRuntime
 from salver.wire.messages import Load
 
 LOCAL_SOURCE = "local"
@@ -22,22 +23,29 @@ class Loader:
         threads: int,
         create_batch: Callable[[str], BatchRuntime],
         create_stream: Callable[[str], StreamRuntime],
+        *,
+        row_by_row: bool = False,
     ) -> None:
         self._blobs = blobs
         self._scratch = scratch
         self._threads = threads
         self._create_batch = create_batch
         self._create_stream = create_stream
+        self._row_by_row = row_by_row
 
     def batch(self, load: Load) -> BatchRuntime:
         """Return a loaded batch runtime; raises ``LoadFailed`` or ``DigestMismatch``."""
         runtime = self._create_batch(load.runtime)
+        if load.steps is not None:
+            runtime = SteppedRuntime(runtime, load.steps, row_by_row=self._row_by_row)
         runtime.load(self._fetch(load), load.signature, self._options(load))
         return runtime
 
     def stream(self, load: Load) -> StreamRuntime:
         """Return a loaded stream runtime; raises ``LoadFailed`` or ``DigestMismatch``."""
         runtime = self._create_stream(load.runtime)
+        if load.steps is not None:
+            runtime = SteppedStreamRuntime(runtime, load.steps)
         runtime.load(self._fetch(load), load.signature, self._options(load))
         return runtime
 
