@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from salver.client.admin import listing
 from salver.gateway.grpc.schema import message_class
 from tests import models
 from tests.e2e.server import Server, ask, wait_until, write_rows
@@ -145,6 +146,13 @@ def test_code_answers_from_processes_of_its_own(serving: Server) -> None:
             "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 1], "data": [42.0]}],
         },
     )
+    with serving.client() as client:
+        pushes = [
+            event["details"].get("trusted")
+            for event in client.run(listing("events"))
+            if (event["action"], event["subject"]) == ("push", "coded:1")
+        ]
+    assert pushes[-1] == "code"
     hosted = {worker["id"]: worker["models"] for worker in serving.json("get", "workers")}
     assert hosted["dedicated-coded-1-0"] == hosted["dedicated-coded-1-1"] == ["coded:1"]
     assert hosted["quarantine-coded-1"] == ["coded:1"]

@@ -148,6 +148,7 @@ def test_one_call_that_fails_does_not_spoil_the_next(tmp_path: Path) -> None:
         with pytest.raises(ModelFailed, match=r"sys\.exit"):
             runtime.run({"x": np.array([[-1.0]])}, None)
         assert runtime.run(ROWS, None)["y"].tolist() == [[1.0], [2.0]]
+    runtime.unload()
 
 
 def test_outputs_are_those_the_version_declares(tmp_path: Path) -> None:

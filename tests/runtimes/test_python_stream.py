@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from salver.core.clock import ManualClock
 from salver.core.errors import InvalidTensor, LoadFailed, ModelFailed, Overloaded, SalverError
 from salver.runtimes.base import Batch
-from tests.runtimes.code_models import loaded_stream
+from salver.runtimes.python_stream import PythonStreamRuntime
+from tests.runtimes.code_models import SIGNATURE, TRUSTED, loaded_stream, write
 
 COUNT = """
 import numpy as np
@@ -146,3 +148,34 @@ def test_wrong_inputs_and_wrong_classes_are_refused(tmp_path: Path) -> None:
     error = sink.waited().error
     assert error is not None
     assert "returned a list; it must yield" in error.message
+
+
+def test_streams_that_are_lost_end_the_process(tmp_path: Path) -> None:
+    """When no place is left but for streams that nobody waits for, the process is given up."""
+    clock, given_up, gate = ManualClock(), [0], threading.Event()
+
+    def give_up() -> None:
+        given_up[0] += 1
+
+    runtime = PythonStreamRuntime(clock, give_up)
+    runtime.load(write(tmp_path, COUNT), SIGNATURE, TRUSTED)
+    sinks = [Collector(gate=gate) for _ in range(16)]
+    cancels = [runtime.submit(number(2), sink) for sink in sinks]
+
+    def one_more() -> int:
+        with pytest.raises(Overloaded):
+            runtime.submit(number(2), Collector())
+        return given_up[0]
+
+    for cancel in cancels[1:]:
+        cancel()
+    clock.advance(60)
+    assert one_more() == 0
+    cancels[0]()
+    assert one_more() == 0
+    clock.advance(60)
+    assert one_more() == 1
+    gate.set()
+    for sink in sinks:
+        sink.waited()
+    runtime.unload()

@@ -124,7 +124,8 @@ def _model_routes(router: APIRouter, services: Services) -> None:
     async def push(name: Name, body: PushBody, response: Response) -> dict[str, Any]:
         pushed = await services.pusher(_push(name, body))
         response.status_code = _OK if pushed.existing else _CREATED
-        await services.record("push", pushed.record.id, digest=pushed.record.digest)
+        record = pushed.record
+        await services.record("push", record.id, digest=record.digest, **_trusted(record))
         return _pushed(pushed)
 
     @router.get("/models")
@@ -272,6 +273,13 @@ def _version(record: VersionRecord) -> dict[str, Any]:
         "labels": record.labels,
         "size_bytes": record.manifest.size_bytes,
     }
+
+
+def _trusted(record: VersionRecord) -> dict[str, str]:
+    """Return what the audit log shall remember of code that somebody trusted."""
+    manifest = record.manifest
+    word = "code" if manifest.trust_code else "pickle" if manifest.trust_pickle else ""
+    return {"trusted": word} if word else {}
 
 
 def _model(record: ModelRecord) -> dict[str, Any]:

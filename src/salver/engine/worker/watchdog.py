@@ -6,19 +6,13 @@ who waited and tries those of the running batch once more, each alone.
 
 import asyncio
 import faulthandler
-import os
 from collections.abc import Callable
 
 from salver.core.clock import Clock
 from salver.engine.worker.job import Job
-from salver.observe.logs import get_logger
+from salver.runtimes.ending import STDERR, end_process
 
-log = get_logger(__name__)
-
-EXIT_STATUS = 70
 _GRACE_S = 0.05
-# By number, since a host that takes down what code prints has put something else in its place.
-_STDERR = 2
 
 
 class Watchdog:
@@ -31,7 +25,7 @@ class Watchdog:
 
     def __init__(self, clock: Clock, give_up: Callable[[], None] | None = None) -> None:
         self._clock = clock
-        self._give_up = give_up or _end_process
+        self._give_up = give_up or end_process
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, jobs: list[Job], hurried: Callable[[], bool]) -> None:
@@ -62,10 +56,4 @@ def expect_life(seconds: float) -> None:
 
     Works also against code that never lets another thread run.
     """
-    faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
-
-
-def _end_process() -> None:
-    log.error("code_stuck", fix="see below where; the process is restarted")
-    faulthandler.dump_traceback(file=_STDERR)
-    os._exit(EXIT_STATUS)
+    faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
