@@ -59,6 +59,7 @@ class Model:
     policy: BatchPolicy = DEFAULT_POLICY
     idempotent: bool = True
     signature: Signature = SIGNATURE
+    trust_code: bool = False
 
 
 class Fleet:
@@ -148,7 +149,14 @@ class Fleet:
         blob.write_bytes(model.content)
         files = (FileRef("model.txt", digest, len(model.content)),)
         return Load(
-            model.variant, digest, model.runtime, files, "local", model.signature, model.policy
+            model.variant,
+            digest,
+            model.runtime,
+            files,
+            "local",
+            model.signature,
+            model.policy,
+            trust_code=model.trust_code,
         )
 
     def _worker(self, name: str, kind: str, loads: tuple[Load, ...]) -> WorkerPlan:

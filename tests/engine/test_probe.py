@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx import TensorProto, helper
 
 from salver.artifact.golden import parse_golden
 from salver.core.errors import (
+    CodeRefused,
     GoldenMismatch,
     InvalidArtifact,
     InvalidExample,
@@ -18,6 +21,8 @@ from salver.core.errors import (
     SalverError,
 )
 from salver.core.settings import EngineSettings
+from salver.core.signature import TensorSpec
+from salver.core.steps import Steps
 from salver.engine.probe import ProbeReport, ProbeRequest, probe
 from tests import models
 
@@ -181,3 +186,61 @@ def test_mixed_columns_are_one_input_each(tmp_path: Path) -> None:
         ("city", "BYTES", (-1, 1)),
         ("age", "FP64", (-1, 1)),
     ]
+
+
+def test_steps_may_declare_what_callers_send(tmp_path: Path) -> None:
+    """Without an example the declared inputs are tried with zeros; without either it is refused."""
+    before = ({"step": "select", "columns": ["x"], "into": "X", "datatype": "FP32"},)
+    declared = (TensorSpec("x", "FP64", (-1, 30)),)
+    report = examine(tmp_path / "a", models.onnx_breast_cancer(), steps=Steps(declared, before))
+    assert report.signature.inputs == declared
+    assert [spec.name for spec in report.signature.outputs] == ["label", "probabilities"]
+    assert report.max_batch_size > 1
+    with pytest.raises(InvalidExample, match="--example"):
+        examine(tmp_path / "b", models.onnx_breast_cancer(), steps=Steps((), before))
+
+
+def test_code_tells_its_signature_by_running(tmp_path: Path) -> None:
+    """Code is run with the example; the versions of what it requires are noted."""
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "requirements.txt").write_text("scikit-learn\n")
+    report = examine(folder, models.python_iris(), example=rows_of("iris"), trust_code=True)
+    assert report.runtime == "python"
+    assert [(spec.name, spec.shape) for spec in report.signature.outputs] == [
+        ("label", (-1,)),
+        ("distances", (-1, 3)),
+    ]
+    assert report.max_batch_size > 1
+    assert report.frameworks["scikit-learn"]
+    with pytest.raises(CodeRefused):
+        examine(folder, example=rows_of("iris"))
+
+
+LEAVES = """
+import subprocess, sys
+from pathlib import Path
+
+class Model:
+    def load(self, path):
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        Path({mark!r}).write_text(str(child.pid))
+
+    def predict(self, inputs):
+        return inputs
+"""
+
+
+def test_what_code_started_ends_with_it(tmp_path: Path) -> None:
+    """A process that code leaves behind keeps nobody waiting, and is ended."""
+    mark = tmp_path / "pid"
+    (tmp_path / "model.py").write_text(LEAVES.format(mark=str(mark)))
+    report = examine(
+        tmp_path / "a", tmp_path / "model.py", example=b"[[1.0], [2.0]]", trust_code=True
+    )
+    assert [spec.name for spec in report.signature.outputs] == ["input"]
+    for _ in range(600):
+        if not psutil.pid_exists(int(mark.read_text())):
+            return
+        time.sleep(0.05)
+    pytest.fail("it still runs")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion
 
 from salver.core.errors import InvalidArtifact, RequirementsUnmet
 
@@ -92,7 +93,7 @@ def _problems(requirement: Requirement, seen: set[tuple[str, str]]) -> Iterator[
     except PackageNotFoundError:
         yield f"{requirement.name} is not installed (asked for: {requirement})"
         return
-    if not requirement.specifier.contains(installed, prereleases=True):
+    if not _satisfies(requirement, installed):
         yield f"{requirement.name} {installed} is installed, {requirement.specifier} is asked for"
     for extra in requirement.extras:
         key = (canonicalize_name(requirement.name), canonicalize_name(extra))
@@ -101,9 +102,20 @@ def _problems(requirement: Requirement, seen: set[tuple[str, str]]) -> Iterator[
             yield from _extra_problems(requirement.name, extra, seen)
 
 
+def _satisfies(requirement: Requirement, installed: str | None) -> bool:
+    """Tell whether an installed version will do; one that cannot be read does only for any."""
+    try:
+        return requirement.specifier.contains(installed or "", prereleases=True)
+    except InvalidVersion:
+        return not requirement.specifier
+
+
 def _extra_problems(name: str, extra: str, seen: set[tuple[str, str]]) -> Iterator[str]:
     for text in requires(name) or ():
-        needed = Requirement(text)
+        try:
+            needed = Requirement(text)
+        except InvalidRequirement:
+            continue  # what a package wrote of itself is not the model's fault
         marker = needed.marker
         if marker is None or marker.evaluate({"extra": ""}):
             continue

@@ -17,7 +17,7 @@ from salver.core.steps import Steps
 
 CHILD = "salver.engine.probe_child"
 _TAIL_BYTES = 600
-_READ_BYTES = 64 * 1024
+_LAST_WORDS_S = 1.0
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
 
 
@@ -70,41 +70,63 @@ async def probe(request: ProbeRequest, settings: EngineSettings) -> ProbeReport:
     with tempfile.TemporaryDirectory(prefix="salver-probe-") as scratch:
         spec, result = Path(scratch, "request"), Path(scratch, "result")
         await asyncio.to_thread(spec.write_bytes, msgspec.msgpack.encode(request))
+        status, errors = await _run([str(spec), str(result)], scratch, settings.probe_timeout_s)
+        return _outcome(status, result, errors)
+
+
+async def _run(arguments: list[str], scratch: str, timeout_s: float) -> tuple[int, bytes]:
+    """Return the child's status and its last words; what it started ends with it.
+
+    Its errors come through a pipe of our own: a process that it leaves behind may hold the other
+    end, which must not keep anybody waiting.
+    """
+    read_end, write_end = os.pipe()
+    words = _LastWords()
+    try:
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: words, os.fdopen(read_end, "rb", 0)
+        )
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            CHILD,
-            str(spec),
-            str(result),
+            *(sys.executable, "-m", CHILD, *arguments),
             cwd=scratch,
             env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=write_end,
             start_new_session=True,
         )
-        try:
-            async with asyncio.timeout(settings.probe_timeout_s):
-                errors = await _tail(process.stderr)
-                await process.wait()
-        except TimeoutError as error:
-            raise InvalidArtifact(
-                f"examining the model took longer than {settings.probe_timeout_s:g} s"
-            ) from error
-        finally:
-            # What a model's code has started goes too.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-        return _outcome(process.returncode or 0, result, errors)
+    finally:
+        os.close(write_end)
+    try:
+        async with asyncio.timeout(timeout_s):
+            status = await process.wait()
+    except TimeoutError as error:
+        raise InvalidArtifact(f"examining the model took longer than {timeout_s:g} s") from error
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(words.over.wait(), _LAST_WORDS_S)
+        transport.close()
+    return status, words.kept
 
 
-async def _tail(stream: asyncio.StreamReader | None) -> bytes:
-    """Read to the end and keep the last bytes, however many there are."""
-    kept = b""
-    while stream is not None and (part := await stream.read(_READ_BYTES)):
-        kept = (kept + part)[-_TAIL_BYTES:]
-    return kept
+class _LastWords(asyncio.Protocol):
+    """Keeps the end of what comes, however much it is."""
+
+    def __init__(self) -> None:
+        self.kept = b""
+        self.over = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        """Keep the last bytes."""
+        self.kept = (self.kept + data)[-_TAIL_BYTES:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that nobody can write any more."""
+        del exc
+        self.over.set()
 
 
 def _outcome(status: int, result: Path, errors: bytes) -> ProbeReport:

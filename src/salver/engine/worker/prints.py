@@ -3,7 +3,7 @@
 import io
 import sys
 import threading
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from salver.core.clock import Clock
 from salver.observe.logs import get_logger
@@ -18,18 +18,31 @@ _BYTES_PER_S = 16 * 1024
 class Prints(io.TextIOBase):
     """A standard stream whose lines become log events, as many as the log can bear.
 
-    At most 16 KiB a second in the long run, 256 KiB at once; what is over that is counted.
+    At most 16 KiB a second in the long run, 256 KiB at once; what is over that is counted. What is
+    written to the descriptor behind it, as child processes do, goes to the log uncounted.
     """
 
-    def __init__(self, name: str, clock: Clock) -> None:
+    encoding = "utf-8"
+
+    def __init__(self, name: str, clock: Clock, behind: TextIO) -> None:
         super().__init__()
         self._name = name
+        self._behind = behind
         self._clock = clock
         self._lock = threading.RLock()
         self._line = ""
         self._budget = float(_BURST_BYTES)
         self._filled_ns = clock.monotonic_ns()
         self._dropped = 0
+
+    def fileno(self) -> int:
+        """Return the descriptor of the stream that this stands for."""
+        return self._behind.fileno()
+
+    @property
+    def buffer(self) -> BinaryIO:
+        """The bytes of the stream that this stands for."""
+        return self._behind.buffer
 
     def writable(self) -> bool:
         """Say that this can be written to."""
@@ -71,4 +84,4 @@ def capture_prints(clock: Clock) -> None:
     streams: dict[str, TextIO] = {"stdout": sys.stdout, "stderr": sys.stderr}
     for name, present in streams.items():
         if not isinstance(present, Prints):
-            setattr(sys, name, Prints(name, clock))
+            setattr(sys, name, Prints(name, clock, present))
