@@ -188,12 +188,14 @@ def test_code_is_not_loaded_beside_others() -> None:
         await until(socket.exists)
         await connect(f"unix:{socket}", hello("gateway"), inbox.accept, 5.0, LinkOptions())
         wanted = {"affine:1": "ready", "coded:1": "failed", "other:1": "failed"}
-        await until(lambda: states(inbox) == wanted)
-        snapshot = last(inbox)
-        assert snapshot is not None
-        errors = [one.error for one in snapshot.variants if one.state == "failed"]
-        assert all("gets a worker of its own" in error for error in errors)
-        await hang_up(inbox)
+        try:
+            await until(lambda: states(inbox) == wanted)
+            snapshot = last(inbox)
+            assert snapshot is not None
+            errors = [one.error for one in snapshot.variants if one.state == "failed"]
+            assert all("gets a worker of its own" in error for error in errors)
+        finally:
+            await hang_up(inbox)
 
     coded = [Model(name, trust_code=True) for name in ("coded:1", "other:1")]
     with fleet(Model(), *coded) as running:

@@ -245,6 +245,8 @@ def test_top_k_is_in_order() -> None:
     assert answer["top_scores"].tolist() == [[0.5, 0.5, 0.3], [3.0, 2.0, 1.0]]
     named = run(scores, {**step, "names": ["a", "b", "c", "d"], "into": "kinds", "scores": "how"})
     assert named["kinds"].tolist() == [[b"b", b"c", b"d"], [b"d", b"c", b"b"]]
+    equals = run({"s": np.tile([0.5, 0.25], (1, 50))}, {**step, "k": 60})
+    assert equals["top"].tolist() == [[*range(0, 100, 2), *range(1, 20, 2)]]
     everything = run({"s": models.rows("iris")}, {"step": "top_k", "tensor": "s", "k": 4})
     np.testing.assert_array_equal(everything["top_scores"], -np.sort(-models.rows("iris"), axis=1))
 
