@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -177,6 +178,15 @@ def test_an_exit_is_an_error_of_its_request(serving: Server) -> None:
     status, document = ask(serving.port, "coded", EXITS)
     assert (status, document["code"]) == (500, "model_failed")
     assert "sys.exit(3) was called" in document["error"]
+    assert [serving.pid_of(f"dedicated-coded-1-{index}") for index in range(2)] == before
+
+
+def test_a_process_outlives_what_it_answered(serving: Server) -> None:
+    """The deadline of a request that was answered means nothing any more."""
+    before = [serving.pid_of(f"dedicated-coded-1-{index}") for index in range(2)]
+    answers = [ask_within(serving.port, float(number), 1.0)[0] for number in range(8)]
+    assert 200 in answers
+    time.sleep(1.5)
     assert [serving.pid_of(f"dedicated-coded-1-{index}") for index in range(2)] == before
 
 
