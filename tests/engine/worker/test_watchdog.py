@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from salver.core.clock import SystemClock
-from salver.engine.worker.job import ALONE, Job
+from salver.engine.worker.form import ALONE, form_of
+from salver.engine.worker.job import Job
 from salver.engine.worker.watchdog import Watchdog
-from salver.wire.messages import Infer
 from tests.engine.worker.test_batch import NoReply
 
 CLOCK = SystemClock()
@@ -17,8 +17,8 @@ def job(left_s: float, count: int = 1) -> Job:
     """Return requests that have so much time left."""
     now_ns = CLOCK.monotonic_ns()
     deadline_ns = now_ns + round(left_s * 1e9)
-    infer = Infer(0, "m:1", (), 0, "")
-    return Job(NoReply(), tuple(range(count)), infer, b"", now_ns, deadline_ns, 1, ALONE)
+    form = form_of((), None)
+    return Job(NoReply(), tuple(range(count)), form, b"", now_ns, deadline_ns, 1, ALONE)
 
 
 async def order(jobs: list[Job], *, hurried: bool) -> list[str]:
