@@ -22,7 +22,7 @@ from salver.core.exchange import Exchange, ExchangeRing, JointExchange, Record
 from salver.core.handler import Handler, Responder, answer_jointly
 from salver.core.ids import RequestIds
 from salver.core.request import InferenceRequest, InferenceResponse, JointResponse
-from salver.core.settings import Http2Settings, HttpSettings
+from salver.core.settings import Http2Settings, HttpSettings, LimitSettings
 from salver.core.signature import Column, Signature, TensorSpec
 from salver.core.tensor import Tensor
 from salver.core.timing import Timing
@@ -36,6 +36,8 @@ from salver.gateway.grpc.services.all import services_of
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.rest import Rest
 from salver.gateway.http.server import HttpServer
+from salver.gateway.limits.access import Access
+from salver.gateway.limits.address import AddressGroups, tells_addresses_apart
 from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
@@ -173,8 +175,10 @@ class RunningServer:
         plan: Plan = PLAN,
         tls: ServerTls | None = None,
         ask: Ask | None = None,
+        limits: LimitSettings | None = None,
     ) -> None:
         self.ask = ask
+        self.limits = limits or LimitSettings()
         self.settings = settings or HttpSettings()
         self.http2 = http2 or Http2Settings()
         self.last = last
@@ -183,6 +187,7 @@ class RunningServer:
         self.exchanges: list[Exchange] = []
         self.meter = Meter()
         self.keys = self._keys = Keys(keys)
+        self.has_keys = keys is not None
         http2_too = self.http2.enabled
         self.context = ReloadingContext(tls, http2=http2_too) if tls is not None else None
         self._loop = uvloop.new_event_loop()
@@ -265,7 +270,10 @@ class RunningServer:
         ring = ExchangeRing(1024 * 1024)
         ring.subscribe(self._record)
         self.ring = ring
-        self.inference = inference = Inference(router, router.endpoint, ring, self.settings, clock)
+        access = Access(self.limits, clock)
+        self.inference = inference = Inference(
+            router, router.endpoint, ring, self.settings, clock, access
+        )
         directory = Directory(
             router.endpoint,
             lambda _: self.ready,
@@ -296,6 +304,8 @@ class RunningServer:
         grpc = GrpcApplication(rest, calls, services, self._keys, ids, front, usual)
         if self.http2.enabled:
             server.successor = lambda peer: Http2Connection(server, self.http2, grpc, peer)
+        if tells_addresses_apart(self.limits, has_keys=self.has_keys):
+            server.naming = AddressGroups(b"k" * 32, self.limits.address_groups).name
         if (context := self.context) is not None:
             server.context = lambda: context.context
         listening = socket.create_server(("127.0.0.1", 0))

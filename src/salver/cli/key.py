@@ -8,6 +8,8 @@ import orjson
 import typer
 
 from salver.cli.output import note
+from salver.core.context import Rate
+from salver.core.errors import InvalidSettings
 from salver.core.names import check_name
 
 app = typer.Typer(help="Make API keys for the data port.", no_args_is_help=True)
@@ -31,6 +33,12 @@ def new(
     admin: Annotated[
         bool, typer.Option("--admin", help="May load and unload models over the data port.")
     ] = False,
+    rate: Annotated[
+        float | None, typer.Option("--rate", help="Requests a second in the long run.")
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option("--burst", min=1, help="Requests at once; takes --rate.")
+    ] = None,
 ) -> None:
     """Print a fresh key (standard error) and its entry for the --api-keys file.
 
@@ -48,6 +56,11 @@ def new(
         entry["max_in_flight"] = max_in_flight
     if admin:
         entry["admin"] = True
+    if burst is not None and rate is None:
+        raise InvalidSettings("--burst takes --rate, which says how often in the long run")
+    if rate is not None:
+        checked = Rate.checked(rate, burst, "--rate and --burst")
+        entry["rate"], entry["burst"] = checked.per_s, checked.burst
     note(f"key, shown once: {key}")
     note("add the next line under 'keys:' in the file given to 'salver up --api-keys':")
     typer.echo(f"  - {orjson.dumps(entry).decode()}")

@@ -1,20 +1,57 @@
 """Who asks, until when, and how the asking is tracked."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Self
 
 import msgspec
 
+from salver.core.errors import InvalidSettings
+
 DEFAULT_TENANT = "default"
+_MIN_PER_S = 1e-6
+
+
+class Rate(NamedTuple):
+    """How often a caller may ask: ``burst`` times at once, ``per_s`` a second in the long run."""
+
+    per_s: float
+    burst: int
+
+    @classmethod
+    def checked(cls, per_s: float, burst: int | None, where: str) -> Self:
+        """Return a rate; without a burst it is what the rate allows in a second.
+
+        Raises ``InvalidSettings`` that begins with ``where``.
+        """
+        if not (math.isfinite(per_s) and per_s >= _MIN_PER_S):
+            raise InvalidSettings(f"{where}: a rate is a number from {_MIN_PER_S}, not {per_s!r}")
+        if burst is None:
+            burst = max(1, math.ceil(per_s))
+        if burst < 1:
+            raise InvalidSettings(f"{where}: a burst is at least 1, not {burst!r}")
+        return cls(per_s, burst)
 
 
 class Principal:
     """An authenticated caller.
 
     ``endpoints`` is None for "may call any"; ``max_in_flight`` is its own quota, None for none.
-    ``is_admin`` tells that it may also say which of these endpoints are served.
+    ``is_admin`` tells that it may also say which of these endpoints are served. ``rate`` is how
+    often it may ask, ``endpoint_rates`` how often single endpoints; None is for "as often as
+    others".
     """
 
-    __slots__ = ("endpoints", "in_flight", "is_admin", "max_in_flight", "name", "tenant")
+    __slots__ = (
+        "endpoint_rates",
+        "endpoints",
+        "in_flight",
+        "is_admin",
+        "max_in_flight",
+        "name",
+        "rate",
+        "tenant",
+    )
 
     def __init__(
         self,
@@ -24,12 +61,16 @@ class Principal:
         max_in_flight: int | None = None,
         *,
         is_admin: bool = False,
+        rate: Rate | None = None,
+        endpoint_rates: Mapping[str, Rate] | None = None,
     ) -> None:
         self.name = name
         self.tenant = tenant
         self.endpoints = endpoints
         self.max_in_flight = max_in_flight
         self.is_admin = is_admin
+        self.rate = rate
+        self.endpoint_rates = endpoint_rates
         self.in_flight = 0
 
 

@@ -126,6 +126,20 @@ class EngineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """How much a caller may ask, and what happens when there is no room."""
+
+    rate_per_s: float = setting(
+        0.0, "requests a second of one caller in the long run, over all gateways; 0 = any number"
+    )
+    burst: int = setting(0, "requests of one caller at once; 0 = what rate_per_s allows a second")
+    max_callers: int = setting(10_000, "callers whose requests are counted; then the oldest go")
+    address_groups: int = setting(
+        1024, "with rate_per_s and without keys: groups of clients' addresses, each one caller"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ControlSettings:
     """The control process."""
 
@@ -163,6 +177,7 @@ class Settings:
     http: HttpSettings = HttpSettings()
     http2: Http2Settings = Http2Settings()
     engine: EngineSettings = EngineSettings()
+    limits: LimitSettings = LimitSettings()
     control: ControlSettings = ControlSettings()
     supervisor: SupervisorSettings = SupervisorSettings()
     observe: ObserveSettings = ObserveSettings()
@@ -172,6 +187,7 @@ SECTIONS: dict[str, type[Any]] = {
     "http": HttpSettings,
     "http2": Http2Settings,
     "engine": EngineSettings,
+    "limits": LimitSettings,
     "control": ControlSettings,
     "supervisor": SupervisorSettings,
     "observe": ObserveSettings,

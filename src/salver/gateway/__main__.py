@@ -47,6 +47,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address, when there is no --fd")
     parser.add_argument("--port", type=int, default=8080, help="port, when there is no --fd")
     parser.add_argument("--api-keys", type=Path, help="YAML file of hashed keys")
+    parser.add_argument(
+        "--gateways", type=int, default=1, help="gateways that share the work, and callers' rates"
+    )
     parser.add_argument("--tls-cert", type=Path, help="PEM file: certificate and its chain")
     parser.add_argument("--tls-key", type=Path, help="PEM file: the certificate's key")
     parser.add_argument("--tls-client-ca", type=Path, help="PEM file: who signs clients' ones")
@@ -70,6 +73,7 @@ async def _serve(options: argparse.Namespace, home: Path, settings: Settings) ->
             options.tls_client_ca,
             has_keys=options.api_keys is not None,
         ),
+        gateways=options.gateways,
     )
     gateway = Gateway(identity, settings, SystemClock(), random.SystemRandom())
     await gateway.provision()

@@ -27,6 +27,8 @@ from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.rest import Rest
 from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.server import HttpServer
+from salver.gateway.limits.access import Access
+from salver.gateway.limits.address import AddressGroups, tells_addresses_apart
 from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
@@ -54,7 +56,7 @@ _FILES_CHECK_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class GatewayIdentity:
-    """Who this gateway is and where it finds things."""
+    """Who this gateway is and where it finds things; ``gateways`` is how many share the work."""
 
     id: str
     incarnation: str
@@ -63,6 +65,7 @@ class GatewayIdentity:
     api_keys: Path | None = None
     token: str = ""
     tls: ServerTls | None = None
+    gateways: int = 1
 
 
 class Gateway:
@@ -91,7 +94,8 @@ class Gateway:
         self._ring.subscribe(ExchangeMetrics(meter))
         self._ring.subscribe(FaultLog(clock))
         router = self._router
-        inference = Inference(router, router.endpoint, self._ring, settings.http, clock)
+        access = Access(settings.limits, clock, identity.gateways)
+        inference = Inference(router, router.endpoint, self._ring, settings.http, clock, access)
         directory = Directory(
             router.endpoint,
             self._engine.is_ready,
@@ -119,6 +123,9 @@ class Gateway:
             grpc = GrpcApplication(rest, calls, services, self._keys, ids, front, usual)
             server, limits = self._server, settings.http2
             server.successor = lambda peer: Http2Connection(server, limits, grpc, peer)
+        if tells_addresses_apart(settings.limits, has_keys=identity.api_keys is not None):
+            groups = AddressGroups(identity.id_key, settings.limits.address_groups)
+            self._server.naming = groups.name
         self._context: ReloadingContext | None = None
         if identity.tls is not None:
             context = ReloadingContext(identity.tls, http2=settings.http2.enabled)

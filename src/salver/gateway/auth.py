@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from salver.core.context import ANONYMOUS, DEFAULT_TENANT, Principal
+from salver.core.context import ANONYMOUS, DEFAULT_TENANT, Principal, Rate
 from salver.core.errors import (
     Forbidden,
     InvalidSettings,
@@ -29,6 +29,13 @@ _SHOWN_LENGTH = 200
 _MAX_NAMED = 4096
 
 
+class RateEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """How often an endpoint may be asked: ``rate`` a second, ``burst`` at once."""
+
+    rate: float
+    burst: int | None = None
+
+
 class KeyEntry(msgspec.Struct, forbid_unknown_fields=True):
     """One line of the file: who holds a key (``sha256``), or a client certificate (``subject``).
 
@@ -42,6 +49,9 @@ class KeyEntry(msgspec.Struct, forbid_unknown_fields=True):
     endpoints: list[str] | None = None
     max_in_flight: int | None = None
     admin: bool = False
+    rate: float | None = None
+    burst: int | None = None
+    endpoint_rates: dict[str, RateEntry] | None = None
 
 
 class KeyFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -187,14 +197,27 @@ def _same(known: Principal | None, fresh: Principal) -> Principal:
     known.name, known.tenant = fresh.name, fresh.tenant
     known.endpoints, known.max_in_flight = fresh.endpoints, fresh.max_in_flight
     known.is_admin = fresh.is_admin
+    known.rate, known.endpoint_rates = fresh.rate, fresh.endpoint_rates
     return known
 
 
 def _principal(entry: KeyEntry) -> Principal:
+    where = f"API key file, entry of {entry.principal!r}"
+    if entry.burst is not None and entry.rate is None:
+        raise InvalidSettings(f"{where}: a burst takes a rate")
     return Principal(
         check_name(entry.principal, "principal"),
         check_name(entry.tenant, "tenant"),
         None if entry.endpoints is None else frozenset(entry.endpoints),
         entry.max_in_flight,
         is_admin=entry.admin,
+        rate=None if entry.rate is None else Rate.checked(entry.rate, entry.burst, where),
+        endpoint_rates=_endpoint_rates(entry, where),
     )
+
+
+def _endpoint_rates(entry: KeyEntry, where: str) -> dict[str, Rate] | None:
+    return {
+        endpoint: Rate.checked(one.rate, one.burst, f"{where}, endpoint {endpoint!r}")
+        for endpoint, one in (entry.endpoint_rates or {}).items()
+    } or None

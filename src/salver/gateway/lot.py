@@ -10,7 +10,6 @@ from salver.core.exchange import JointExchange
 from salver.core.handler import Responder
 from salver.core.ids import RequestIds
 from salver.core.request import InferenceRequest, JointResponse, RequestForm
-from salver.gateway.auth import may_ask
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.reading import Target
 
@@ -76,23 +75,31 @@ class Lot(Generic[Seat]):
         del seats, usual_ns
         return []
 
-    def take(self) -> tuple[list[Seat], list[bytes], list[str | None]]:
-        """Return what was gathered and begin anew."""
+    def take(self, count: int) -> tuple[list[Seat], list[bytes], list[str | None]]:
+        """Return the first of what was gathered; the rest stays."""
         columns = (self.seats, self.payloads, self.caller_ids)
         self.seats, self.payloads, self.caller_ids = [], [], []
-        return columns
+        if count == len(columns[0]):
+            return columns
+        seats, payloads, caller_ids = columns
+        self.seats, self.payloads = seats[count:], payloads[count:]
+        self.caller_ids = caller_ids[count:]
+        return seats[:count], payloads[:count], caller_ids[:count]
 
     def cohorts(self, ids: RequestIds) -> list[Cohort]:
-        """Return what was gathered as a cohort; nothing is taken when it cannot be one."""
+        """Return what was gathered as a cohort.
+
+        Nothing is taken when it cannot be one, and only a part when the caller may not ask for
+        all: the others are told by themselves.
+        """
         count, (target, principal, form) = len(self.seats), self.kind
         endpoint = self._inference.find(target.endpoint)
-        if (
-            count < _MIN_MEMBERS
-            or endpoint is None
-            or not may_ask(principal, target.endpoint, count)
-        ):
+        if count < _MIN_MEMBERS or endpoint is None:
             return []
-        seats, payloads, caller_ids = self.take()
+        count = self._inference.access.admit(principal, target.endpoint, count)
+        if not count:
+            return []
+        seats, payloads, caller_ids = self.take(count)
         arrival_ns = self.arrival_ns(seats[0])
         deadline_ns = arrival_ns + self._inference.timeout_ns(endpoint)
         context = RequestContext("", principal, arrival_ns, deadline_ns)

@@ -74,7 +74,7 @@ class Turn:
             _refuse(cohorts, fault_of(error))
         for lot in lots:
             if lot.seats:
-                for seat, payload, caller_id in zip(*lot.take(), strict=True):
+                for seat, payload, caller_id in zip(*lot.take(len(lot.seats)), strict=True):
                     lot.single(seat, payload, caller_id, self._ids.make())
 
 

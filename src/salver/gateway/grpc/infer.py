@@ -12,7 +12,6 @@ from salver.core.exchange import Exchange
 from salver.core.request import InferenceRequest, InferenceResponse
 from salver.core.settings import HttpSettings
 from salver.core.timing import Timing
-from salver.gateway.auth import check_access
 from salver.gateway.grpc.call import Call
 from salver.gateway.grpc.framing import Buffer, timeout_ns
 from salver.gateway.grpc.response import Notes, encode
@@ -162,7 +161,7 @@ class GrpcInference:
         context, name, fields = answer.context, answer.endpoint, stream.fields
         principal = context.principal
         try:
-            check_access(principal, name)
+            self.inference.access.check(principal, name)
             principal.in_flight += 1
             self.inference.open_count += 1
             answer.counted = True

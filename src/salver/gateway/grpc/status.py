@@ -1,5 +1,6 @@
 """How a call ends: gRPC's statuses in header blocks."""
 
+import math
 from urllib.parse import quote
 
 from salver.core.errors import SalverError
@@ -26,6 +27,6 @@ def failure(error: SalverError) -> bytes:
     block = literal(b"grpc-status", b"%d" % STATUSES[error.code].grpc)
     block += literal(b"grpc-message", text) + literal(b"x-salver-code", error.code.encode())
     if error.retry_after_s is not None:
-        pushback_ms = max(1, round(error.retry_after_s * 1000))
+        pushback_ms = max(1, math.ceil(error.retry_after_s * 1000))
         block += literal(b"grpc-retry-pushback-ms", b"%d" % pushback_ms)
     return block

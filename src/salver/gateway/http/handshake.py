@@ -30,6 +30,10 @@ class Server(Protocol):
         """Forget a connection."""
         ...
 
+    def name_of(self, transport: asyncio.BaseTransport) -> str:
+        """Return the name of a client that has not shown who it is."""
+        ...
+
     def made(self, peer: str, protocol: str | None) -> Successor:
         """Return what takes the connection over: who the client is, what it wants to speak."""
         ...
@@ -45,7 +49,7 @@ class _Arrival(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Find out who the client is and what it wants to speak."""
         tls = transport.get_extra_info("ssl_object")
-        peer = subject_of(tls.getpeercert())
+        peer = subject_of(tls.getpeercert()) or self._server.name_of(transport)
         protocol = self._server.made(peer, tls.selected_alpn_protocol())
         # Its place is for the protocol that follows.
         self._server.closed(self._handshake)

@@ -1,5 +1,6 @@
 """One HTTP request and its answer."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -128,7 +129,7 @@ class HttpMessage(msgspec.Struct, eq=False):
     def fail(self, error: SalverError, headers: bytes = b"") -> int:
         """Answer with a coded error."""
         if error.retry_after_s is not None:
-            headers += b"Retry-After: %d\r\n" % max(1, round(error.retry_after_s))
+            headers += b"Retry-After: %d\r\n" % max(1, math.ceil(error.retry_after_s))
         if error.code == "unauthenticated":
             headers += b'WWW-Authenticate: Bearer realm="salver"\r\n'
         if self.request_id:

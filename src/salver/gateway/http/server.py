@@ -14,6 +14,7 @@ from salver.gateway.http.handshake import Handshake
 from salver.gateway.http.heads import Heads, PeerHeads
 from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.message import HttpMessage
+from salver.gateway.http.newcomer import Newcomer
 from salver.gateway.http.prelude import Successor
 from salver.observe.logs import get_logger
 
@@ -54,6 +55,7 @@ class HttpServer:
 
     ``successor`` makes the protocol for a client that speaks HTTP/2, given the subject of its
     certificate. ``context`` gives the TLS context of the next connection; None is plain TCP.
+    ``naming`` names clients without a certificate, where they are told apart.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class HttpServer:
         self.refuse: Callable[[HttpMessage, SalverError], None] = refuse
         self.successor: Callable[[str], Successor | None] = lambda _: None
         self.context: Callable[[], ssl.SSLContext] | None = None
+        self.naming: Callable[[asyncio.BaseTransport], str] | None = None
         self._heads = PeerHeads() if settings.remember_heads else None
         self._connections: set[Connection] = set()
         self._servers: list[asyncio.Server] = []
@@ -122,7 +125,13 @@ class HttpServer:
         return self._heads.of(peer) if self._heads is not None else None
 
     def _accept(self) -> asyncio.Protocol:
-        return HttpConnection(self) if self.context is None else Handshake(self, self.context())
+        if self.context is not None:
+            return Handshake(self, self.context())
+        return HttpConnection(self) if self.naming is None else Newcomer(self)
+
+    def name_of(self, transport: asyncio.BaseTransport) -> str:
+        """Return the name of a client that has not shown who it is; "" for all who have none."""
+        return "" if self.naming is None else self.naming(transport)
 
     def made(self, peer: str, protocol: str | None) -> Successor:
         """Return the protocol of a connection after its handshake."""

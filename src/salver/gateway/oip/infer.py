@@ -10,11 +10,11 @@ from salver.core.errors import EndpointNotFound, InvalidRequest, SalverError, fa
 from salver.core.exchange import ExchangeRing
 from salver.core.handler import Handler
 from salver.core.request import InferenceRequest, JointResponse
-from salver.core.settings import HttpSettings
+from salver.core.settings import HttpSettings, LimitSettings
 from salver.core.tensor import Tensor
-from salver.gateway.auth import check_access
 from salver.gateway.http.inflate import inflate
 from salver.gateway.http.message import Buffer, HttpMessage
+from salver.gateway.limits.access import Access
 from salver.gateway.oip.answer import Answer
 from salver.gateway.oip.decode import Decoded, decode_binary, decode_json
 from salver.gateway.oip.encode import encode_joint
@@ -40,8 +40,10 @@ class Inference:
         ring: ExchangeRing,
         settings: HttpSettings,
         clock: Clock,
+        access: Access | None = None,
     ) -> None:
         self.handler = handler
+        self.access = access or Access(LimitSettings(), clock)
         self.find = find
         self.ring = ring
         self._settings = settings
@@ -68,7 +70,7 @@ class Inference:
         )
         answer = Answer(self, message, target.endpoint, context)
         try:
-            check_access(principal, target.endpoint)
+            self.access.check(principal, target.endpoint)
             principal.in_flight += 1
             self.open_count += 1
             answer.counted = True

@@ -211,6 +211,7 @@ class Supervisor:
         assert self._grpc is not None
         descriptors = (self._http.fileno(), self._grpc.fileno())
         arguments = ["--home", str(self._options.home), "--id", f"gateway-{index}"]
+        arguments += ["--gateways", str(self._options.gateways)]
         for descriptor in descriptors:
             arguments += ["--fd", str(descriptor)]
         if self._options.api_keys is not None:
