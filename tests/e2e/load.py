@@ -14,12 +14,20 @@ class Load:
 
     ``failed`` counts answers by status and code, ``broken`` requests whose connection died before
     their answer, ``cut`` those of them that had a part of it, ``refused`` connections that could
-    not be opened, ``wrong`` answers that belong to somebody else. A context manager.
+    not be opened, ``wrong`` answers that belong to somebody else. ``field`` is a header that each
+    request has besides. A context manager.
     """
 
     def __init__(
-        self, port: int, endpoint: str, connections: int = 64, pause_s: float = 0.02
+        self,
+        port: int,
+        endpoint: str,
+        connections: int = 64,
+        pause_s: float = 0.02,
+        field: str = "",
     ) -> None:
+        self._head = f"POST /v2/models/{endpoint}/infer HTTP/1.1\r\nHost: t\r\n"
+        self._head += f"{field}\r\n" if field else ""
         self.answered = 0
         self.wrong = 0
         self.broken = 0
@@ -28,7 +36,6 @@ class Load:
         self.failed: Counter[str] = Counter()
         self.factors: Counter[float] = Counter()
         self._port = port
-        self._path = f"/v2/models/{endpoint}/infer"
         self._connections = connections
         self._pause_s = pause_s
         self._stopping = False
@@ -83,7 +90,7 @@ class Load:
         body = orjson.dumps(
             {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [number]}]}
         )
-        head = f"POST {self._path} HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"{self._head}Content-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         fields = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(fields.split(b"content-length: ")[1].split(b"\r\n")[0])

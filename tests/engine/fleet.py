@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from salver.core.clock import SystemClock
-from salver.core.cohort import Cohort, Piece
+from salver.core.cohort import Cohort, CohortHandler, Piece
 from salver.core.context import ANONYMOUS, RequestContext
 from salver.core.errors import SalverError
 from salver.core.handler import Responder
@@ -226,10 +226,12 @@ class Caller:
 
 
 class Callers:
-    """Makes requests of a client."""
+    """Makes requests of a client, or of a handler in front of it."""
 
-    def __init__(self, client: EngineClient) -> None:
+    def __init__(self, client: EngineClient, handler: CohortHandler | None = None) -> None:
         self.client = client
+        self.handler = handler or client
+        self.principal = ANONYMOUS
         self.all: list[Caller] = []
 
     def ask(
@@ -259,14 +261,14 @@ class Callers:
         if inputs[0].datatype == "FP64" and inputs[0].size_bytes:
             caller.value = float(inputs[0].array().flat[0])
         now_ns = CLOCK.monotonic_ns()
-        context = RequestContext("0" * 40, ANONYMOUS, now_ns, now_ns + round(timeout_s * 1e9))
+        context = RequestContext("0" * 40, self.principal, now_ns, now_ns + round(timeout_s * 1e9))
         context.variant = variant
         context.idempotent = idempotent
         caller.context = context
         self.all.append(caller)
         parameters = {"stream": True} if stream else None
         request = InferenceRequest(variant, inputs, parameters=parameters)
-        self.client(request, context, caller)
+        self.handler(request, context, caller)
         return caller
 
     def ask_together(self, values: Sequence[float], *, timeout_s: float = 30.0) -> list[Caller]:
@@ -276,7 +278,7 @@ class Callers:
         form_of(template)
         template.inputs = []
         now_ns = CLOCK.monotonic_ns()
-        context = RequestContext("", ANONYMOUS, now_ns, now_ns + round(timeout_s * 1e9))
+        context = RequestContext("", self.principal, now_ns, now_ns + round(timeout_s * 1e9))
         context.variant = VARIANT
         count = len(callers)
         cohort = Cohort(
@@ -291,7 +293,7 @@ class Callers:
         for caller, value in zip(callers, values, strict=True):
             caller.value, caller.cohort = value, cohort
         self.all += callers
-        self.client.many([cohort])
+        self.handler.many([cohort])
         return callers
 
 

@@ -83,6 +83,23 @@ class Cohort(msgspec.Struct, eq=False):
         for index in range(start, len(self.request_ids)):
             yield self.member(index)
 
+    def cut(self, start: int) -> list[Member]:
+        """Remove the members from ``start`` on and return each as a request of its own.
+
+        To be called before anybody holds the cohort.
+        """
+        members = [self.member(index) for index in range(start, len(self.request_ids))]
+        for column in (
+            self.seats,
+            self.request_ids,
+            self.caller_ids,
+            self.payloads,
+            self.traceparents,
+            self.deadlines_ns,
+        ):
+            del column[start:]
+        return members
+
     def member(self, index: int) -> Member:
         """Return one member as a request of its own."""
         assert self.request.form is not None

@@ -81,8 +81,9 @@ class RequestContext(msgspec.Struct, eq=False):
     """Everything about a request that is not its content.
 
     ``request_id`` is Salver's own; ``caller_id`` is the caller's, echoed unchanged.
-    ``arrival_ns`` and ``deadline_ns`` are monotonic. ``variant`` is set by the router and
-    ``on_cancel`` by whoever holds the work; ``cancel()`` calls it once.
+    ``arrival_ns`` and ``deadline_ns`` are monotonic. ``variant`` is set by the router, ``worker``
+    by the link that it was sent on last, and ``on_cancel`` by whoever holds the work; ``cancel()``
+    calls it once.
     """
 
     request_id: str
@@ -97,6 +98,7 @@ class RequestContext(msgspec.Struct, eq=False):
     variant: str = ""
     version: str = ""
     weight_epoch: int = 0
+    worker: str = ""
     cancelled: bool = False
     on_cancel: Callable[[], None] | None = None
 

@@ -46,6 +46,7 @@ here: ``gateway`` and ``control`` map codes to them.
     ├── CapacityError               side = capacity
     │   ├── Overloaded              overloaded
     │   ├── NotReady                not_ready
+    │   ├── CircuitOpen             circuit_open
     │   ├── Draining                draining
     │   ├── DeadlineExceeded        deadline_exceeded
     │   └── StorageFull             storage_full
@@ -336,6 +337,12 @@ class NotReady(CapacityError):
     """No worker can answer for this endpoint yet, or at the moment."""
 
     code = "not_ready"
+
+
+class CircuitOpen(CapacityError):
+    """The model failed most of its requests and is given a pause."""
+
+    code = "circuit_open"
 
 
 class Draining(CapacityError):

@@ -137,6 +137,29 @@ class LimitSettings:
     address_groups: int = setting(
         1024, "with rate_per_s and without keys: groups of clients' addresses, each one caller"
     )
+    breaker: bool = setting(True, "refuse requests for variants that fail everybody")
+    breaker_ratio: float = setting(0.5, "part of a variant's requests whose failure opens it")
+    breaker_min_requests: int = setting(20, "requests without which that says nothing")
+    breaker_window_s: float = setting(10.0, "time over which they are counted")
+    breaker_open_s: float = setting(5.0, "first pause of a variant; it doubles while probes fail")
+    breaker_max_open_s: float = setting(60.0, "longest pause")
+    breaker_probes: int = setting(3, "requests that must end well before all are let through")
+    fair: bool = setting(
+        True, "at a variant's limit, let requests wait in turns between their callers"
+    )
+    max_waiting: int = setting(1024, "requests that may wait for room at one variant")
+    max_waiting_per_caller: int = setting(256, "of one caller")
+    adaptive: bool = setting(
+        False, "with fair: learn how many open requests help a variant, and limit them to that"
+    )
+    adaptive_min: int = setting(4, "least limit that is learned; engine.max_in_flight is the most")
+    adaptive_tolerance: float = setting(
+        1.5, "how far time in a worker may rise above the usual before the limit falls"
+    )
+    adaptive_floor_ms: float = setting(5.0, "time in a worker that is never too long")
+    max_wait_ms: float = setting(
+        200.0, "with adaptive: about how long requests may wait for room; others are refused"
+    )
 
 
 @dataclass(frozen=True, slots=True)

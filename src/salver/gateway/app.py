@@ -29,6 +29,7 @@ from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.server import HttpServer
 from salver.gateway.limits.access import Access
 from salver.gateway.limits.address import AddressGroups, tells_addresses_apart
+from salver.gateway.limits.guards import Guards
 from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
@@ -88,11 +89,13 @@ class Gateway:
             allocate=memory.answer,
         )
         self._engine = EngineClient(hello, settings.engine, clock, meter, links)
-        self._check = SignatureCheck(self._engine, meter)
+        self._guards = Guards(self._engine, settings, clock, meter)
+        self._check = SignatureCheck(self._guards.handler, meter)
         self._router = Router(self._check, rng)
         self._ring = ExchangeRing(settings.observe.exchange_ring_bytes)
         self._ring.subscribe(ExchangeMetrics(meter))
         self._ring.subscribe(FaultLog(clock))
+        self._guards.subscribe(self._ring)
         router = self._router
         access = Access(settings.limits, clock, identity.gateways)
         inference = Inference(router, router.endpoint, self._ring, settings.http, clock, access)
@@ -182,12 +185,14 @@ class Gateway:
         await self._server.stop()
         self._ring.drain()
         await self._follower.stop()
+        self._guards.stop()
         await self._engine.stop()
         await self._admin.stop()
 
     def apply(self, plan: Plan) -> None:
         """Act on this plan from now on."""
         self._engine.apply(plan)
+        self._guards.apply(plan)
         self._check.apply(plan)
         self._router.apply(plan)
         self._unloaded = plan.unloaded
@@ -200,6 +205,7 @@ class Gateway:
         meter.set("salver_process_resident_bytes", ("gateway", identity.id), rss)
         meter.set("salver_plan_number", (identity.id,), self._follower.plan_number)
         meter.set("salver_connections", (), self._server.connections)
+        self._guards.report()
         for endpoint in self._router.endpoints():
             count = sum(self._engine.open_requests(v.id) for v in endpoint.variants)
             meter.set("salver_requests_in_flight", (endpoint.name,), count)

@@ -76,6 +76,7 @@ STATUSES: dict[str, Status] = {
     "invalid_example": _ARTIFACT,
     "golden_mismatch": Status(422, Grpc.FAILED_PRECONDITION),
     "overloaded": Status(503, Grpc.UNAVAILABLE),
+    "circuit_open": Status(503, Grpc.UNAVAILABLE),
     "not_ready": Status(503, Grpc.UNAVAILABLE),
     "draining": Status(503, Grpc.UNAVAILABLE),
     "deadline_exceeded": Status(504, Grpc.DEADLINE_EXCEEDED),

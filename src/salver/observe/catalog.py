@@ -101,6 +101,36 @@ METRICS: dict[str, Metric] = {
             "Queued requests dropped because the caller left or the deadline passed.",
         ),
         Metric(
+            "salver_requests_waiting",
+            Kind.GAUGE,
+            ("variant",),
+            "Requests that wait in the gateways for room at a variant.",
+        ),
+        Metric(
+            "salver_concurrency_limit",
+            Kind.GAUGE,
+            ("variant",),
+            "Requests that all gateways together let be open at a variant.",
+        ),
+        Metric(
+            "salver_requests_crowded_out_total",
+            Kind.COUNTER,
+            ("variant",),
+            "Requests refused because too many waited, of their caller or in all.",
+        ),
+        Metric(
+            "salver_breakers_open",
+            Kind.GAUGE,
+            ("variant",),
+            "Gateways whose circuit breaker for a variant is open or half-open.",
+        ),
+        Metric(
+            "salver_breaker_openings_total",
+            Kind.COUNTER,
+            ("variant",),
+            "Times a circuit breaker opened.",
+        ),
+        Metric(
             "salver_out_of_range_total",
             Kind.COUNTER,
             ("endpoint", "input"),

@@ -61,6 +61,15 @@ def infer(channel: grpc.Channel, request: Any, **options: Any) -> Any:
     return call(channel, f"{SERVICE}/ModelInfer", request, **options)
 
 
+def begun(channel: grpc.Channel, request: Any, **options: Any) -> Any:
+    """Begin a ``ModelInfer`` and return the call, whose status can be asked for."""
+    return channel.unary_unary(
+        f"/{SERVICE}/ModelInfer",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=bytes,
+    ).future(request, timeout=20, **options)
+
+
 def outputs_of(response: Any) -> dict[str, AnyArray]:
     """Return the outputs of a raw answer."""
     pairs = zip(response.outputs, response.raw_output_contents, strict=True)

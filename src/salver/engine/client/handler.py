@@ -105,6 +105,10 @@ class EngineClient:
         route = self._routes.get(variant)
         return 0 if route is None else route.in_flight
 
+    def route(self, variant: str) -> VariantRoute | None:
+        """Return the links of a variant of the present plan."""
+        return self._routes.get(variant)
+
     def is_ready(self, variant: str) -> bool:
         """Tell whether some worker can answer for this variant now."""
         return self.ready_workers(variant) > 0
@@ -211,7 +215,7 @@ class EngineClient:
         if pending.done:
             return False
         pending.done = True
-        pending.route.in_flight -= 1
+        pending.route.release()
         pending.context.on_cancel = None
         return True
 

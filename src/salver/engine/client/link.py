@@ -148,6 +148,7 @@ class WorkerLink:
             raise NotReady(f"worker {self.identity} is not connected", retry_after_s=1.0)
         self._last_id = pending.id = self._last_id + 1
         pending.link = self
+        pending.context.worker = self.identity
         pending.started = False
         pending.attempts += 1
         alone = self._alone and not self.open_count
@@ -177,6 +178,7 @@ class WorkerLink:
         message, payload = infer_cohort(cohort, ids, now_ns, terse=self._is_terse)
         connection.queue(message, (payload,))
         self._last_id = ids[-1]
+        cohort.context.worker = self.identity
         held = Held(cohort, route, ids)
         self.held.add(held)
         cohort.when_apart = partial(self.take_apart, held)
@@ -338,7 +340,7 @@ class WorkerLink:
                 self._singles(ids[start:position], response.part(start, position))
 
     def _answered(self, held: Held, stop: int) -> Piece:
-        held.route.in_flight -= stop - held.start
+        held.route.release(stop - held.start)
         piece = self.held.advance(held, stop)
         if stop == len(held.ids):
             held.cohort.when_apart = None

@@ -1,6 +1,6 @@
 """One request on its way through the workers, and the links that may carry it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -55,10 +55,11 @@ class VariantRoute:
     """The links of one variant.
 
     Until ``settle_ns`` (monotonic) a request may wait for a link: the plan names workers whose
-    greeting may still be on its way. After that, no link means a refusal.
+    greeting may still be on its way. After that, no link means a refusal. ``when_room`` is called
+    when requests have ended, while somebody waits for that.
     """
 
-    __slots__ = ("in_flight", "links", "plan", "quarantine", "settle_ns")
+    __slots__ = ("in_flight", "links", "plan", "quarantine", "settle_ns", "when_room")
 
     def __init__(self, plan: VariantPlan) -> None:
         self.plan = plan
@@ -66,6 +67,13 @@ class VariantRoute:
         self.quarantine: Link | None = None
         self.in_flight = 0
         self.settle_ns = 0
+        self.when_room: Callable[[], None] | None = None
+
+    def release(self, count: int = 1) -> None:
+        """Take note that so many requests have ended."""
+        self.in_flight -= count
+        if self.when_room is not None:
+            self.when_room()
 
     def best(self, besides: Link | None = None) -> Link | None:
         """Return the usable link with the least outstanding work."""

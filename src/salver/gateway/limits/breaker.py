@@ -1,0 +1,147 @@
+"""The circuit breaker of one variant: when to stop asking a model that fails everybody.
+
+*Closed*: requests pass, and what becomes of them is counted over a sliding window. Too many
+failures *open* it: requests are refused for a while, which doubles each time. After that it is
+*half-open*: a few requests are let through as probes, and if all end well, it closes.
+"""
+
+from collections import deque
+from collections.abc import Hashable
+from enum import StrEnum
+from typing import NamedTuple
+
+_SLOTS = 10
+_MAX_CALLERS = 64
+_OTHERS = "others"
+
+
+class State(StrEnum):
+    """Whether requests pass."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class BreakerPolicy(NamedTuple):
+    """When a breaker opens, and for how long.
+
+    It opens when of at least ``min_requests`` within ``window_ns`` a part of ``failure_ratio``
+    failed, first for ``open_ns``, then twice as long each time, at most ``max_open_ns``.
+    ``probes`` is how many requests must end well before it closes.
+    """
+
+    failure_ratio: float = 0.5
+    min_requests: int = 20
+    window_ns: int = 10_000_000_000
+    open_ns: int = 5_000_000_000
+    max_open_ns: int = 60_000_000_000
+    probes: int = 3
+
+
+class _Counts:
+    """Answers and failures of one stretch of time, by caller."""
+
+    __slots__ = ("begin_ns", "by_caller")
+
+    def __init__(self, begin_ns: int) -> None:
+        self.begin_ns = begin_ns
+        self.by_caller: dict[Hashable, list[int]] = {}
+
+    def add(self, caller: Hashable, answered: int, failed: int) -> None:
+        if caller not in self.by_caller and len(self.by_caller) >= _MAX_CALLERS:
+            caller = _OTHERS
+        counts = self.by_caller.setdefault(caller, [0, 0])
+        counts[0] += answered
+        counts[1] += failed
+
+
+class Breaker:
+    """One variant's breaker; all times are monotonic nanoseconds.
+
+    A single caller cannot open it for others who are answered: it opens only if too many fail also
+    when the caller with the most failures is left out, unless nobody else asks.
+    """
+
+    def __init__(self, policy: BreakerPolicy) -> None:
+        self.state = State.CLOSED
+        self.policy = policy
+        self.openings = 0
+        self._slots: deque[_Counts] = deque()
+        self._open_until_ns = 0
+        self._open_ns = policy.open_ns
+        self._probing = 0
+        self._proven = 0
+
+    def record(self, caller: Hashable, answered: int, failed: int, now_ns: int) -> None:
+        """Count how requests that passed while it was closed ended; may open it."""
+        if self.state is not State.CLOSED:
+            return
+        slots, policy = self._slots, self.policy
+        while slots and slots[0].begin_ns <= now_ns - policy.window_ns:
+            slots.popleft()
+        if not slots or slots[-1].begin_ns <= now_ns - policy.window_ns // _SLOTS:
+            slots.append(_Counts(now_ns))
+        slots[-1].add(caller, answered, failed)
+        if failed and self._fails_everybody():
+            self._open(now_ns)
+
+    def _fails_everybody(self) -> bool:
+        sums: dict[Hashable, list[int]] = {}
+        for slot in self._slots:
+            for caller, (answered, failed) in slot.by_caller.items():
+                counts = sums.setdefault(caller, [0, 0])
+                counts[0] += answered
+                counts[1] += failed
+        answered = sum(counts[0] for counts in sums.values())
+        failed = sum(counts[1] for counts in sums.values())
+        policy = self.policy
+        if answered + failed < policy.min_requests:
+            return False
+        worst = max(sums.values(), key=lambda counts: counts[1])
+        if not _exceeds(answered, failed, policy.failure_ratio):
+            return False
+        answered, failed = answered - worst[0], failed - worst[1]
+        return answered + failed == 0 or _exceeds(answered, failed, policy.failure_ratio)
+
+    def admit(self, now_ns: int) -> bool:
+        """Tell whether a request may pass; one that does while it is not closed is a probe."""
+        if self.state is State.CLOSED:
+            return True
+        if self.state is State.OPEN:
+            if now_ns < self._open_until_ns:
+                return False
+            self.state, self._probing, self._proven = State.HALF_OPEN, 0, 0
+        if self._probing + self._proven >= self.policy.probes:
+            return False
+        self._probing += 1
+        return True
+
+    def wait_ns(self, now_ns: int) -> int:
+        """Return how long a refused caller should wait; 0 while probes are out."""
+        return max(0, self._open_until_ns - now_ns) if self.state is State.OPEN else 0
+
+    def probed(self, *, good: bool | None, now_ns: int) -> None:
+        """Take note how a probe ended; None if that says nothing about the model."""
+        if self.state is not State.HALF_OPEN:
+            return
+        self._probing -= 1
+        if good is None:
+            return
+        if not good:
+            self._open_ns = min(2 * self._open_ns, self.policy.max_open_ns)
+            self._open(now_ns)
+            return
+        self._proven += 1
+        if self._proven >= self.policy.probes:
+            self.state, self._open_ns = State.CLOSED, self.policy.open_ns
+
+    def _open(self, now_ns: int) -> None:
+        self.state = State.OPEN
+        self.openings += 1
+        self._slots.clear()
+        self._open_until_ns = now_ns + self._open_ns
+
+
+def _exceeds(answered: int, failed: int, ratio: float) -> bool:
+    return failed >= ratio * (answered + failed)

@@ -1,0 +1,133 @@
+"""Handler that refuses requests for variants whose breaker is open."""
+
+from collections.abc import Sequence
+
+from salver.core.clock import Clock
+from salver.core.cohort import Cohort, many_of, one_by_one
+from salver.core.context import RequestContext
+from salver.core.errors import CircuitOpen
+from salver.core.exchange import JointExchange, Record
+from salver.core.handler import Handler, Responder
+from salver.core.request import InferenceRequest
+from salver.core.settings import LimitSettings
+from salver.gateway.limits.breaker import Breaker, BreakerPolicy, State
+from salver.observe.logs import get_logger
+from salver.observe.meter import Meter
+from salver.observe.outcomes import FAILURES, Outcome
+from salver.wire.messages import Plan
+
+log = get_logger(__name__)
+
+# How soon a caller is asked to come back while probes are out.
+_PROBING_RETRY_S = 1.0
+
+
+def breaker_policy(settings: LimitSettings) -> BreakerPolicy:
+    """Return what the settings ask for."""
+    return BreakerPolicy(
+        failure_ratio=settings.breaker_ratio,
+        min_requests=settings.breaker_min_requests,
+        window_ns=round(settings.breaker_window_s * 1e9),
+        open_ns=round(settings.breaker_open_s * 1e9),
+        max_open_ns=round(settings.breaker_max_open_s * 1e9),
+        probes=settings.breaker_probes,
+    )
+
+
+class CircuitBreakers:
+    """One breaker for each variant, fed by finished exchanges.
+
+    While all are closed a request costs nothing but one look. The probes of a half-open one are
+    found again among the finished exchanges by their contexts, so that each ends, however it does.
+    """
+
+    def __init__(self, inner: Handler, policy: BreakerPolicy, clock: Clock, meter: Meter) -> None:
+        self._inner = inner
+        self._inner_many = many_of(inner)
+        self._policy = policy
+        self._clock = clock
+        self._meter = meter
+        self._breakers: dict[str, Breaker] = {}
+        self._tripped: dict[str, Breaker] = {}
+        self._probes: dict[int, tuple[RequestContext, Breaker]] = {}
+
+    def apply(self, plan: Plan) -> None:
+        """Know the variants of this plan from now on."""
+        variants = {variant.id for endpoint in plan.endpoints for variant in endpoint.variants}
+        for gone in self._breakers.keys() - variants:
+            self._tripped.pop(gone, None)
+            self._meter.forget("salver_breakers_open", (gone,))
+        self._breakers = {
+            variant: self._breakers.get(variant) or Breaker(self._policy) for variant in variants
+        }
+
+    def __call__(
+        self, request: InferenceRequest, context: RequestContext, responder: Responder
+    ) -> None:
+        """Pass a request on unless its variant fails everybody."""
+        breaker = self._tripped.get(context.variant) if self._tripped else None
+        if breaker is not None and breaker.state is not State.CLOSED:
+            now_ns = self._clock.monotonic_ns()
+            if not breaker.admit(now_ns):
+                responder.fail(_refusal(context.variant, breaker.wait_ns(now_ns)))
+                return
+            self._probes[id(context)] = (context, breaker)
+        self._inner(request, context, responder)
+
+    def many(self, cohorts: Sequence[Cohort]) -> None:
+        """Pass cohorts on as they are where the breaker is closed."""
+        if self._tripped:
+            whole: list[Cohort] = []
+            for cohort in cohorts:
+                if cohort.context.variant in self._tripped:
+                    one_by_one(self, cohort)
+                else:
+                    whole.append(cohort)
+            cohorts = whole
+        if cohorts:
+            self._inner_many(cohorts)
+
+    def counted(self, outcomes: Sequence[Outcome]) -> None:
+        """Take note of how requests ended."""
+        now_ns = self._clock.monotonic_ns()
+        for outcome in outcomes:
+            breaker = self._breakers.get(outcome.variant)
+            if breaker is None or not (outcome.answered or outcome.failed):
+                continue
+            breaker.record(outcome.caller, outcome.answered, outcome.failed, now_ns)
+            if breaker.state is State.OPEN and outcome.variant not in self._tripped:
+                self._tripped[outcome.variant] = breaker
+                self._opened(outcome.variant)
+
+    def probed(self, records: list[Record]) -> None:
+        """Look for probes among finished exchanges; a subscriber of the ring."""
+        if not self._probes:
+            return
+        now_ns = self._clock.monotonic_ns()
+        for record in records:
+            found = self._probes.pop(id(record.context), None)
+            if found is None or isinstance(record, JointExchange):
+                continue
+            context, breaker = found
+            good = True if not record.code else False if record.code in FAILURES else None
+            was_open = breaker.openings
+            breaker.probed(good=good, now_ns=now_ns)
+            if breaker.openings > was_open:
+                self._opened(context.variant)
+            elif breaker.state is State.CLOSED and context.variant in self._tripped:
+                del self._tripped[context.variant]
+                self._meter.set("salver_breakers_open", (context.variant,), 0)
+                log.info("circuit_closed", variant=context.variant)
+
+    def _opened(self, variant: str) -> None:
+        self._meter.add("salver_breaker_openings_total", (variant,))
+        self._meter.set("salver_breakers_open", (variant,), 1)
+        log.warning("circuit_opened", variant=variant)
+
+
+def _refusal(variant: str, wait_ns: int) -> CircuitOpen:
+    return CircuitOpen(
+        f"{variant} fails most of its requests and is given a pause; see its errors in the "
+        "gateways' logs, or roll back",
+        retry_after_s=wait_ns / 1e9 or _PROBING_RETRY_S,
+    )

@@ -1,0 +1,58 @@
+"""What stands between the checks and the engine, as the settings want it."""
+
+from salver.core.clock import Clock
+from salver.core.exchange import ExchangeRing
+from salver.core.handler import Handler
+from salver.core.settings import Settings
+from salver.engine.client.handler import EngineClient
+from salver.gateway.limits.circuits import CircuitBreakers, breaker_policy
+from salver.gateway.limits.room import Rooms
+from salver.observe.meter import Meter
+from salver.observe.outcomes import Listener, Outcomes
+from salver.wire.messages import Plan
+
+
+class Guards:
+    """Circuit breakers, then room and fair turns, in front of an engine client.
+
+    ``handler`` is the first of them. Whatever is switched off is not there at all.
+    """
+
+    def __init__(
+        self, engine: EngineClient, settings: Settings, clock: Clock, meter: Meter
+    ) -> None:
+        self.handler: Handler = engine
+        self._rooms: Rooms | None = None
+        self._circuits: CircuitBreakers | None = None
+        self._listeners: list[Listener] = []
+        if settings.limits.fair:
+            self.handler = self._rooms = Rooms(self.handler, engine.route, settings, clock, meter)
+            self._listeners.append(self._rooms.counted)
+        if settings.limits.breaker:
+            policy = breaker_policy(settings.limits)
+            self.handler = self._circuits = CircuitBreakers(self.handler, policy, clock, meter)
+            self._listeners.append(self._circuits.counted)
+
+    def subscribe(self, ring: ExchangeRing) -> None:
+        """Learn from finished exchanges."""
+        if self._circuits is not None:
+            ring.subscribe(self._circuits.probed)
+        if self._listeners:
+            ring.subscribe(Outcomes(*self._listeners))
+
+    def apply(self, plan: Plan) -> None:
+        """Act on this plan from now on; the engine does so already."""
+        if self._rooms is not None:
+            self._rooms.apply(plan)
+        if self._circuits is not None:
+            self._circuits.apply(plan)
+
+    def report(self) -> None:
+        """Set the gauges."""
+        if self._rooms is not None:
+            self._rooms.report()
+
+    def stop(self) -> None:
+        """Refuse what waits."""
+        if self._rooms is not None:
+            self._rooms.stop()

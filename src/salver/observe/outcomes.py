@@ -1,0 +1,87 @@
+"""What became of requests, summed for those who act on it: by variant, worker and caller."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from salver.core.exchange import JointExchange, Record
+
+Caller = tuple[str, str]
+
+# What the platform or the model has failed at. A request that is wrong, refused or left by its
+# caller says nothing about either.
+FAILURES = frozenset(("worker_crashed", "model_failed", "internal", "wire_error"))
+_LATE = "deadline_exceeded"
+
+
+class Outcome(msgspec.Struct, eq=False):
+    """The requests of one caller that one worker had, of one variant.
+
+    ``worker`` is empty for those that reached none. ``total_ns`` is how long the worker kept the
+    answered ones, ``run_ns`` how long their batches ran. ``longest_late_ns`` is how long the
+    slowest of those was open that missed its deadline.
+    """
+
+    variant: str
+    worker: str
+    caller: Caller
+    answered: int = 0
+    failed: int = 0
+    late: int = 0
+    total_ns: int = 0
+    run_ns: int = 0
+    longest_late_ns: int = 0
+
+
+Listener = Callable[[Sequence[Outcome]], None]
+
+
+class Outcomes:
+    """Subscriber of the exchange ring; hands sums to its listeners, off the request path."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def __call__(self, records: list[Record]) -> None:
+        """Sum up a batch of exchanges."""
+        sums: dict[tuple[str, str, Caller], Outcome] = {}
+        outcome: Outcome | None = None
+        variant = worker = principal = None
+        for record in records:
+            context = record.context
+            # Neighbours mostly have everything in common, which identities tell quickly.
+            if (
+                context.variant is not variant
+                or context.worker is not worker
+                or context.principal is not principal
+                or outcome is None
+            ):
+                variant, worker, principal = context.variant, context.worker, context.principal
+                caller = (principal.tenant, principal.name)
+                outcome = sums.get((variant, worker, caller))
+                if outcome is None:
+                    outcome = Outcome(variant, worker, caller)
+                    sums[(variant, worker, caller)] = outcome
+            _add(outcome, record)
+        found = [outcome for outcome in sums.values() if outcome.variant]
+        if found:
+            for listener in self._listeners:
+                listener(found)
+
+
+def _add(outcome: Outcome, record: Record) -> None:
+    if isinstance(record, JointExchange):
+        # They ran together, and waited about as long.
+        count, timing = len(record), record.timings[0]
+        outcome.answered += count
+        outcome.total_ns += count * (timing.queue_ns + timing.run_ns)
+        outcome.run_ns += count * timing.run_ns
+    elif record.timing is not None and not record.code:
+        outcome.answered += 1
+        outcome.total_ns += record.timing.queue_ns + record.timing.run_ns
+        outcome.run_ns += record.timing.run_ns
+    elif record.code in FAILURES:
+        outcome.failed += 1
+    elif record.code == _LATE:
+        outcome.late += 1
+        outcome.longest_late_ns = max(outcome.longest_late_ns, record.total_ns)
