@@ -112,6 +112,13 @@ class EngineSettings:
     )
     threads: int = setting(1, "compute threads of one model")
     max_in_flight: int = setting(4096, "requests one gateway may have open at one variant")
+    eject_failures: int = setting(
+        5, "failures in a row after which a worker gets no requests for a while; 0 = never"
+    )
+    eject_latency_ratio: float = setting(
+        4.0, "times the median of its peers' times that a worker may take; 0 = any"
+    )
+    eject_s: float = setting(10.0, "first pause of an ejected worker; it doubles, 5 times at most")
     max_frame_bytes: int = setting(1024 * _MIB, "largest message between processes")
     connect_timeout_s: float = setting(5.0, "time to reach a worker and be greeted")
     quarantine_idle_s: float = setting(30.0, "time an unused model stays in quarantine")

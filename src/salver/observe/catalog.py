@@ -119,6 +119,18 @@ METRICS: dict[str, Metric] = {
             "Requests refused because too many waited, of their caller or in all.",
         ),
         Metric(
+            "salver_workers_ejected",
+            Kind.GAUGE,
+            ("variant",),
+            "Workers that gateways leave alone since they do worse than others.",
+        ),
+        Metric(
+            "salver_worker_ejections_total",
+            Kind.COUNTER,
+            ("variant", "worker", "reason"),
+            "Times a worker was left alone because of failures or latency.",
+        ),
+        Metric(
             "salver_breakers_open",
             Kind.GAUGE,
             ("variant",),

@@ -22,6 +22,7 @@ _SCALARS = (str, int, float, bool, type(None))
 class Link(Protocol):
     """What routing needs of the link to a worker."""
 
+    identity: str
     ready: frozenset[str]
 
     @property
@@ -56,10 +57,20 @@ class VariantRoute:
 
     Until ``settle_ns`` (monotonic) a request may wait for a link: the plan names workers whose
     greeting may still be on its way. After that, no link means a refusal. ``when_room`` is called
-    when requests have ended, while somebody waits for that.
+    when requests have ended, while somebody waits for that. ``ejected`` names workers that get
+    nothing while another one can answer.
     """
 
-    __slots__ = ("in_flight", "links", "plan", "quarantine", "settle_ns", "when_room")
+    __slots__ = (
+        "_first",
+        "ejected",
+        "in_flight",
+        "links",
+        "plan",
+        "quarantine",
+        "settle_ns",
+        "when_room",
+    )
 
     def __init__(self, plan: VariantPlan) -> None:
         self.plan = plan
@@ -68,6 +79,8 @@ class VariantRoute:
         self.in_flight = 0
         self.settle_ns = 0
         self.when_room: Callable[[], None] | None = None
+        self.ejected: frozenset[str] = frozenset()
+        self._first = 0
 
     def release(self, count: int = 1) -> None:
         """Take note that so many requests have ended."""
@@ -76,18 +89,33 @@ class VariantRoute:
             self.when_room()
 
     def best(self, besides: Link | None = None) -> Link | None:
-        """Return the usable link with the least outstanding work."""
+        """Return the usable link with the least outstanding work.
+
+        Of those with as little each has its turn, so that none goes unheard of when little is
+        asked.
+        """
         links, variant = self.links, self.plan.id
         if len(links) == 1:
             only = links[0]
             return only if variant in only.ready and only is not besides else None
+        best = self._least(besides, self.ejected)
+        if best is None and self.ejected:
+            best = self._least(besides, frozenset())
+        return best
+
+    def _least(self, besides: Link | None, ejected: frozenset[str]) -> Link | None:
+        links, variant = self.links, self.plan.id
         best: Link | None = None
-        least = 0
-        for link in links:
-            if variant in link.ready and link is not besides:
+        least = place = 0
+        first = self._first % len(links) if links else 0
+        for index in range(first - len(links), first):
+            link = links[index]
+            if variant in link.ready and link is not besides and link.identity not in ejected:
                 waiting = link.open_count
                 if best is None or waiting < least:
-                    best, least = link, waiting
+                    best, least, place = link, waiting, index
+        if best is not None:
+            self._first = (place + 1) % len(links)
         return best
 
 

@@ -4,6 +4,7 @@ from salver.core.clock import Clock
 from salver.core.exchange import ExchangeRing
 from salver.core.handler import Handler
 from salver.core.settings import Settings
+from salver.engine.client.balance import Balance, ejection_policy
 from salver.engine.client.handler import EngineClient
 from salver.gateway.limits.circuits import CircuitBreakers, breaker_policy
 from salver.gateway.limits.room import Rooms
@@ -13,7 +14,7 @@ from salver.wire.messages import Plan
 
 
 class Guards:
-    """Circuit breakers, then room and fair turns, in front of an engine client.
+    """Circuit breakers, then room and fair turns, in front of an engine client, and its balance.
 
     ``handler`` is the first of them. Whatever is switched off is not there at all.
     """
@@ -33,6 +34,12 @@ class Guards:
             self.handler = self._circuits = CircuitBreakers(self.handler, policy, clock, meter)
             self._listeners.append(self._circuits.counted)
 
+        self._balance: Balance | None = None
+        if settings.engine.eject_failures or settings.engine.eject_latency_ratio:
+            ejections = ejection_policy(settings.engine)
+            self._balance = Balance(engine.route, ejections, clock, meter)
+            self._listeners.append(self._balance.counted)
+
     def subscribe(self, ring: ExchangeRing) -> None:
         """Learn from finished exchanges."""
         if self._circuits is not None:
@@ -42,6 +49,8 @@ class Guards:
 
     def apply(self, plan: Plan) -> None:
         """Act on this plan from now on; the engine does so already."""
+        if self._balance is not None:
+            self._balance.apply(plan)
         if self._rooms is not None:
             self._rooms.apply(plan)
         if self._circuits is not None:
@@ -49,6 +58,8 @@ class Guards:
 
     def report(self) -> None:
         """Set the gauges."""
+        if self._balance is not None:
+            self._balance.refresh()
         if self._rooms is not None:
             self._rooms.report()
 
