@@ -37,7 +37,7 @@ from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.rest import Rest
 from salver.gateway.http.server import HttpServer
 from salver.gateway.limits.access import Access
-from salver.gateway.limits.address import AddressGroups, tells_addresses_apart
+from salver.gateway.limits.address import naming_of
 from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
@@ -304,8 +304,7 @@ class RunningServer:
         grpc = GrpcApplication(rest, calls, services, self._keys, ids, front, usual)
         if self.http2.enabled:
             server.successor = lambda peer: Http2Connection(server, self.http2, grpc, peer)
-        if tells_addresses_apart(self.limits, has_keys=self.has_keys):
-            server.naming = AddressGroups(b"k" * 32, self.limits.address_groups).name
+        server.naming = naming_of(self.limits, b"k" * 32, has_keys=self.has_keys)
         if (context := self.context) is not None:
             server.context = lambda: context.context
         listening = socket.create_server(("127.0.0.1", 0))

@@ -167,6 +167,15 @@ class LimitSettings:
     max_wait_ms: float = setting(
         200.0, "with adaptive: about how long requests may wait for room; others are refused"
     )
+    gateway_memory_bytes: int = setting(
+        0, "memory of one gateway; near it it shrinks, then refuses; 0 = any"
+    )
+    worker_memory_bytes: int = setting(
+        0, "memory of one worker; near it it shrinks, lets go of idle models, refuses; 0 = any"
+    )
+    watch_group: bool = setting(
+        True, "do so near the memory limit of the control group (container) as well"
+    )
 
 
 @dataclass(frozen=True, slots=True)

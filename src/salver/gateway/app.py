@@ -11,7 +11,7 @@ import orjson
 
 from salver.core.clock import Clock
 from salver.core.durable import durable_write
-from salver.core.exchange import ExchangeRing
+from salver.core.exchange import ExchangeRing, Subscriber
 from salver.core.ids import RequestIds
 from salver.core.settings import Settings
 from salver.core.tls import ReloadingContext, ServerTls
@@ -28,8 +28,9 @@ from salver.gateway.h2.rest import Rest
 from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.server import HttpServer
 from salver.gateway.limits.access import Access
-from salver.gateway.limits.address import AddressGroups, tells_addresses_apart
+from salver.gateway.limits.address import naming_of
 from salver.gateway.limits.guards import Guards
+from salver.gateway.limits.memory import gateway_guard
 from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
@@ -93,9 +94,6 @@ class Gateway:
         self._check = SignatureCheck(self._guards.handler, meter)
         self._router = Router(self._check, rng)
         self._ring = ExchangeRing(settings.observe.exchange_ring_bytes)
-        self._ring.subscribe(ExchangeMetrics(meter))
-        self._ring.subscribe(FaultLog(clock))
-        self._guards.subscribe(self._ring)
         router = self._router
         access = Access(settings.limits, clock, identity.gateways)
         inference = Inference(router, router.endpoint, self._ring, settings.http, clock, access)
@@ -110,13 +108,18 @@ class Gateway:
         turn = Turn(inference, ids) if gathers(settings.http) else None
         gather = None if turn is None else Gatherer(inference, turn, ids, settings.http).add
         statistics = Statistics(self._ring, self._router.endpoint, clock)
-        self._ring.subscribe(statistics)
+        own: list[Subscriber] = [ExchangeMetrics(meter), FaultLog(clock), statistics]
+        for observer in own + self._guards.observers():
+            self._ring.subscribe(observer)
         documents = Documents(directory, statistics, settings.observe.log_level)
         ask = self._ask if settings.http.repository_changes else None
         self._changes = changes = Changes(ask, settings.control.deploy_timeout_s)
         extensions = TritonExtensions(documents, self._keys, changes)
         routes = Routes(inference, directory, self._keys, ids, self._refused, gather, extensions)
         self._server = HttpServer(settings.http, clock, routes.answer, routes.refuse, memory)
+        self._memory = gateway_guard(
+            self._server, access, self._ring, settings.limits, meter, identity.id
+        )
         if settings.http2.enabled:
             rest = Rest(routes.answer, routes.refuse)
             calls = GrpcInference(inference, settings.http)
@@ -126,9 +129,9 @@ class Gateway:
             grpc = GrpcApplication(rest, calls, services, self._keys, ids, front, usual)
             server, limits = self._server, settings.http2
             server.successor = lambda peer: Http2Connection(server, limits, grpc, peer)
-        if tells_addresses_apart(settings.limits, has_keys=identity.api_keys is not None):
-            groups = AddressGroups(identity.id_key, settings.limits.address_groups)
-            self._server.naming = groups.name
+        self._server.naming = naming_of(
+            settings.limits, identity.id_key, has_keys=identity.api_keys is not None
+        )
         self._context: ReloadingContext | None = None
         if identity.tls is not None:
             context = ReloadingContext(identity.tls, http2=settings.http2.enabled)
@@ -169,6 +172,7 @@ class Gateway:
         self._tasks = [
             asyncio.create_task(self._drain_ring()),
             asyncio.create_task(self._watch_files()),
+            asyncio.create_task(self._memory.watch()),
         ]
         self._follower.poke()
 

@@ -161,6 +161,19 @@ METRICS: dict[str, Metric] = {
             "Resident memory of a process.",
         ),
         Metric(
+            "salver_memory_pressure",
+            Kind.GAUGE,
+            ("role", "identity"),
+            "Steps that are taken since memory is short: 0 none, 1 shrink, 2 unload, 3 refuse "
+            "large bodies, 4 refuse.",
+        ),
+        Metric(
+            "salver_memory_actions_total",
+            Kind.COUNTER,
+            ("role", "action"),
+            "Things done because memory was short.",
+        ),
+        Metric(
             "salver_process_restarts_total",
             Kind.COUNTER,
             ("identity",),

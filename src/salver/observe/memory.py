@@ -1,7 +1,10 @@
 """How much memory this process occupies."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+
+from salver.observe.cgroup import cgroup_share
 
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -13,3 +16,16 @@ def resident_bytes() -> int:
         return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
     except OSError:
         return 0
+
+
+def memory_share(budget_bytes: int, *, with_group: bool) -> Callable[[], float]:
+    """Return how to measure which part of the memory this process may use is in use.
+
+    That is its own budget, 0 for none, or the limit of its control group, whichever is tighter.
+    """
+
+    def measure() -> float:
+        share = resident_bytes() / budget_bytes if budget_bytes else 0.0
+        return max(share, cgroup_share()) if with_group else share
+
+    return measure

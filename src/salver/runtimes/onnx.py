@@ -8,11 +8,11 @@ import onnxruntime
 
 from salver.core.datatypes import BYTES
 from salver.core.errors import InvalidArtifact, LoadFailed, ModelFailed
+from salver.core.garbage import give_back
 from salver.core.signature import VARIABLE, Signature, TensorSpec
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch, RuntimeOptions
 from salver.runtimes.checks import check_batch, only_file, pick
-from salver.runtimes.memory import give_back
 
 _TYPES = {
     "tensor(bool)": "BOOL",

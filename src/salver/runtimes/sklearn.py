@@ -9,11 +9,11 @@ import numpy as np
 import skops.io
 
 from salver.core.errors import LoadFailed, ModelFailed, PickleRefused
+from salver.core.garbage import give_back
 from salver.core.signature import Signature
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch, RuntimeOptions
 from salver.runtimes.checks import check_batch, only_file, pick
-from salver.runtimes.memory import give_back
 
 LABEL = "label"
 PROBABILITIES = "probabilities"

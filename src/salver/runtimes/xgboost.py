@@ -6,10 +6,10 @@ import numpy as np
 import xgboost
 
 from salver.core.errors import LoadFailed, ModelFailed
+from salver.core.garbage import give_back
 from salver.core.signature import VARIABLE, Column, Signature, TensorSpec
 from salver.runtimes.base import Batch, RuntimeOptions
 from salver.runtimes.checks import check_batch, only_file, pick
-from salver.runtimes.memory import give_back
 
 INPUT = "input"
 OUTPUT = "prediction"

@@ -17,6 +17,7 @@ from salver.engine.worker.link import GatewayLink
 from salver.engine.worker.loader import Loader
 from salver.engine.worker.loading import Loading
 from salver.engine.worker.prints import capture_prints
+from salver.engine.worker.scarcity import Scarcity
 from salver.engine.worker.stream import StreamHost
 from salver.engine.worker.turn import Turn
 from salver.engine.worker.watchdog import expect_life
@@ -82,7 +83,10 @@ class Worker:
         self._state = "starting"
         self._listener: Listener | None = None
         self._follower: PlanFollower | None = None
-        self._housekeeping: asyncio.Task[None] | None = None
+        self._scarcity = Scarcity(
+            self._hosts.values, settings.limits, clock, self._meter, identity.id
+        )
+        self._housekeeping: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Listen, and load what the plan says."""
@@ -102,7 +106,8 @@ class Worker:
             self._settings.control.snapshot_interval_s,
         )
         await self._follower.start()
-        self._housekeeping = asyncio.create_task(self._keep_house())
+        keeping, watching = self._keep_house(), self._scarcity.guard.watch()
+        self._housekeeping = [asyncio.create_task(keeping), asyncio.create_task(watching)]
 
     async def drain(self, timeout_s: float) -> None:
         """Accept no new links, and finish what was accepted."""
@@ -120,8 +125,8 @@ class Worker:
 
     async def stop(self) -> None:
         """Close every link and release every model."""
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
+        for task in self._housekeeping:
+            task.cancel()
         if self._follower is not None:
             await self._follower.stop()
         if self._listener is not None:
@@ -201,6 +206,7 @@ class Worker:
             )
             host = BatchHost(batches, engine, clock, meter, self._turn, self._free_slot())
         self._hosts[load.variant] = host
+        self._scarcity.refuse_if_needed(host)
         if not load.lazy or is_stream(load.runtime):
             host.begin_load()
 

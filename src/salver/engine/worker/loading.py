@@ -24,7 +24,8 @@ class Loading(Generic[LoadedRuntime]):
     """State machine of one version: lazy, loading, ready, failed, draining.
 
     ``load_runtime`` verifies and loads, in a thread. ``changed`` is called at every change of
-    state, ``finished`` after each attempt; both on the event loop's thread.
+    state, ``finished`` after each attempt; both on the event loop's thread. ``refusing`` is set
+    while requests are refused, whatever the state.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Loading(Generic[LoadedRuntime]):
         self.load = load
         self.state = "lazy" if load.lazy else "loading"
         self.error: SalverError | None = None
+        self.refusing: SalverError | None = None
         self.runtime: LoadedRuntime | None = None
         self.resident_bytes = 0
         self.active = False

@@ -11,6 +11,8 @@ RETRY_AFTER_S = 1.0
 def refusal(loading: Loading[Any], queued: int) -> SalverError | None:
     """Return why a version takes no request now, or None when it does."""
     load, state = loading.load, loading.state
+    if loading.refusing is not None:
+        return loading.refusing
     if state == "failed":
         return loading.error
     if state == "draining":

@@ -42,6 +42,10 @@ class Heads:
         """Return what these bytes meant before."""
         return self._heads.get(head)
 
+    def forget(self) -> None:
+        """Forget all heads."""
+        self._heads.clear()
+
     def remember(self, head: bytes, parsed: Head) -> None:
         """Keep a head, unless it is unusually long; forgets all when there are too many."""
         if len(head) > MAX_HEAD_BYTES:
@@ -60,6 +64,11 @@ class PeerHeads:
     def __init__(self) -> None:
         self._open = Heads()
         self._of: WeakValueDictionary[str, Heads] = WeakValueDictionary()
+
+    def forget(self) -> None:
+        """Forget the heads of all peers."""
+        for heads in (self._open, *self._of.values()):
+            heads.forget()
 
     def of(self, peer: str) -> Heads | None:
         """Return the memory of a peer, "" for clients without a certificate."""

@@ -124,6 +124,11 @@ class HttpServer:
         """Return the memory of heads for connections of this peer, None where there is none."""
         return self._heads.of(peer) if self._heads is not None else None
 
+    def forget_heads(self) -> None:
+        """Free what was remembered of heads; each is parsed once more."""
+        if self._heads is not None:
+            self._heads.forget()
+
     def _accept(self) -> asyncio.Protocol:
         if self.context is not None:
             return Handshake(self, self.context())

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 from salver.core.clock import Clock
 from salver.core.context import Principal, Rate
-from salver.core.errors import QuotaExceeded
+from salver.core.errors import Overloaded, QuotaExceeded
 from salver.core.settings import LimitSettings
 from salver.gateway.auth import check_access, may_ask
 from salver.gateway.limits.gcra import Gcra, UseTable
 
 _MAX_RATES = 1024
+_RETRY_AFTER_S = 1.0
 
 Caller = tuple[str, str, str]
 
@@ -28,10 +29,25 @@ class Access:
         self._share = share
         self._used = UseTable(settings.max_callers)
         self._rules: dict[Rate, Gcra] = {}
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Refuse all inferences, since there is no memory for them."""
+        self._is_closed = True
+
+    def open(self) -> None:
+        """Let them in again."""
+        self._is_closed = False
 
     def check(self, principal: Principal, endpoint: str) -> None:
-        """Let one request pass; raises ``Forbidden`` or ``QuotaExceeded``."""
+        """Let one request pass; raises ``Forbidden``, ``QuotaExceeded`` or ``Overloaded``."""
         check_access(principal, endpoint)
+        if self._is_closed:
+            raise Overloaded(
+                "the gateway's memory is used up; try again later, or raise "
+                "limits.gateway_memory_bytes",
+                retry_after_s=_RETRY_AFTER_S,
+            )
         if self._admitted(principal, endpoint, 1):
             return
         now_ns = self._clock.monotonic_ns()
@@ -53,7 +69,7 @@ class Access:
 
         Those that may not are told why by ``check``.
         """
-        if not may_ask(principal, endpoint, count):
+        if self._is_closed or not may_ask(principal, endpoint, count):
             return 0
         return self._admitted(principal, endpoint, count)
 

@@ -6,6 +6,7 @@ however many addresses somebody has, they fill nothing, and nobody can choose wh
 
 import asyncio
 import ipaddress
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
@@ -32,13 +33,18 @@ class AddressGroups:
         return f"anonymous-{int.from_bytes(digest) % self._groups}"
 
 
-def tells_addresses_apart(settings: LimitSettings, *, has_keys: bool) -> bool:
-    """Tell whether it matters where a client without a certificate connects from.
+Naming = Callable[[asyncio.BaseTransport], str]
+
+
+def naming_of(settings: LimitSettings, key: bytes, *, has_keys: bool) -> Naming | None:
+    """Return how clients without a certificate are named, None where it does not matter.
 
     Where keys are asked for, nobody is without a name; and no name of a group may be taken for the
     subject of a certificate.
     """
-    return settings.rate_per_s > 0 and settings.address_groups > 0 and not has_keys
+    if settings.rate_per_s > 0 and settings.address_groups > 0 and not has_keys:
+        return AddressGroups(key, settings.address_groups).name
+    return None
 
 
 def network(address: str) -> bytes:

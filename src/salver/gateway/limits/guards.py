@@ -1,7 +1,7 @@
 """What stands between the checks and the engine, as the settings want it."""
 
 from salver.core.clock import Clock
-from salver.core.exchange import ExchangeRing
+from salver.core.exchange import Subscriber
 from salver.core.handler import Handler
 from salver.core.settings import Settings
 from salver.engine.client.balance import Balance, ejection_policy
@@ -40,12 +40,14 @@ class Guards:
             self._balance = Balance(engine.route, ejections, clock, meter)
             self._listeners.append(self._balance.counted)
 
-    def subscribe(self, ring: ExchangeRing) -> None:
-        """Learn from finished exchanges."""
+    def observers(self) -> list[Subscriber]:
+        """Return what learns from finished exchanges."""
+        found: list[Subscriber] = []
         if self._circuits is not None:
-            ring.subscribe(self._circuits.probed)
+            found.append(self._circuits.probed)
         if self._listeners:
-            ring.subscribe(Outcomes(*self._listeners))
+            found.append(Outcomes(*self._listeners))
+        return found
 
     def apply(self, plan: Plan) -> None:
         """Act on this plan from now on; the engine does so already."""
