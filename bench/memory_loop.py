@@ -20,13 +20,14 @@ from salver.core.clock import SystemClock
 from salver.core.exchange import ExchangeRing
 from salver.core.garbage import settle
 from salver.core.ids import RequestIds
-from salver.core.settings import EngineSettings, HttpSettings
+from salver.core.settings import EngineSettings, HttpSettings, load_settings
 from salver.core.timing import Timing
 from salver.engine.client.handler import EngineClient
 from salver.engine.client.link import WorkerLink
 from salver.gateway.auth import Keys
 from salver.gateway.http.connection import HttpConnection
 from salver.gateway.http.server import HttpServer
+from salver.gateway.limits.guards import Guards
 from salver.gateway.oip.gather import Gatherer
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.routes import Directory, Routes
@@ -83,11 +84,17 @@ def request() -> bytes:
 class InMemory:
     """A gateway's parts between callers and one worker's link."""
 
-    def __init__(self, connections: int, *, gathers_turns: bool = True) -> None:
+    def __init__(
+        self, connections: int, *, gathers_turns: bool = True, guarded: bool = True
+    ) -> None:
         clock, meter = SystemClock(), Meter()
         hello = Hello(PROTOCOL_VERSION, "gateway", "bench", "0")
         engine = EngineClient(hello, EngineSettings(), clock, meter, LinkOptions())
-        check = SignatureCheck(engine, meter)
+        limits = {"fair": guarded, "breaker": guarded}
+        ejection = {} if guarded else {"eject_failures": 0, "eject_latency_ratio": 0.0}
+        settings = load_settings({"engine": ejection, "limits": limits})
+        guards = Guards(engine, settings, clock, meter)
+        check = SignatureCheck(guards.handler, meter)
         router = Router(check, random.Random(0))
         self.link = WorkerLink(WorkerPlan("shared-0", "shared", "tcp://w:1"), hello, engine, clock)
         engine._links["shared-0"] = self.link
@@ -96,6 +103,9 @@ class InMemory:
         router.apply(plan())
         self.ring = ExchangeRing(32 * 1024 * 1024)
         self.ring.subscribe(ExchangeMetrics(meter))
+        for observer in guards.observers():
+            self.ring.subscribe(observer)
+        guards.apply(plan())
         self.ring.subscribe(Statistics(self.ring, router.endpoint, clock))
         inference = Inference(router, router.endpoint, self.ring, HttpSettings(), clock)
         directory = Directory(router.endpoint, lambda _: True, lambda: True, router.endpoints)
@@ -104,8 +114,8 @@ class InMemory:
         gather = Gatherer(inference, turn, ids, HttpSettings()).add if gathers_turns else None
         routes = Routes(inference, directory, Keys(None), ids, lambda _: None, gather)
         server = HttpServer(HttpSettings(), clock, routes.answer)
-        limits = LinkLimits(1 << 30)
-        self.worker = Connection(hello, self.link._accepted, initiator=True, limits=limits)
+        large = LinkLimits(1 << 30)
+        self.worker = Connection(hello, self.link._accepted, initiator=True, limits=large)
         self.worker.connection_made(Sink())  # type: ignore[arg-type]
         feed(self.worker, encode(Hello(PROTOCOL_VERSION, "worker", "w", "0"), 0))
         self.link.ready = frozenset(["m:1"])
@@ -126,10 +136,10 @@ class InMemory:
         feed(self.worker, encode(answer, 8 * len(ids)) + b"abc?abc?" * len(ids))
 
 
-async def measure(connections: int, *, gathers_turns: bool) -> float:
+async def measure(connections: int, *, gathers_turns: bool, guarded: bool) -> float:
     """Return the least microseconds per request over some rounds."""
     settle()
-    path, data = InMemory(connections, gathers_turns=gathers_turns), request()
+    path, data = InMemory(connections, gathers_turns=gathers_turns, guarded=guarded), request()
     turns, best = REQUESTS // connections, float("inf")
     for _ in range(ROUNDS):
         begin = time.process_time()
@@ -145,9 +155,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connections", type=int, default=16, help="at least 2 (default 16)")
     parser.add_argument("--one-by-one", action="store_true", help="with http.gather off")
+    parser.add_argument("--unguarded", action="store_true", help="without breakers and turns")
     options = parser.parse_args()
     connections, gathers_turns = max(1, options.connections), not options.one_by_one
-    figure = asyncio.run(measure(connections, gathers_turns=gathers_turns))
+    guarded = not options.unguarded
+    figure = asyncio.run(measure(connections, gathers_turns=gathers_turns, guarded=guarded))
     print(f"{figure:.2f} us per request at {options.connections} connections")
 
 

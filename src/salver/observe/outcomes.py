@@ -17,15 +17,16 @@ _LATE = "deadline_exceeded"
 class Outcome(msgspec.Struct, eq=False):
     """The requests of one caller that one worker had, of one variant.
 
-    ``worker`` is empty for those that reached none. ``total_ns`` is how long the worker kept the
-    answered ones, ``run_ns`` how long their batches ran. ``longest_late_ns`` is how long the
-    slowest of those was open that missed its deadline.
+    ``worker`` is empty for those that reached none. ``timed`` are those answered ones whose worker
+    said how long they took, ``total_ns`` how long it kept them, ``run_ns`` how long their batches
+    ran. ``longest_late_ns`` is how long the slowest of those was open that missed its deadline.
     """
 
     variant: str
     worker: str
     caller: Caller
     answered: int = 0
+    timed: int = 0
     failed: int = 0
     late: int = 0
     total_ns: int = 0
@@ -62,7 +63,14 @@ class Outcomes:
                 if outcome is None:
                     outcome = Outcome(variant, worker, caller)
                     sums[(variant, worker, caller)] = outcome
-            _add(outcome, record)
+            timing = None if isinstance(record, JointExchange) else record.timing
+            if timing is not None:
+                outcome.answered += 1
+                outcome.timed += 1
+                outcome.total_ns += timing.queue_ns + timing.run_ns
+                outcome.run_ns += timing.run_ns
+            else:
+                _add(outcome, record)
         found = [outcome for outcome in sums.values() if outcome.variant]
         if found:
             for listener in self._listeners:
@@ -74,12 +82,11 @@ def _add(outcome: Outcome, record: Record) -> None:
         # They ran together, and waited about as long.
         count, timing = len(record), record.timings[0]
         outcome.answered += count
+        outcome.timed += count
         outcome.total_ns += count * (timing.queue_ns + timing.run_ns)
         outcome.run_ns += count * timing.run_ns
-    elif record.timing is not None and not record.code:
+    elif not record.code:
         outcome.answered += 1
-        outcome.total_ns += record.timing.queue_ns + record.timing.run_ns
-        outcome.run_ns += record.timing.run_ns
     elif record.code in FAILURES:
         outcome.failed += 1
     elif record.code == _LATE:

@@ -72,7 +72,8 @@ class Guarded:
         """Let requests fail until the breaker opens."""
         self.engine.error = WorkerCrashed("it died")
         for _ in range(POLICY.min_requests):
-            assert self.ask()[1] == "worker_crashed"
+            if not self.is_open:
+                assert self.ask()[1] == "worker_crashed"
         assert self.is_open
 
     @property

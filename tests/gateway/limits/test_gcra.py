@@ -91,6 +91,17 @@ def test_a_smaller_rate_does_not_lock_out_for_what_the_larger_one_allowed() -> N
     assert rule.wait_ns(free_ns, SECOND_NS) == rule.interval_ns
 
 
+def test_rounding_never_grants_more() -> None:
+    """A rate whose interval is no whole number of nanoseconds is not exceeded either."""
+    rule, free_ns, total = Gcra(Rate(600_000.0, 1000)), 0, 0
+    for step in range(1001):
+        now_ns = SECOND_NS + step * 1_000_000
+        count = rule.room(free_ns, now_ns)
+        free_ns = rule.taken(free_ns, now_ns, count)
+        total += count
+    assert 600_000 <= total <= 601_000
+
+
 def test_the_table_forgets_who_asked_longest_ago() -> None:
     """However many callers come, the table holds the last ones and no more."""
     table = UseTable(3)

@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import grpc
 import httpx
@@ -11,7 +12,13 @@ import orjson
 import pytest
 import yaml
 
+from salver.core.context import ANONYMOUS
+from salver.core.request import RequestForm
 from salver.core.settings import HttpSettings, LimitSettings
+from salver.gateway.http.message import HttpMessage, Outlet
+from salver.gateway.lot import Kind
+from salver.gateway.oip.gather import MessageLot
+from salver.gateway.oip.reading import Target
 from tests.gateway.grpc.calls import SERVICE, infer_request, refusal, two_rows
 from tests.gateway.grpc.test_gather import Together
 from tests.gateway.inprocess import RunningServer, exchange_bytes, post, read_all, split_reply
@@ -101,6 +108,19 @@ def test_as_many_of_those_that_come_together_pass(*, gather: bool) -> None:
     # A busy machine may read them in two turns, of which a small one is no cohort.
     gathered = sum(len(cohort) for cohort in engine.cohorts)
     assert 3 <= gathered <= 5 if gather else gathered == 0
+
+
+def test_those_that_stay_keep_what_is_theirs() -> None:
+    """When a part of what was gathered is taken, the rest is still each one's own."""
+    form = RequestForm((("x", "FP32", (1, 1)),), None, 4)
+    with RunningServer() as server:
+        lot = MessageLot(server.inference, Kind(Target("two", None), ANONYMOUS, form))
+        messages = [HttpMessage(cast(Outlet, None), number) for number in range(4)]
+        lot.seats, lot.payloads = list(messages), [b"0", b"1", b"2", b"3"]
+        lot.caller_ids = ["0", "1", "2", None]
+        assert lot.take(3) == (messages[:3], [b"0", b"1", b"2"], ["0", "1", "2"])
+        assert lot.take(1) == (messages[3:], [b"3"], [None])
+        assert not any((lot.seats, lot.payloads, lot.caller_ids))
 
 
 def test_over_http2() -> None:

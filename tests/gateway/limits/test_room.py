@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +11,11 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from salver.core.cohort import Cohort
 from salver.core.context import Principal, RequestContext
 from salver.core.exchange import Exchange, JointExchange
+from salver.core.handler import Responder
+from salver.core.request import InferenceRequest
 from salver.core.settings import EngineSettings, LimitSettings, Settings
 from salver.core.timing import Timing
 from salver.gateway.limits.room import Rooms
@@ -188,6 +191,58 @@ def test_deadlines_pass_while_waiting(slow: Fleet) -> None:
     uvloop.run(run())
 
 
+def test_who_is_late_when_its_turn_comes_is_not_sent(slow: Fleet) -> None:
+    """The deadline is looked at when a request is taken, before it costs a worker anything."""
+
+    async def run() -> None:
+        async with rooms_of(slow) as guest:
+            guest.rooms._sweep_later = lambda: None  # type: ignore[method-assign]
+            first = guest.ask(1.0)
+            late = guest.ask(2.0, timeout_s=0.0)
+            await finish([first, late])
+            assert outcomes([first, late]) == {"ok": 1, "deadline_exceeded": 1}
+            assert late.context is not None
+            assert late.context.worker == ""
+
+    uvloop.run(run())
+
+
+class Collected:
+    """Handler that keeps cohorts."""
+
+    def __init__(self) -> None:
+        self.cohorts: list[Cohort] = []
+
+    def __call__(
+        self, request: InferenceRequest, context: RequestContext, responder: Responder
+    ) -> None:
+        """Take no single request."""
+        raise AssertionError
+
+    def many(self, cohorts: Sequence[Cohort]) -> None:
+        """Keep them."""
+        self.cohorts += cohorts
+
+
+def test_cohorts_of_one_turn_share_the_room(slow: Fleet) -> None:
+    """Together they are no more than the limit; those over it wait."""
+
+    async def run() -> None:
+        async with rooms_of(slow, max_in_flight=5) as guest:
+            collected = Collected()
+            guest.handler = collected
+            for _ in range(3):
+                guest.ask_together([1.0, 2.0, 3.0])
+            guest.rooms.many(collected.cohorts)
+            assert guest.client.open_requests(VARIANT) == 5
+            assert guest.waiting == 4
+            await finish(guest.all)
+            check_answers(guest.all)
+            assert outcomes(guest.all) == {"ok": 9}
+
+    uvloop.run(run())
+
+
 def test_a_variant_that_leaves_the_plan(slow: Fleet) -> None:
     """Who waits for it is told so, by the same code as without waiting."""
 
@@ -245,7 +300,7 @@ def test_the_limit_is_learned(slow: Fleet) -> None:
                 callers.extend(guest.ask(1.0) for _ in range(50 - open_count - guest.waiting))
                 kept_ns = 20_000_000 * max(1, open_count)
                 found = Outcome(VARIANT, "shared-0", ("default", "anonymous"))
-                found.answered, found.total_ns, found.run_ns = 5, 5 * kept_ns, 100_000_000
+                found.timed, found.total_ns, found.run_ns = 5, 5 * kept_ns, 100_000_000
                 guest.rooms.counted([found])
                 return room.limit <= before // 2
 
@@ -298,6 +353,7 @@ def test_whatever_happens_everybody_has_one_answer(
             quick, max_in_flight=limit, max_waiting=12, max_waiting_per_caller=6
         ) as guest:
             left: list[Caller] = []
+            hasty: list[Caller] = []
             value = 0.0
             for action, name, count in script:
                 guest.principal = Principal(name)
@@ -306,7 +362,7 @@ def test_whatever_happens_everybody_has_one_answer(
                     for number in range(count):
                         guest.ask(value + number / 100)
                 elif action == "hurry":
-                    guest.ask(value, timeout_s=0.0)
+                    hasty.append(guest.ask(value, timeout_s=0.0))
                 elif action == "together":
                     guest.ask_together([value + number / 100 for number in range(count)])
                 elif action == "leave":
@@ -321,8 +377,9 @@ def test_whatever_happens_everybody_has_one_answer(
             check_answers(guest.all)
             assert all(caller.finals == 1 for caller in stayed)
             assert not any(caller.finals for caller in left)
-            ends = set(outcomes(stayed))
-            assert ends <= {"ok", "overloaded", "deadline_exceeded"}
+            patient = [caller for caller in stayed if caller not in hasty]
+            assert set(outcomes(patient)) <= {"ok", "overloaded"}
+            assert set(outcomes(stayed)) <= {"ok", "overloaded", "deadline_exceeded"}
             await until(lambda: guest.client.open_requests(VARIANT) == 0)
             assert guest.waiting == 0
 
@@ -353,7 +410,8 @@ def test_outcomes_are_summed() -> None:
     )
     found = {(item.worker, item.caller[1]): item for item in seen}
     first = found[("shared-0", "alice")]
-    assert (first.answered, first.failed, first.total_ns, first.run_ns) == (3, 1, 45, 30)
+    assert (first.answered, first.timed, first.failed) == (3, 3, 1)
+    assert (first.total_ns, first.run_ns) == (45, 30)
     assert found[("shared-1", "alice")].longest_late_ns == 20
     assert found[("shared-0", "bob")].answered == found[("shared-0", "bob")].failed == 0
     assert Counter(item.variant for item in seen) == {VARIANT: 3}

@@ -59,8 +59,7 @@ class Balance:
             if variant is not None and outcome.worker:
                 stalled = outcome.longest_late_ns >= self._policy.stall_ns
                 failed = outcome.failed + (outcome.late if stalled else 0)
-                total_ns = outcome.total_ns
-                variant.record(outcome.worker, outcome.answered, failed, total_ns, now_ns)
+                variant.record(outcome, failed, now_ns)
         self.refresh()
 
     def refresh(self) -> None:

@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Collection
 from typing import NamedTuple
 
+from salver.observe.outcomes import Outcome
+
 _MAX_DOUBLINGS = 5
 
 
@@ -34,11 +36,11 @@ class EjectionPolicy(NamedTuple):
 class _Health:
     """What is known of one worker."""
 
-    __slots__ = ("answered", "ejected_until_ns", "ejections", "failures", "total_ns")
+    __slots__ = ("ejected_until_ns", "ejections", "failures", "timed", "total_ns")
 
     def __init__(self) -> None:
         self.failures = 0
-        self.answered = 0
+        self.timed = 0
         self.total_ns = 0
         self.ejections = 0
         self.ejected_until_ns = 0
@@ -62,17 +64,17 @@ class Ejections:
             [name for name, one in self._health.items() if one.ejected_until_ns > now_ns]
         )
 
-    def record(self, worker: str, answered: int, failed: int, total_ns: int, now_ns: int) -> None:
-        """Take note of requests that ended at a worker, and how long it kept the answered ones.
+    def record(self, outcome: Outcome, failed: int, now_ns: int) -> None:
+        """Take note of requests that ended at a worker, of which so many failed.
 
         Those that end while it is left alone were sent before, and say nothing new.
         """
-        one = self._health.get(worker)
+        one = self._health.get(outcome.worker)
         if one is None or one.ejected_until_ns > now_ns:
             return
-        one.answered += answered
-        one.total_ns += total_ns
-        one.failures = 0 if answered else one.failures + failed
+        one.timed += outcome.timed
+        one.total_ns += outcome.total_ns
+        one.failures = 0 if outcome.answered else one.failures + failed
 
     def judge(self, now_ns: int) -> list[tuple[str, str]]:
         """Eject who has done worse than others; returns workers and reasons."""
@@ -99,9 +101,9 @@ class Ejections:
         """Return whose requests take much longer than those of its peers, the slowest first."""
         policy = self.policy
         means = {
-            name: one.total_ns / one.answered
+            name: one.total_ns / one.timed
             for name, one in in_use.items()
-            if one.answered >= policy.min_requests
+            if one.timed >= policy.min_requests
         }
         slow: list[str] = []
         for name, mean_ns in means.items():
@@ -124,12 +126,12 @@ class Ejections:
             one.ejections, _MAX_DOUBLINGS
         )
         one.ejections += 1
-        one.failures = one.answered = one.total_ns = 0
+        one.failures = one.timed = one.total_ns = 0
         return True
 
     def _begin_window(self, in_use: dict[str, _Health], ejected: set[str]) -> None:
         for name, one in in_use.items():
-            if one.answered and name not in ejected and not one.failures:
+            if one.timed and name not in ejected and not one.failures:
                 # A window without a complaint makes up for an ejection.
                 one.ejections = max(0, one.ejections - 1)
-            one.answered = one.total_ns = 0
+            one.timed = one.total_ns = 0

@@ -215,7 +215,10 @@ class EngineClient:
         if pending.done:
             return False
         pending.done = True
-        pending.route.release()
+        route = pending.route
+        route.in_flight -= 1
+        if route.when_room is not None:
+            route.when_room()
         pending.context.on_cancel = None
         return True
 

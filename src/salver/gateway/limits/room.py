@@ -156,18 +156,18 @@ class Rooms:
             return
         sums: dict[str, tuple[int, int, int]] = {}
         for one in outcomes:
-            answered, total_ns, run_ns = sums.get(one.variant, (0, 0, 0))
+            timed, total_ns, run_ns = sums.get(one.variant, (0, 0, 0))
             sums[one.variant] = (
-                answered + one.answered,
+                timed + one.timed,
                 total_ns + one.total_ns,
                 run_ns + one.run_ns,
             )
         now_ns = self._clock.monotonic_ns()
-        for variant, (answered, total_ns, run_ns) in sums.items():
+        for variant, (timed, total_ns, run_ns) in sums.items():
             room = self._rooms.get(variant)
-            if room is None or room.limiter is None or not answered:
+            if room is None or room.limiter is None or not timed:
                 continue
-            if room.limiter.record(answered, total_ns, run_ns, room.peak, now_ns):
+            if room.limiter.record(timed, total_ns, run_ns, room.peak, now_ns):
                 room.peak = room.route.in_flight
                 self._set_limit(room)
                 self._pump_soon(room)
