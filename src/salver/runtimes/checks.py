@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from salver.core.datatypes import DTYPES, datatype_of
 from salver.core.errors import (
     InvalidTensor,
@@ -11,6 +13,7 @@ from salver.core.errors import (
     UnknownOutput,
 )
 from salver.core.signature import TensorSpec
+from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch
 
 
@@ -43,6 +46,19 @@ def check_batch(batch: Batch, specs: tuple[TensorSpec, ...]) -> None:
     for spec in specs:
         if spec.name not in batch and not spec.optional:
             raise MissingInput(f"input {spec.name!r} is missing")
+
+
+def as_text(name: str, array: AnyArray) -> AnyArray:
+    """Return ``BYTES`` elements as the text that libraries take; raises ``InvalidTensor``."""
+    flat = array.ravel()
+    text = np.empty(flat.size, dtype=object)
+    try:
+        text[:] = [item.decode() if isinstance(item, bytes) else item for item in flat]
+    except UnicodeDecodeError as error:
+        raise InvalidTensor(
+            f"input {name!r} holds bytes that are not UTF-8; this model takes text"
+        ) from error
+    return text.reshape(array.shape)
 
 
 def pick(outputs: Batch, wanted: tuple[str, ...] | None) -> Batch:

@@ -17,9 +17,9 @@ from salver.artifact.code import MODEL_CLASS, MODEL_FILE
 from salver.artifact.detect import code_refusal
 from salver.artifact.requirements import check_requirements
 from salver.core.errors import LoadFailed, ModelFailed, SalverError
+from salver.core.garbage import give_back
 from salver.observe.logs import get_logger
 from salver.runtimes.base import RuntimeOptions
-from salver.runtimes.memory import give_back
 
 log = get_logger(__name__)
 

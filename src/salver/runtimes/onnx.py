@@ -12,7 +12,7 @@ from salver.core.garbage import give_back
 from salver.core.signature import VARIABLE, Signature, TensorSpec
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch, RuntimeOptions
-from salver.runtimes.checks import check_batch, only_file, pick
+from salver.runtimes.checks import as_text, check_batch, only_file, pick
 
 _TYPES = {
     "tensor(bool)": "BOOL",
@@ -82,7 +82,7 @@ class OnnxRuntime:
             names = list(outputs)
         if self._text_inputs:
             batch = {
-                name: _decoded(array) if name in self._text_inputs else array
+                name: as_text(name, array) if name in self._text_inputs else array
                 for name, array in batch.items()
             }
         try:
@@ -98,17 +98,6 @@ class OnnxRuntime:
 
 
 _NOTHING: AnyArray = np.empty(0)
-
-
-def _decoded(array: AnyArray) -> AnyArray:
-    """ONNX strings are text; bytes that are not UTF-8 cannot be passed."""
-    try:
-        items = [item.decode() if isinstance(item, bytes) else item for item in array.ravel()]
-    except UnicodeDecodeError as error:
-        raise ModelFailed("a text input is not UTF-8, which ONNX strings must be") from error
-    text = np.empty(array.size, dtype=object)
-    text[:] = items
-    return text.reshape(array.shape)
 
 
 def _signature_of(session: onnxruntime.InferenceSession) -> Signature:

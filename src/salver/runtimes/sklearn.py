@@ -13,7 +13,7 @@ from salver.core.garbage import give_back
 from salver.core.signature import Signature
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch, RuntimeOptions
-from salver.runtimes.checks import check_batch, only_file, pick
+from salver.runtimes.checks import as_text, check_batch, only_file, pick
 
 LABEL = "label"
 PROBABILITIES = "probabilities"
@@ -128,13 +128,9 @@ def _frame(batch: Batch) -> Any:
         raise ModelFailed(
             "a scikit-learn model with several inputs needs pandas: pip install pandas"
         ) from error
-    return pd.DataFrame({name: _column(array) for name, array in batch.items()})
+    return pd.DataFrame({name: _column(name, array) for name, array in batch.items()})
 
 
-def _column(array: AnyArray) -> AnyArray:
+def _column(name: str, array: AnyArray) -> AnyArray:
     flat = array.reshape(-1)
-    if flat.dtype != object:
-        return flat
-    text = np.empty(flat.size, dtype=object)
-    text[:] = [item.decode() if isinstance(item, bytes) else item for item in flat]
-    return text
+    return as_text(name, flat) if flat.dtype == object else flat
