@@ -2,8 +2,10 @@
 
 import asyncio
 import math
+from collections import Counter
 from typing import Any
 
+import grpc
 import numpy as np
 import orjson
 import pytest
@@ -13,6 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from salver.core.datatypes import DTYPES
 from salver.core.tensor import AnyArray
+from tests.gateway.grpc.calls import infer, infer_request
 from tests.gateway.inprocess import DATATYPES, RunningServer, exchange_bytes, post, split_reply
 from tests.gateway.test_http_bad import GOOD, INFER
 
@@ -290,3 +293,26 @@ def test_each_request_is_one_exchange(server: RunningServer) -> None:
 
 async def _drain(server: RunningServer) -> None:
     server.ring.drain()
+
+
+def test_names_that_callers_make_up_are_not_recorded(server: RunningServer) -> None:
+    """Requests for endpoints that do not exist are counted, under no name, over both protocols.
+
+    Else callers could make as many series of the metrics as they like.
+    """
+    server.call(_drain(server))
+    server.exchanges.clear()
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        for number in range(3):
+            exchange_bytes(server.port, post(f"/v2/models/none-{number}/infer", GOOD))
+            request = infer_request(f"none-{number}", {"x": np.zeros((1, 2), np.float32)})
+            with pytest.raises(grpc.RpcError):
+                infer(channel, request)
+    exchange_bytes(server.port, post("/v2/models/loading/infer", GOOD))
+    server.call(_drain(server))
+    recorded = Counter((one.protocol, one.endpoint, one.code) for one in server.exchanges)
+    assert recorded == {
+        ("http", "", "endpoint_not_found"): 3,
+        ("grpc", "", "endpoint_not_found"): 3,
+        ("http", "loading", "not_ready"): 1,
+    }

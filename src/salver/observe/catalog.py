@@ -40,7 +40,8 @@ METRICS: dict[str, Metric] = {
             "salver_requests_total",
             Kind.COUNTER,
             (*_ENDPOINT, "code"),
-            "Finished requests; code is ok or the error's code.",
+            "Finished requests; code is ok or the error's code. No endpoint: none has the name "
+            "that was asked for.",
         ),
         Metric(
             "salver_request_seconds",

@@ -20,6 +20,7 @@ from salver.gateway.grpc.tensors import inputs_of
 from salver.gateway.grpc.wire import split_raw
 from salver.gateway.h2.headers import literal
 from salver.gateway.h2.stream import Stream
+from salver.gateway.oip.answer import recorded_name
 from salver.gateway.oip.content_types.asked import ContentTypes, read_content_types
 from salver.gateway.oip.decode import Decoded
 from salver.gateway.oip.infer import Inference
@@ -117,7 +118,8 @@ class GrpcAnswer(msgspec.Struct, eq=False):
             context.principal.in_flight -= 1
             owner.open_count -= 1
         total_ns = owner.clock.monotonic_ns() - context.arrival_ns
-        exchange = Exchange(context, self.endpoint, PROTOCOL, code, total_ns, timing)
+        endpoint = recorded_name(owner, self.endpoint, context)
+        exchange = Exchange(context, endpoint, PROTOCOL, code, total_ns, timing)
         form = None if self.request is None else self.request.form
         if form is not None:
             exchange.rows = form.rows

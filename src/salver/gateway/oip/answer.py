@@ -37,6 +37,14 @@ class Owner(Protocol):
     find: Callable[[str], EndpointPlan | None]
 
 
+def recorded_name(owner: Owner, endpoint: str, context: RequestContext) -> str:
+    """Return the name to record a request under, "" where there is no such endpoint.
+
+    Callers could fill the memory of whoever counts by endpoint with names of their own.
+    """
+    return endpoint if context.variant or owner.find(endpoint) is not None else ""
+
+
 def variant_line(variant: str) -> bytes:
     """Return the header line that says which variant answered."""
     return b"x-salver-variant: %b\r\n" % variant.encode()
@@ -157,7 +165,8 @@ class Answer(msgspec.Struct, eq=False):
             context.principal.in_flight -= 1
             owner.open_count -= 1
         total_ns = (now_ns or owner.clock.monotonic_ns()) - context.arrival_ns
-        exchange = Exchange(context, self.endpoint, PROTOCOL, code, total_ns, timing)
+        endpoint = recorded_name(owner, self.endpoint, context)
+        exchange = Exchange(context, endpoint, PROTOCOL, code, total_ns, timing)
         form = None if self.decoded is None else self.decoded.request.form
         if form is not None:
             exchange.rows = form.rows
