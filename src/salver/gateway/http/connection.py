@@ -23,7 +23,7 @@ from salver.core.errors import (
 from salver.core.settings import HttpSettings
 from salver.gateway.http.body import Body
 from salver.gateway.http.framing import SINGLE_FIELDS, check_framing
-from salver.gateway.http.heads import Head, Heads
+from salver.gateway.http.heads import HEAD_END, Head, Heads
 from salver.gateway.http.large import LARGE_BODY_BYTES, LargeBody
 from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.message import HttpMessage
@@ -31,8 +31,6 @@ from salver.gateway.http.prelude import PREFACE, TELLING_BYTES, Successor
 from salver.gateway.http.unread import unread_mark
 
 _RATE_GRACE_S = 5.0
-_HEAD_END = b"\r\n\r\n"
-_HEAD_END_BYTES = len(_HEAD_END)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINGER_S = 2.0
 
@@ -285,9 +283,11 @@ class HttpConnection(asyncio.Protocol):
 
     def _again(self, data: bytes, heads: Heads) -> bool:
         """Take a whole request whose head is known; False leaves it to the parser."""
-        end = data.find(_HEAD_END) + _HEAD_END_BYTES
-        head = heads.get(data[:end])
-        if head is None or len(data) - end != head.length or self._server.draining:
+        head = heads.begun(data)
+        if head is None or self._server.draining:
+            return False
+        body = data[len(head.raw) :]
+        if len(body) != head.length:
             return False
         message = HttpMessage(
             self,
@@ -295,7 +295,7 @@ class HttpConnection(asyncio.Protocol):
             head.method,
             head.target,
             head.headers,
-            data[end:],
+            body,
             head,
             peer=self._peer,
         )
@@ -310,12 +310,11 @@ class HttpConnection(asyncio.Protocol):
         if message is None or self._heads is None or message.close:
             return
         headers = message.headers
-        end = data.find(_HEAD_END) + _HEAD_END_BYTES
+        end = data.find(HEAD_END) + len(HEAD_END)
         plain = b"transfer-encoding" not in headers and b"expect" not in headers
         length = len(message.body)
         if plain and len(data) - end == length and b"upgrade" not in headers:
-            head = Head(message.method, message.target, headers, length)
-            self._heads.remember(data[:end], head)
+            self._heads.remember(Head(data[:end], message.method, message.target, headers, length))
 
     # answers
 

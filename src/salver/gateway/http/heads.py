@@ -15,14 +15,16 @@ import msgspec
 MAX_HEADS = 1024
 MAX_PEERS = 64
 MAX_HEAD_BYTES = 2048
+HEAD_END = b"\r\n\r\n"
 
 
 class Head(msgspec.Struct, eq=False):
-    """What the parser made of a head; ``length`` is that of the body.
+    """What the parser made of a head, whose bytes are ``raw``; ``length`` is that of the body.
 
     ``reading`` is for the layer above: what it made of the same bytes, and may use again.
     """
 
+    raw: bytes
     method: bytes
     target: bytes
     headers: dict[bytes, bytes]
@@ -33,26 +35,35 @@ class Head(msgspec.Struct, eq=False):
 class Heads:
     """A bounded memory of heads, by their bytes."""
 
-    __slots__ = ("__weakref__", "_heads")
+    __slots__ = ("__weakref__", "_heads", "_last")
 
     def __init__(self) -> None:
         self._heads: dict[bytes, Head] = {}
+        self._last: Head | None = None
 
-    def get(self, head: bytes) -> Head | None:
-        """Return what these bytes meant before."""
-        return self._heads.get(head)
+    def begun(self, data: bytes) -> Head | None:
+        """Return the known head that these bytes begin with."""
+        last = self._last
+        # Neighbours mostly begin alike, which is seen without looking for the end.
+        if last is not None and data.startswith(last.raw):
+            return last
+        head = self._heads.get(data[: data.find(HEAD_END) + len(HEAD_END)])
+        if head is not None:
+            self._last = head
+        return head
 
     def forget(self) -> None:
         """Forget all heads."""
         self._heads.clear()
+        self._last = None
 
-    def remember(self, head: bytes, parsed: Head) -> None:
+    def remember(self, head: Head) -> None:
         """Keep a head, unless it is unusually long; forgets all when there are too many."""
-        if len(head) > MAX_HEAD_BYTES:
+        if len(head.raw) > MAX_HEAD_BYTES:
             return
         if len(self._heads) >= MAX_HEADS:
             self._heads.clear()
-        self._heads[head] = parsed
+        self._heads[head.raw] = head
 
 
 class PeerHeads:

@@ -41,7 +41,7 @@ _SIMD_BYTES = 16 * 1024
 _packers: dict[tuple[str, int], struct.Struct] = {}
 
 
-class _Packing(msgspec.Struct, frozen=True):
+class Packing(msgspec.Struct, frozen=True):
     """How the numbers of one input become bytes, and the form of a request with no other."""
 
     length: int
@@ -49,7 +49,7 @@ class _Packing(msgspec.Struct, frozen=True):
     form: RequestForm
 
 
-_packings: dict[tuple[str, str, tuple[int, ...]], _Packing] = {}
+_packings: dict[tuple[str, str, tuple[int, ...]], Packing] = {}
 
 
 class _Input(msgspec.Struct, gc=False):
@@ -62,7 +62,7 @@ class _Input(msgspec.Struct, gc=False):
     parameters: msgspec.UnsetType | dict[str, Any] = msgspec.UNSET
 
 
-class _Body(msgspec.Struct, gc=False):
+class UsualBody(msgspec.Struct, gc=False):
     """A body in its most frequent form; anything else is read the general way."""
 
     inputs: list[_Input]
@@ -71,7 +71,7 @@ class _Body(msgspec.Struct, gc=False):
     outputs: msgspec.UnsetType | list[Any] = msgspec.UNSET
 
 
-_typed = msgspec.json.Decoder(_Body)
+_typed = msgspec.json.Decoder(UsualBody)
 
 
 class Decoded(msgspec.Struct, eq=False):
@@ -113,7 +113,7 @@ Member = tuple[RequestForm, bytes, str | None]
 
 def decode_member(body: Buffer, settings: HttpSettings) -> Member | None:
     """Read a body of flat numeric inputs and nothing special; None for any other."""
-    document = _short(body) if len(body) < _SIMD_BYTES else None
+    document = usual_body(body) if len(body) < _SIMD_BYTES else None
     if document is None:
         return None
     inputs = document.inputs
@@ -127,14 +127,14 @@ def decode_member(body: Buffer, settings: HttpSettings) -> Member | None:
 
 def _usual(body: Buffer, target: Target, settings: HttpSettings) -> Decoded | None:
     """Read a body of flat numeric inputs and nothing special, or leave it to the general way."""
-    document = _short(body)
+    document = usual_body(body)
     flat = None if document is None else _flat(document, settings)
     if flat is None:
         return None
     return Decoded(_general(target.endpoint, target.version, flat), flat[0].id)
 
 
-_Flat = tuple[_Body, list[bytes], _Packing]
+_Flat = tuple[UsualBody, list[bytes], Packing]
 
 
 def _general(endpoint: str, version: str | None, flat: _Flat) -> InferenceRequest:
@@ -147,7 +147,7 @@ def _general(endpoint: str, version: str | None, flat: _Flat) -> InferenceReques
     return InferenceRequest(endpoint, tensors, version, None, None, form)
 
 
-def _short(body: Buffer) -> _Body | None:
+def usual_body(body: Buffer) -> UsualBody | None:
     """Return a body that asks for nothing special, None for any other."""
     try:
         if not (type(body) is bytes and body.isascii()):
@@ -160,10 +160,10 @@ def _short(body: Buffer) -> _Body | None:
     return None if special else document
 
 
-def _flat(document: _Body, settings: HttpSettings) -> _Flat | None:
+def _flat(document: UsualBody, settings: HttpSettings) -> _Flat | None:
     """Return what a body says, its inputs as bytes, and the packing of the last of them."""
     found: list[bytes] = []
-    packing: _Packing | None = None
+    packing: Packing | None = None
     for item in document.inputs:
         packed = _packed(item, settings)
         if packed is None:
@@ -175,11 +175,10 @@ def _flat(document: _Body, settings: HttpSettings) -> _Flat | None:
     return document, found, packing
 
 
-def _packed(item: _Input, settings: HttpSettings) -> tuple[bytes, _Packing] | None:
+def _packed(item: _Input, settings: HttpSettings) -> tuple[bytes, Packing] | None:
     """Return an input as bytes; None where it is not a flat list of numbers that fit."""
     shape, data = item.shape, item.data
-    key = (item.name, item.datatype, shape)
-    packing = _packings.get(key) or _packing(*key)
+    packing = packing_of(item.name, item.datatype, shape)
     if (
         packing is None
         or packing.length != len(data)
@@ -193,8 +192,13 @@ def _packed(item: _Input, settings: HttpSettings) -> tuple[bytes, _Packing] | No
         return None
 
 
-def _packing(name: str, datatype: str, shape: tuple[int, ...]) -> _Packing | None:
+def packing_of(name: str, datatype: str, shape: tuple[int, ...]) -> Packing | None:
     """Return how flat numbers of a datatype and shape are packed; None where they are not."""
+    key = (name, datatype, shape)
+    return _packings.get(key) or _packing(*key)
+
+
+def _packing(name: str, datatype: str, shape: tuple[int, ...]) -> Packing | None:
     if datatype not in _NUMERIC or min(shape, default=0) < 0:
         return None
     count = math.prod(shape)
@@ -209,7 +213,7 @@ def _packing(name: str, datatype: str, shape: tuple[int, ...]) -> _Packing | Non
     alone = InferenceRequest(
         "", [Tensor(name, datatype, shape, bytes(count * ITEM_SIZES[datatype]))]
     )
-    packing = _Packing(count, _packer(datatype, count).pack, form_of(alone))
+    packing = Packing(count, _packer(datatype, count).pack, form_of(alone))
     _packings[(name, datatype, shape)] = packing
     return packing
 

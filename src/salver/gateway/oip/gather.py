@@ -19,9 +19,10 @@ from salver.core.settings import HttpSettings
 from salver.gateway.http.message import OK_TO_ID, OK_TO_LENGTH, HttpMessage
 from salver.gateway.lot import Kind, Lot, tell_apart
 from salver.gateway.oip.answer import PROTOCOL, Answer, variant_line
-from salver.gateway.oip.decode import Decoded, decode_member
+from salver.gateway.oip.decode import Decoded
 from salver.gateway.oip.encode import joint_data, joint_fixed, joint_text, opening
 from salver.gateway.oip.infer import Inference
+from salver.gateway.oip.outline import Outlines
 from salver.gateway.oip.reading import Reading, reading_of
 from salver.gateway.turn import Turn
 from salver.observe.logs import get_logger
@@ -40,7 +41,7 @@ class Gatherer:
         self._inference = inference
         self._turn = turn
         self._ids = ids
-        self._settings = settings
+        self._read = Outlines(settings).read
         self._lots: dict[Kind, MessageLot] = {}
         self._reading: Reading | None = None
         self._form: RequestForm | None = None
@@ -48,7 +49,8 @@ class Gatherer:
 
     def add(self, message: HttpMessage, reading: Reading) -> None:
         """Answer a message, now if nobody else asks, else together with others."""
-        member = None if self._turn.is_quiet else decode_member(message.body, self._settings)
+        turn = self._turn
+        member = None if turn.alone and turn.is_quiet else self._read(message.body)
         if member is None:
             message.request_id = self._ids.make()
             self._inference(message, reading)
@@ -62,7 +64,7 @@ class Gatherer:
         if reading.traceparent is not None:
             lot.is_traced = True
         message.on_gone = lot.on_left
-        self._turn.add(lot, message, payload, caller_id)
+        turn.add(lot, message, payload, caller_id)
 
     def _find_lot(self, reading: Reading, form: RequestForm) -> "MessageLot":
         kind = Kind(reading.target, reading.principal, form)
