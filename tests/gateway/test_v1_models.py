@@ -219,7 +219,7 @@ def test_each_request_is_one_exchange() -> None:
     assert found == [
         ("two", "http", ""),
         ("two", "http", "invalid_request"),
-        ("none", "http", "endpoint_not_found"),
+        ("", "http", "endpoint_not_found"),
     ]
 
 
