@@ -162,6 +162,7 @@ REFUSED = {
     ("no-such-endpoint",): b"[endpoint_not_found]",
     ("scaled", "/nonexistent.json"): b"[invalid_example]",
     ("scaled", "--url", "http://192.0.2.1:8080"): b"--allow-remote",
+    ("scaled", "--cold", "--control-url", "http://192.0.2.1:8090"): b"--allow-remote",
     ("scaled", "--json", "/nonexistent/report.json"): b"cannot be written",
     ("no-such-model", "--cold"): b"[model_not_found]",
     ("scaled:9", "--cold"): b"[version_not_found]",

@@ -60,6 +60,9 @@ def run(asked: Asked) -> None:
 def _target(asked: Asked, addresses: Addresses) -> Target:
     context = context_of(addresses, asked.ca)
     tls = context if isinstance(context, ssl.SSLContext) else None
+    if asked.cold:
+        # What is deployed there for the measurement is load as well.
+        find_target(addresses.control_url, tls, allow_remote=asked.allow_remote)
     return find_target(addresses.data_url, tls, allow_remote=asked.allow_remote)
 
 

@@ -15,6 +15,7 @@ Parameters = dict[str, Any]
 _MAX_FORMS = 1024
 _MAX_TENSORS = 32
 _MAX_NAMES_CHARS = 1024
+_MAX_DIMENSIONS = 256
 
 
 class RequestForm(msgspec.Struct, frozen=True, eq=False):
@@ -84,7 +85,12 @@ def _rows(inputs: list[Tensor]) -> int:
 def _is_usual(request: InferenceRequest) -> bool:
     """Tell whether a form is short enough to be kept, so that callers cannot fill the memory."""
     names = [tensor.name for tensor in request.inputs] + [*(request.outputs or ())]
-    return len(names) <= _MAX_TENSORS and sum(map(len, names)) <= _MAX_NAMES_CHARS
+    dimensions = sum([len(tensor.shape) for tensor in request.inputs])
+    return (
+        len(names) <= _MAX_TENSORS
+        and sum(map(len, names)) <= _MAX_NAMES_CHARS
+        and dimensions <= _MAX_DIMENSIONS
+    )
 
 
 class InferenceResponse(msgspec.Struct, eq=False):

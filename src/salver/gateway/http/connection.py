@@ -134,6 +134,7 @@ class HttpConnection(asyncio.Protocol):
             self._remember(data)
         else:
             self._feed(data)
+            self._remembered = None
         if self._large is not None and self._transport is not None:
             self._large.receive(self._transport)
 
@@ -173,7 +174,13 @@ class HttpConnection(asyncio.Protocol):
             if gone is not None:
                 gone(message)
         self._queue.clear()
-        self._transport = None
+        self._transport = self._large = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Keep nothing of a request; parser and connection hold each other until a collection."""
+        self._current = self._remembered = None
+        self._body = Body()
 
     def pause_writing(self) -> None:
         """Stop reading from a client that does not read."""
@@ -258,19 +265,15 @@ class HttpConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Hand the request over."""
-        message = self._current
+        message, large = self._current, self._large
         assert message is not None
-        if self._large is not None and self._large.missing_bytes:
+        if large is not None and large.missing_bytes:
             # httptools leaves a body behind an offer to upgrade to whoever accepts the offer.
             return
-        self._current = None
-        if self._large is not None:
-            message.body = self._large.memory
-            self._end_large()
-        else:
-            message.body = self._body.whole()
-        self.phase = "answer"
-        self._remembered = message
+        message.body = self._body.whole() if large is None else large.memory
+        self._end_large()
+        self._let_go()
+        self.phase, self._remembered = "answer", message
         self._hand_over(message)
 
     def _hand_over(self, message: HttpMessage) -> None:
@@ -460,6 +463,7 @@ class HttpConnection(asyncio.Protocol):
         # httptools still counts on this body, so the next request gets a parser of its own.
         self._parser = httptools.HttpRequestParser(self)
         self.on_message_complete()
+        self._remembered = None
 
     def _end_large(self) -> None:
         large, self._large = self._large, None

@@ -178,13 +178,10 @@ def _flat(document: UsualBody, settings: HttpSettings) -> _Flat | None:
 def _packed(item: _Input, settings: HttpSettings) -> tuple[bytes, Packing] | None:
     """Return an input as bytes; None where it is not a flat list of numbers that fit."""
     shape, data = item.shape, item.data
+    if len(shape) > settings.max_dimensions or item.parameters is not msgspec.UNSET:
+        return None
     packing = packing_of(item.name, item.datatype, shape)
-    if (
-        packing is None
-        or packing.length != len(data)
-        or len(shape) > settings.max_dimensions
-        or item.parameters is not msgspec.UNSET
-    ):
+    if packing is None or packing.length != len(data):
         return None
     try:
         return packing.pack(*data), packing
