@@ -157,6 +157,19 @@ def test_code_shares_no_process_not_even_in_quarantine(name: str) -> None:
     assert all(load.trust_code for one in plan.workers if one.id in hosted for load in one.loads)
 
 
+def test_no_name_is_another_models_shortened_one() -> None:
+    """A model that is named as a longer one's workers are shares no process with it."""
+    names = ["n" * 128]
+    for _ in range(3):
+        items = [Desired(EndpointSpec(name, name, 1), coded(1, name)) for name in names]
+        plan = next_plan(items, seen(), EMPTY, ADDRESS)
+        own = [worker for worker in plan.workers if worker.kind == "dedicated"]
+        assert [len(worker.loads) for worker in own] == [1] * len(names)
+        names += [worker.id.removeprefix("dedicated-").removesuffix("-1-0") for worker in own]
+        names = [*dict.fromkeys(names)]
+    assert len(names) > 2
+
+
 def test_batching_that_a_push_switched_off_stays_off() -> None:
     """An endpoint cannot ask for batches of a version that must not be batched."""
     item = Desired(EndpointSpec("e", "m", 1, max_batch_size=32), version(1, batch=1))

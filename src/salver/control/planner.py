@@ -29,7 +29,7 @@ QUARANTINE_ID = "quarantine-0"
 LOCAL_SOURCE = "local"
 _ALL_TRAFFIC = 10_000
 _PRIMARY = "primary"
-_LONG_NAME, _KEPT_NAME = 32, 23
+_LONG_NAME, _KEPT_NAME, _DIGEST = 32, 15, 16
 
 
 class Desired(msgspec.Struct, frozen=True):
@@ -119,11 +119,12 @@ def _runs_code(version: VersionRecord) -> bool:
 def _own(version: VersionRecord) -> str:
     """Return what the names of a version's own workers have in common, short enough for a socket.
 
-    The path of a Unix socket has room for about a hundred characters.
+    The path of a Unix socket has room for about a hundred characters. A name as long as shortened
+    ones are is shortened too, so that none can look like another's.
     """
     model = version.model
-    if len(model) > _LONG_NAME:
-        model = f"{model[:_KEPT_NAME]}.{sha256(model.encode()).hexdigest()[:8]}"
+    if len(model) >= _LONG_NAME:
+        model = f"{model[:_KEPT_NAME]}.{sha256(model.encode()).hexdigest()[:_DIGEST]}"
     return f"{model}-{version.version}"
 
 
