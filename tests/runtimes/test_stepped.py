@@ -1,5 +1,7 @@
 """Steps around real models of every runtime: the same answers, all rows at once or one by one."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from salver.core.errors import InvalidSteps, InvalidTensor, ModelFailed, Unknown
 from salver.core.rows import infer_inputs
 from salver.core.signature import Column, Signature, TensorSpec
 from salver.core.steps import Steps, read_steps
+from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch, RuntimeOptions
-from salver.runtimes.stepped import SteppedRuntime, SteppedStreamRuntime
+from salver.runtimes.stepped import Around, SteppedRuntime, SteppedStreamRuntime
 from salver.runtimes.table import create_batch, create_stream
 from tests import models
 from tests.runtimes.code_models import write
@@ -181,3 +184,21 @@ def test_steps_around_a_stream(tmp_path: Path) -> None:
         assert error in (sink.error.message if sink.error is not None else "")
         assert bool(error) is (sink.error is not None)
         runtime.unload()
+
+
+def test_streams_of_different_shapes_share_steps() -> None:
+    """Chunks of two kinds at once, each through the steps that were fitted to its own kind."""
+    around = Around(Steps(after=({"step": "labels", "tensor": "p", "names": ["x", "y"]},)))
+    kinds = {(1,): np.array([[0.9, 0.1]], np.float32), (1, 2): np.array([[1, 0]], np.int64)}
+
+    def shapes(array: AnyArray) -> set[tuple[int, ...]]:
+        return {around.after({"p": array})["label"].shape for _ in range(2000)}
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(shapes, kinds.values()))
+    finally:
+        sys.setswitchinterval(before)
+    assert found == [{shape} for shape in kinds]

@@ -32,8 +32,7 @@ class Around:
         self._steps = steps
         self._folder = Path()
         self._before: Apply = _unchanged
-        self._after: Apply = _unchanged
-        self._shapes: _Shapes | None = None
+        self._after: tuple[_Shapes, Apply] | None = None
 
     def load(
         self, inner: Runtime, folder: Path, signature: Signature | None, options: RuntimeOptions
@@ -69,21 +68,23 @@ class Around:
         return self._before(batch)
 
     def after(self, outputs: Batch) -> Batch:
-        """Return what callers get."""
+        """Return what callers get; may be called from several threads."""
         if not self._steps.after:
             return outputs
         outputs = {name: np.asarray(value) for name, value in outputs.items()}
         shapes = tuple(
             (name, datatype_of(array.dtype), array.shape[1:]) for name, array in outputs.items()
         )
-        if shapes != self._shapes:
+        # Read and set as one: the streams of a model share this.
+        fitted = self._after
+        if fitted is None or fitted[0] != shapes:
             specs = {
                 name: TensorSpec(name, datatype, (VARIABLE, *shape))
                 for name, datatype, shape in shapes
             }
-            self._after = bind(self._steps.after, specs, self._folder, "after").apply
-            self._shapes = shapes
-        return self._after(outputs)
+            apply = bind(self._steps.after, specs, self._folder, "after").apply
+            fitted = self._after = (shapes, apply)
+        return fitted[1](outputs)
 
 
 class SteppedRuntime:
