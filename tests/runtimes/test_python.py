@@ -72,6 +72,43 @@ def test_steps_get_what_the_step_before_returned(tmp_path: Path) -> None:
     assert list(runtime.run(ROWS, ("half",))) == ["half"]
 
 
+def test_inputs_cannot_be_written_into(tmp_path: Path) -> None:
+    """Code that tries it is told what to do instead, and its inputs stay what they were."""
+    rows = {"x": np.array([[1.0], [2.0]])}
+    for number, line in enumerate(("x *= 2", "x[:] = 2", "x.sort()", "x.setflags(write=1)")):
+        runtime = loaded(tmp_path / str(number), body("x = inputs['x']", line, "return {'y': x}"))
+        rows["x"].flags.writeable = number != 3
+        with pytest.raises(ModelFailed, match=r"model.py line 6: .*copy what is written into"):
+            runtime.run(rows, None)
+    assert rows["x"].tolist() == [[1.0], [2.0]]
+
+
+REUSING = """
+import numpy as np
+class Model:
+    def load(self, path):
+        self.out = {"y": np.zeros((1, 4096))}
+    def predict(self, inputs):
+        self.out["y"][:] = inputs["x"][0, 0]
+        return self.out
+"""
+
+
+def test_an_answer_outlives_the_next_call(tmp_path: Path) -> None:
+    """Code may use one array for all its answers: an earlier one stays what it was."""
+    runtime = loaded(tmp_path, REUSING)
+    answers = [runtime.run({"x": np.array([[value]])}, None) for value in (1.0, 2.0)]
+    assert [set(answer["y"].ravel().tolist()) for answer in answers] == [{1.0}, {2.0}]
+
+
+def test_an_answer_is_no_part_of_its_inputs(tmp_path: Path) -> None:
+    """What code returns as it came shares no memory with what came."""
+    runtime = loaded(tmp_path, body("return {'y': inputs['x'].T}"))
+    answer = runtime.run(ROWS, None)
+    assert answer["y"].tolist() == [[1.0, 2.0]]
+    assert not np.shares_memory(answer["y"], ROWS["x"])
+
+
 def test_awaitable_methods_are_awaited(tmp_path: Path) -> None:
     """load and predict may be coroutines, and share one event loop."""
     runtime = loaded(

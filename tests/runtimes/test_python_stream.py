@@ -66,6 +66,41 @@ def number(value: float) -> Batch:
     return {"x": np.array([[float(value)]])}
 
 
+GROWING = """
+import numpy as np
+
+class Model:
+    def predict_stream(self, inputs):
+        total = np.zeros((1, 4096), np.float32)
+        for _ in range(6):
+            total += 1
+            yield {"y": total}
+"""
+
+
+class Keeper(Collector):
+    """Keeps the chunks themselves, as a sink does whose receiver is slow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Batch] = []
+
+    def chunk(self, outputs: Batch) -> bool:
+        """Take one."""
+        self.kept.append(outputs)
+        return True
+
+
+def test_a_chunk_outlives_the_next(tmp_path: Path) -> None:
+    """A generator may yield one array again and again; what was yielded stays what it was."""
+    runtime = loaded_stream(tmp_path, GROWING)
+    runtime.submit(number(6), sink := Keeper())
+    sink.waited()
+    found = [set(chunk["y"].ravel().tolist()) for chunk in sink.kept]
+    assert found == [{1.0}, {2.0}, {3.0}, {4.0}, {5.0}, {6.0}]
+    runtime.unload()
+
+
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_chunks_come_in_order(tmp_path: Path, kind: str) -> None:
     """A generator and an async generator deliver every chunk, then the end."""

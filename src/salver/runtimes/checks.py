@@ -48,6 +48,14 @@ def check_batch(batch: Batch, specs: tuple[TensorSpec, ...]) -> None:
             raise MissingInput(f"input {spec.name!r} is missing")
 
 
+def read_only(batch: Batch) -> Batch:
+    """Return the same values in arrays that code cannot write into by mistake."""
+    views = {name: array.view() for name, array in batch.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return views
+
+
 def as_text(name: str, array: AnyArray) -> AnyArray:
     """Return ``BYTES`` elements as the text that libraries take; raises ``InvalidTensor``."""
     flat = array.ravel()

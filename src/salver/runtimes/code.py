@@ -144,6 +144,8 @@ class Code:
             lines = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
             log.error("model_code_failed", place=place, count=count, traceback=lines)
         what = f"{type(error).__name__}: {_message(error)}"
+        if isinstance(error, ValueError) and ("read-only" in what or "WRITEABLE" in what):
+            what += "; inputs are read-only, so copy what is written into: inputs[name].copy()"
         if isinstance(error, SystemExit):
             what = f"sys.exit({error.code!r}) was called; raise an error instead"
         return f"{place}: {what}"[:_MAX_CAUSE]

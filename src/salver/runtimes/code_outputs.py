@@ -12,8 +12,10 @@ from salver.runtimes.base import Batch
 
 
 def checked(value: Any, method: str, declared: tuple[TensorSpec, ...]) -> Batch:
-    """Return what a method answered, if it is a dict of names to numpy arrays as declared.
+    """Return copies of what a method answered, if it is a dict of names to numpy arrays.
 
+    They are copies since an answer may wait for a slow receiver, and code may write its next answer
+    into the same array meanwhile.
     ``declared`` is empty while nobody knows the outputs. Raises ``ModelFailed`` saying what came
     instead.
     """
@@ -30,7 +32,7 @@ def checked(value: Any, method: str, declared: tuple[TensorSpec, ...]) -> Batch:
         _check_array(name, array, method)
     for spec in declared:
         _check_declared(spec, value.get(spec.name), method)
-    return value
+    return {name: np.array(array) for name, array in value.items()}
 
 
 def _check_array(name: str, array: Any, method: str) -> None:

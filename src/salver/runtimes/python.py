@@ -7,7 +7,7 @@ from salver.artifact.declared_signature import declared_signature
 from salver.core.errors import LoadFailed, ModelFailed
 from salver.core.signature import Signature
 from salver.runtimes.base import Batch, RuntimeOptions
-from salver.runtimes.checks import check_batch, pick
+from salver.runtimes.checks import check_batch, pick, read_only
 from salver.runtimes.code import Code
 from salver.runtimes.code_outputs import checked
 
@@ -57,7 +57,7 @@ class PythonRuntime:
         signature = self._signature
         if signature is not None:
             check_batch(batch, signature.inputs)
-        value: Any = batch
+        value: Any = read_only(batch)
         for method in self._methods:
             value = self._code.call(method, value)
         declared = signature.outputs if signature is not None else ()

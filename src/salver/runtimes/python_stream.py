@@ -14,7 +14,7 @@ from salver.core.errors import LoadFailed, ModelFailed, Overloaded, SalverError
 from salver.core.signature import Signature
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch, RuntimeOptions, Sink
-from salver.runtimes.checks import check_batch
+from salver.runtimes.checks import check_batch, read_only
 from salver.runtimes.code import Code
 from salver.runtimes.code_outputs import checked
 from salver.runtimes.ending import end_process
@@ -138,7 +138,7 @@ class PythonStreamRuntime:
             sink.fail(error)
 
     def _answer(self, inputs: Batch, sink: Sink, run: _Stream) -> ModelFailed | None:
-        value: Any = inputs
+        value: Any = read_only(inputs)
         if self._code.has(PREPROCESS):
             value = self._code.call(PREPROCESS, value)
         stream = self._code.call(STREAM, value)

@@ -59,7 +59,8 @@ class SklearnRuntime:
         wanted = pick(dict.fromkeys(self._calls, _NOTHING), outputs)
         rows = self._rows(batch)
         try:
-            return {name: np.asarray(self._calls[name](rows)) for name in wanted}
+            # Copies: what came from a pickle may write its next answer into the same array.
+            return {name: np.array(self._calls[name](rows)) for name in wanted}
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise ModelFailed(f"scikit-learn: {error}"[:_MAX_CAUSE]) from error
 

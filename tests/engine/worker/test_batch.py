@@ -1,6 +1,7 @@
 """Joining and cutting batches, without a process around it."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from salver.core.clock import SystemClock
 from salver.core.datatypes import DTYPES
 from salver.core.errors import InvalidTensor, ModelFailed, SalverError
+from salver.core.signature import Signature
 from salver.core.tensor import AnyArray, Tensor
 from salver.core.timing import Timing
 from salver.engine.client.cohort import joint_response
@@ -17,6 +20,8 @@ from salver.engine.worker.batch import Answer, assemble, disassemble
 from salver.engine.worker.form import form_of
 from salver.engine.worker.job import Job, many_jobs, one_job
 from salver.engine.worker.queue import JobQueue
+from salver.engine.worker.run import Failure, execute
+from salver.runtimes.base import Batch, RuntimeOptions
 from salver.wire.framing import Buffer
 from salver.wire.messages import ChunkMany, Infer, InferMany, Message, TensorHeader
 
@@ -322,3 +327,39 @@ def test_wrong_rows_are_the_models_fault(shape: tuple[int, ...]) -> None:
     jobs = [job(np.zeros((1, 1))), job(np.zeros((1, 1)))]
     with pytest.raises(ModelFailed, match="max-batch-size 1"):
         disassemble({"y": np.zeros(shape)}, jobs)
+
+
+class InPlace:
+    """Writes into its inputs, and refuses what is negative."""
+
+    def load(self, folder: Path, signature: Signature | None, options: RuntimeOptions) -> None:
+        """Load nothing."""
+
+    def signature(self) -> Signature | None:
+        """Tell nothing."""
+        return None
+
+    def run(self, batch: Batch, outputs: tuple[str, ...] | None) -> Batch:
+        """Double what came, where it came."""
+        x = batch["a"]
+        if not x.flags.writeable:
+            x.setflags(write=True)
+        x *= 2
+        if (x < 0).any():
+            raise ValueError("no negatives")
+        return {"y": x.copy()}
+
+    def unload(self) -> None:
+        """Release nothing."""
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_inputs_are_the_same_at_a_retry(kind: Callable[[Buffer], Buffer]) -> None:
+    """Whatever memory a frame lies in, a model can write nothing into it before the retry."""
+    values = np.array([[1.0], [3.0], [-1.0]], "<f4")
+    (one,) = several(values, reply=NoReply(joins=True))
+    one.payload = memoryview(bytearray(one.payload)) if kind is memoryview else kind(one.payload)
+    answers = execute(InPlace(), [one], SystemClock()).answers
+    assert all(isinstance(answer, Failure) for answer in answers)
+    assert len(answers) == 3
+    assert bytes(one.payload) == values.tobytes()

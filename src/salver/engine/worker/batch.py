@@ -57,9 +57,15 @@ def _misfit(job: Job) -> InvalidTensor:
 
 
 def _array(column: Column, raw: Buffer, rows: int) -> AnyArray:
-    """Return bytes as an array of so many rows, or of the header's shape where it has no rows."""
+    """Return bytes as an array of so many rows, or of the header's shape where it has no rows.
+
+    Nobody can write into it: a batch that fails is read once more, request by request.
+    """
     shape = (rows, *column.row_shape) if rows else column.header.shape
     array: AnyArray = np.ndarray(shape, column.dtype, raw)
+    if array.flags.writeable and array.size:
+        # Unlike the flag by itself, this cannot be undone through the array.
+        array = np.frombuffer(memoryview(raw).toreadonly(), column.dtype).reshape(shape)
     return array
 
 
