@@ -59,9 +59,10 @@ class Model:
         for index in range(int(inputs["x"][0, 0])):
             yield {"y": np.array([[index]], np.int64)}
 """
-SMALL_FRAMES = (
-    "engine: {max_frame_bytes: 2097152, unresponsive_s: 4}\nsupervisor: {backoff_max_s: 0.2}"
-)
+SMALL_FRAMES = """
+engine: {max_frame_bytes: 2097152, unresponsive_s: 4, stuck_s: 5}
+supervisor: {backoff_max_s: 0.2}
+"""
 
 
 @pytest.fixture(scope="module")

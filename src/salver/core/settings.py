@@ -122,6 +122,9 @@ class EngineSettings:
     max_frame_bytes: int = setting(1024 * _MIB, "largest message between processes")
     connect_timeout_s: float = setting(5.0, "time to reach a worker and be greeted")
     quarantine_idle_s: float = setting(30.0, "time an unused model stays in quarantine")
+    stuck_s: float = setting(
+        15.0, "time a run of a model's code may always take; it may take longer for patient callers"
+    )
     unresponsive_s: float = setting(
         20.0, "time after which a worker whose model's code lets nothing else run is restarted"
     )

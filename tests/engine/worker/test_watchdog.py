@@ -21,8 +21,8 @@ def job(left_s: float, count: int = 1) -> Job:
     return Job(NoReply(), tuple(range(count)), form, b"", now_ns, deadline_ns, 1, ALONE)
 
 
-async def order(jobs: list[Job], *, hurried: bool) -> list[str]:
-    """Return what came first: the watchdog, or most of the first request's time.
+async def order(jobs: list[Job], stuck_s: float, *, hurried: bool) -> list[str]:
+    """Return what came first: the watchdog, or most of the time that the run may take.
 
     The loop calls what is due in the order of its time, however late it is.
     """
@@ -34,10 +34,10 @@ async def order(jobs: list[Job], *, hurried: bool) -> list[str]:
         if len(seen) == 2:
             over.set()
 
-    watchdog = Watchdog(CLOCK, lambda: happened("given up"))
+    watchdog = Watchdog(CLOCK, stuck_s, lambda: happened("given up"))
     watchdog.begin(jobs, lambda: hurried)
     left_s = (min(one.deadline_ns for one in jobs) - CLOCK.monotonic_ns()) / 1e9
-    asyncio.get_running_loop().call_later(left_s * 0.9, happened, "time is up")
+    asyncio.get_running_loop().call_later(max(stuck_s, left_s) * 0.9, happened, "time is up")
     async with asyncio.timeout(60):
         await over.wait()
     return seen
@@ -58,7 +58,21 @@ def test_a_batch_gets_half_of_the_time_one_request_all(
 ) -> None:
     """Only a request that nobody waits behind has its time to itself."""
     jobs = [job(3.0, count), *(job(left_s) for left_s in others)]
-    assert asyncio.run(order(jobs, hurried=hurried))[0] == first
+    assert asyncio.run(order(jobs, 0.1, hurried=hurried))[0] == first
+
+
+@pytest.mark.parametrize(
+    ("others", "hurried", "first"),
+    [([], False, "time is up"), ([9.0], False, "time is up"), ([], True, "given up")],
+    ids=["alone", "a batch", "alone, others wait"],
+)
+def test_a_caller_in_a_hurry_shortens_no_run(
+    others: list[float], hurried: bool, first: str
+) -> None:
+    """Whoever gives up at once, the run has the server's own time; half where others wait."""
+    jobs = [job(0.01), *(job(left_s) for left_s in others)]
+    # A batch that a patient caller is in has no more time than the one in a hurry gives it.
+    assert asyncio.run(order(jobs, 2.0, hurried=hurried))[0] == first
 
 
 def test_a_run_that_comes_back_is_left_alone() -> None:
@@ -66,7 +80,7 @@ def test_a_run_that_comes_back_is_left_alone() -> None:
 
     async def run() -> bool:
         over = asyncio.Event()
-        watchdog = Watchdog(CLOCK, over.set)
+        watchdog = Watchdog(CLOCK, 0.01, over.set)
         watchdog.begin([job(0.01)], lambda: False)
         watchdog.end()
         await asyncio.sleep(0.2)

@@ -250,17 +250,29 @@ class Worker:
         return Snapshot(0, 0, os.getpid(), self._state, 0, states)
 
     def _changed(self) -> None:
+        self._expect_life()
         announcement = self._announcement()
         for link in self._links:
             link.connection.send(announcement)
         if self._follower is not None:
             self._follower.poke()
 
+    def _expect_life(self) -> None:
+        """Come round again in time; a load may hold the interpreter's lock as long as it may take.
+
+        Reading one large file can be a single call.
+        """
+        if self._runs_code:
+            engine = self._settings.engine
+            hosts = (*self._hosts.values(), *self._retiring)
+            loads = any(host.loading.active for host in hosts)
+            least_s = engine.load_timeout_s if loads else 0.0
+            expect_life(max(engine.unresponsive_s, least_s))
+
     async def _keep_house(self) -> None:
         idle_ns = round(self._settings.engine.quarantine_idle_s * 1e9)
         while True:
-            if self._runs_code:
-                expect_life(self._settings.engine.unresponsive_s)
+            self._expect_life()
             await asyncio.sleep(_IDLE_CHECK_S)
             for host in [host for host in self._retiring if host.idle]:
                 self._retiring.remove(host)

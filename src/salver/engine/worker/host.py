@@ -60,7 +60,7 @@ class BatchHost:
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"run-{loading.load.variant}")
         self._labels = (loading.load.variant,)
-        self._watchdog = Watchdog(clock) if loading.load.trust_code else None
+        self._watchdog = Watchdog(clock, settings.stuck_s) if loading.load.trust_code else None
         self.update(loading.load)
         loading.finished = self._loaded
 

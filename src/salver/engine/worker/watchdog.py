@@ -18,21 +18,28 @@ _GRACE_S = 0.05
 class Watchdog:
     """Watches one version's runs; all methods are called on the event loop's thread.
 
-    A batch of several requests may take half of the time that the first of them has left, so that
-    the others can still be answered after a retry. A request that runs alone may take all of its
-    time; in quarantine, while others wait there, half of it.
+    A run may take ``stuck_s``, however little time its callers have: they may give up early, which
+    says nothing of the code. Callers with more time let it take longer: a batch of several half
+    of what the first of them has left, so that the others can still be answered after a retry, a
+    request that runs alone all of it. In quarantine, while others wait there, it gets half.
     """
 
-    def __init__(self, clock: Clock, give_up: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, clock: Clock, stuck_s: float, give_up: Callable[[], None] | None = None
+    ) -> None:
         self._clock = clock
+        self._stuck_s = stuck_s
         self._give_up = give_up or end_process
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, jobs: list[Job], hurried: Callable[[], bool]) -> None:
         """A run begins; ``hurried`` tells halfway whether somebody else needs the time."""
-        several = len(jobs) > 1 or jobs[0].count > 1
         left_s = (min(job.deadline_ns for job in jobs) - self._clock.monotonic_ns()) / 1e9
-        self._after(left_s / 2, lambda: self._halfway(left_s / 2, several or hurried()))
+        if len(jobs) > 1 or jobs[0].count > 1:
+            self._after(max(self._stuck_s, left_s / 2), self._give_up)
+            return
+        half_s = max(self._stuck_s, left_s) / 2
+        self._after(half_s, lambda: self._halfway(half_s, is_enough=hurried()))
 
     def end(self) -> None:
         """The run came back."""
@@ -42,9 +49,9 @@ class Watchdog:
 
     def _after(self, seconds: float, callback: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(max(0.0, seconds) + _GRACE_S, callback)
+        self._timer = loop.call_later(seconds + _GRACE_S, callback)
 
-    def _halfway(self, left_s: float, is_enough: bool) -> None:
+    def _halfway(self, left_s: float, *, is_enough: bool) -> None:
         if is_enough:
             self._give_up()
         else:
