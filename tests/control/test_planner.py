@@ -7,9 +7,12 @@ from hypothesis import strategies as st
 
 from salver.artifact.manifest import FileEntry, Manifest
 from salver.control.planner import AddressOf, Desired, Observed, next_plan, same
+from salver.core.errors import UnsupportedFormat
 from salver.core.signature import Signature, TensorSpec
+from salver.core.steps import Steps
 from salver.registry.records import EndpointSpec, VersionRecord
-from salver.wire.messages import Plan, VariantState
+from salver.runtimes.table import create_batch, is_stream
+from salver.wire.messages import FileRef, Plan, VariantState
 
 ADDRESS = AddressOf("/run")
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1,)),))
@@ -88,6 +91,36 @@ def steady(number: int = 1, **spec: object) -> Plan:
     observed = seen(shared_0={f"m:{number}": "ready"}, shared_1={f"m:{number}": "ready"})
     plan = next_plan([want(number, **spec)], observed, EMPTY, ADDRESS)
     return msgspec.structs.replace(plan, number=5)
+
+
+class LoadOfVersion2(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """What a worker of version 2 understands of a ``Load``, as far as it needs it here."""
+
+    variant: str
+    digest: str
+    runtime: str
+    files: tuple[FileRef, ...]
+
+
+def test_a_worker_that_knows_no_steps_refuses_a_version_with_steps() -> None:
+    """It would read all but the steps, and answer with the bare model."""
+    steps = Steps(after=({"step": "softmax", "tensor": "y"},))
+    wanted = want(1)
+    record = wanted.version
+    assert record is not None
+    for runtime in ("onnx", "python-stream"):
+        manifest = msgspec.structs.replace(record.manifest, runtime=runtime, steps=steps)
+        with_steps = msgspec.structs.replace(
+            wanted, version=msgspec.structs.replace(record, manifest=manifest)
+        )
+        plan = next_plan([with_steps], seen(shared_0={}), EMPTY, ADDRESS)
+        loads_of_it = [load for worker in plan.workers for load in worker.loads]
+        assert loads_of_it
+        for load in loads_of_it:
+            old = msgspec.msgpack.decode(msgspec.msgpack.encode(load), type=LoadOfVersion2)
+            with pytest.raises(UnsupportedFormat, match="unknown runtime 'stepped:"):
+                create_batch(old.runtime)
+            assert is_stream(load.runtime) is (runtime == "python-stream")
 
 
 def test_an_update_switches_when_ready_and_lets_go_when_acknowledged() -> None:

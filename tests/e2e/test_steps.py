@@ -97,6 +97,7 @@ def test_text_goes_into_a_published_model(server: Server, tmp_path: Path) -> Non
         "--steps", written(tmp_path / "steps.json", steps), "--example", str(example),
     )  # fmt: skip
     assert [one["name"] for one in pushed["signature"]["inputs"]] == ["text"]
+    assert pushed["max_batch_size"] == 1
     server.ok("deploy", "minilm")
     with server.client() as client:
         vectors = []
@@ -130,6 +131,7 @@ def test_other_steps_are_another_version(server: Server, tmp_path: Path) -> None
         ),
         ({"before": [{"step": "select", "columns": ["age"], "into": "X"}]}, "or column 'age'"),
         ({"befor": []}, "did you mean 'before'"),
+        ({"before": [{"step": "one_hot", "columns": {"x": [2**70]}}]}, "beyond 64 bits"),
         ({"before": [{"step": "cast", "to": {"input": "FP16"}}]}, "add a cast"),
     ],
 )

@@ -217,6 +217,46 @@ def test_code_tells_its_signature_by_running(tmp_path: Path) -> None:
         examine(folder, example=rows_of("iris"))
 
 
+TAGS = """
+import numpy as np
+
+class Model:
+    def predict(self, inputs):
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        return {result}
+"""
+
+
+@pytest.mark.parametrize(
+    ("pad", "result", "cause"),
+    [
+        ("longest", '{"tags": ids * 1.0}', "with texts of different lengths"),
+        ("longest", '{"score": ids.mean(axis=1)}', "with texts of different lengths"),
+        ("longest", '{"score": (ids * mask).sum(axis=1) / mask.sum(axis=1)}', ""),
+        ("max_length", '{"tags": ids * 1.0}', ""),
+    ],
+)
+def test_models_that_see_the_padding_are_not_batched(
+    tmp_path: Path, pad: str, result: str, cause: str
+) -> None:
+    """One example row is enough to find answers that depend on the length of others' text."""
+    import tokenizers  # noqa: PLC0415
+
+    words = tokenizers.models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()  # type: ignore[attr-defined]
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "model.py").write_text(TAGS.replace("{result}", result))
+    report = examine(
+        tmp_path / "m", tmp_path / "model.py", tmp_path / "tokenizer.json",
+        example=b'[{"text": "a b"}]', trust_code=True,
+        steps=Steps(before=({"step": "tokenize", "column": "text", "pad": pad},)),
+    )  # fmt: skip
+    assert (report.max_batch_size == 1) is bool(cause)
+    assert report.batching_note.startswith(cause)
+    assert bool(report.batching_note) is bool(cause)
+
+
 LEAVES = """
 import subprocess, sys
 from pathlib import Path

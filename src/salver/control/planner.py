@@ -11,6 +11,7 @@ from hashlib import sha256
 import msgspec
 
 from salver.core.context import DEFAULT_TENANT
+from salver.core.steps import stepped
 from salver.registry.records import EndpointSpec, VersionRecord
 from salver.runtimes.table import is_code, is_stream
 from salver.wire.messages import (
@@ -219,7 +220,7 @@ def _load(item: Desired) -> Load:
     return Load(
         version.id,
         version.digest,
-        manifest.runtime,
+        manifest.runtime if manifest.steps is None else stepped(manifest.runtime),
         tuple(FileRef(file.path, file.sha256, file.size_bytes) for file in manifest.files),
         LOCAL_SOURCE,
         manifest.signature,

@@ -128,6 +128,7 @@ class Pusher:
                 self._settings.engine.threads,
                 self._settings.engine.probe_memory_bytes,
                 push.steps,
+                self._settings.engine.step_bytes,
             )
             return await probe(request, self._settings.engine)
 

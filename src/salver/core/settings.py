@@ -110,6 +110,9 @@ class EngineSettings:
     steps: str = setting(
         "batch", "how steps around a model run: batch (all rows at once) or rows (each row alone)"
     )
+    step_bytes: int = setting(
+        256 * _MIB, "memory of a batch's tensors after a step that makes more of them; over it 400"
+    )
     threads: int = setting(1, "compute threads of one model")
     max_in_flight: int = setting(4096, "requests one gateway may have open at one variant")
     eject_failures: int = setting(

@@ -12,6 +12,7 @@ from salver.core.errors import InvalidSteps
 from salver.core.signature import TensorSpec
 
 _MAX_STEPS = 64
+_STEPPED = "stepped:"
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
 
 Made = TypeVar("Made")
@@ -31,6 +32,7 @@ class Steps(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
 
 def read_steps(document: Any) -> Steps:
     """Return steps from plain values; raises ``InvalidSteps`` naming what is wrong."""
+    _check_whole_numbers(document)
     steps = strict(document, Steps, "the steps")
     if not steps.before and not steps.after:
         raise InvalidSteps("the steps hold neither 'before' nor 'after'")
@@ -38,6 +40,29 @@ def read_steps(document: Any) -> Steps:
         if len(side) > _MAX_STEPS:
             raise InvalidSteps(f"{len(side)} steps on one side of the model are over {_MAX_STEPS}")
     return steps
+
+
+def stepped(runtime: str) -> str:
+    """Return the runtime's name for a worker, which a worker that knows no steps refuses."""
+    return _STEPPED + runtime
+
+
+def unstepped(runtime: str) -> str:
+    """Return the runtime's own name."""
+    return runtime.removeprefix(_STEPPED)
+
+
+def _check_whole_numbers(document: Any) -> None:
+    """Raise ``InvalidSteps`` for a whole number that no message carries."""
+    waiting = [document]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple):
+            waiting.extend(value)
+        elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+            raise InvalidSteps("the steps hold a whole number beyond 64 bits")
 
 
 def strict(document: Any, kind: type[Made], where: str) -> Made:

@@ -17,6 +17,7 @@ from salver.engine.memory import uninitialised
 from salver.engine.worker.app import Worker, WorkerIdentity
 from salver.engine.worker.loader import Loader
 from salver.observe.logs import configure_logs
+from salver.runtimes.base import RuntimeOptions
 from salver.runtimes.table import create_batch, create_stream
 from salver.wire.transport import LinkOptions, TlsFiles
 
@@ -54,7 +55,7 @@ async def _serve(identity: WorkerIdentity, settings: Settings, tls: TlsFiles | N
     loader = Loader(
         home / "blobs" / "sha256",
         home / "run" / "models" / identity.id,
-        engine.threads,
+        RuntimeOptions(engine.threads, step_bytes=engine.step_bytes),
         create_batch,
         create_stream,
         row_by_row=engine.steps == "rows",

@@ -37,6 +37,7 @@ class ProbeRequest(msgspec.Struct, frozen=True):
     threads: int = 1
     memory_bytes: int = 0
     steps: Steps | None = None
+    step_bytes: int = EngineSettings().step_bytes
 
 
 class ProbeReport(msgspec.Struct, frozen=True):

@@ -10,14 +10,15 @@ import numpy as np
 
 from salver.artifact.code import code_runtime
 from salver.artifact.detect import code_refusal, detect_runtime, refuse_pickles
-from salver.artifact.golden import Golden, compare, first_difference, parse_golden, write_golden
+from salver.artifact.golden import Golden, compare, parse_golden, write_golden
 from salver.artifact.requirements import read_requirements
 from salver.artifact.validate.base import validate
 from salver.core.datatypes import datatype_of
 from salver.core.errors import Internal, InvalidArtifact, LoadFailed, SalverError
 from salver.core.signature import VARIABLE, Signature, TensorSpec
-from salver.core.tensor import AnyArray, Tensor
+from salver.core.tensor import Tensor
 from salver.engine.probe import ProbeFailure, ProbeReport, ProbeRequest, Result, encode_result
+from salver.engine.probe_batching import batching
 from salver.engine.probe_inputs import inputs_of, outer_signature
 from salver.engine.probe_stream import streamed
 from salver.observe.memory import resident_bytes
@@ -25,9 +26,6 @@ from salver.runtimes.base import Batch, BatchRuntime, RuntimeOptions
 from salver.runtimes.stepped import SteppedRuntime, SteppedStreamRuntime
 from salver.runtimes.table import create_batch, create_stream, is_code, is_stream
 
-_BATCH_ROWS = 8
-_DEFAULT_BATCH_SIZE = 64
-_RTOL, _ATOL = 1e-4, 1e-5
 _MAX_CAUSE = 500
 _MAX_VERSIONS = 32
 _FRAMEWORKS = {
@@ -95,7 +93,9 @@ def _runtime_name(request: ProbeRequest, folder: Path) -> str:
 
 
 def _options(request: ProbeRequest) -> RuntimeOptions:
-    return RuntimeOptions(request.threads, request.trust_pickle, request.trust_code)
+    return RuntimeOptions(
+        request.threads, request.trust_pickle, request.trust_code, request.step_bytes
+    )
 
 
 def _tried(
@@ -106,7 +106,7 @@ def _tried(
     batch = {tensor.name: tensor.array() for tensor in inputs}
     outputs = runtime.run(batch, None)
     signature = _completed(signature, batch, outputs)
-    max_batch_size, note = _batching(runtime, signature, batch)
+    max_batch_size, note = batching(runtime, signature, batch, request.steps)
     if note:
         warnings.append(f"batching is off: {note}")
     if request.golden:
@@ -144,34 +144,6 @@ def _completed(signature: Signature, batch: Batch, outputs: Batch) -> Signature:
             )
         specs.append(TensorSpec(name, datatype_of(array.dtype), tuple(shape)))
     return Signature(signature.inputs, tuple(specs))
-
-
-def _batching(runtime: BatchRuntime, signature: Signature, batch: Batch) -> tuple[int, str]:
-    """Compare a batch with its single rows; returns the batch size allowed, and why it is 1."""
-    if not all(spec.shape and spec.shape[0] == VARIABLE for spec in signature.inputs):
-        return 1, "the first dimension of the inputs is fixed"
-    several = {name: _repeated(array) for name, array in batch.items()}
-    rows = next(iter(several.values())).shape[0]
-    try:
-        together = runtime.run(several, None)
-        for name, value in together.items():
-            if np.asarray(value).ndim == 0 or np.asarray(value).shape[0] != rows:
-                return 1, f"output {name!r} does not have one row for each row given"
-        for index in range(rows):
-            alone = runtime.run({k: v[index : index + 1] for k, v in several.items()}, None)
-            for name, value in alone.items():
-                share = np.asarray(together[name])[index : index + 1]
-                difference = first_difference(np.asarray(value), share, _RTOL, _ATOL)
-                if difference:
-                    return 1, f"a row answered in a batch is not the row alone: {name} {difference}"
-    except SalverError as error:
-        return 1, f"a batch of {rows} rows failed: {error.message}"
-    return _DEFAULT_BATCH_SIZE, ""
-
-
-def _repeated(array: AnyArray) -> AnyArray:
-    rows = max(1, array.shape[0])
-    return np.concatenate([array] * (_BATCH_ROWS // rows + 1))[:_BATCH_ROWS]
 
 
 def _meets(runtime: BatchRuntime, examples: list[Golden]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from salver.core.errors import SalverError
+from salver.core.settings import EngineSettings
 from salver.core.signature import Signature
 from salver.core.tensor import AnyArray
 
@@ -16,11 +17,16 @@ Batch = dict[str, AnyArray]
 
 
 class RuntimeOptions(NamedTuple):
-    """What the host grants a runtime: compute threads, and whether pickles and code may run."""
+    """What the host grants a runtime.
+
+    Compute threads, whether pickles and code may run, and how much memory the tensors of a batch
+    may take after a step that makes more of them.
+    """
 
     threads: int = 1
     trust_pickle: bool = False
     trust_code: bool = False
+    step_bytes: int = EngineSettings().step_bytes
 
 
 class Runtime(Protocol):

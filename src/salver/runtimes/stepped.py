@@ -31,6 +31,7 @@ class Around:
         self.signature: Signature | None = None
         self._steps = steps
         self._folder = Path()
+        self._limit_bytes = RuntimeOptions().step_bytes
         self._before: Apply = _unchanged
         self._after: tuple[_Shapes, Apply] | None = None
 
@@ -44,6 +45,7 @@ class Around:
         """
         steps = self._steps
         self._folder = folder
+        self._limit_bytes = options.step_bytes
         inner.load(folder, None, options)
         own = inner.signature()
         if signature is None:
@@ -56,7 +58,7 @@ class Around:
             if signature is None:
                 raise InvalidSteps("nothing tells the inputs of the steps; give an example")
             specs = {spec.name: spec for spec in signature.inputs}
-            bound = bind(steps.before, specs, folder, "before")
+            bound = bind(steps.before, specs, folder, "before", self._limit_bytes)
             if own is not None:
                 _check_fit(bound.specs, own)
             self._before = bound.apply
@@ -82,8 +84,8 @@ class Around:
                 name: TensorSpec(name, datatype, (VARIABLE, *shape))
                 for name, datatype, shape in shapes
             }
-            apply = bind(self._steps.after, specs, self._folder, "after").apply
-            fitted = self._after = (shapes, apply)
+            bound = bind(self._steps.after, specs, self._folder, "after", self._limit_bytes)
+            fitted = self._after = (shapes, bound.apply)
         return fitted[1](outputs)
 
 

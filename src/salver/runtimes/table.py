@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from salver.core.errors import UnsupportedFormat
+from salver.core.steps import unstepped
 from salver.runtimes.base import BatchRuntime, StreamRuntime
 
 BATCH_RUNTIMES: dict[str, str] = {
@@ -33,8 +34,8 @@ def create_stream(name: str) -> StreamRuntime:
 
 
 def is_stream(name: str) -> bool:
-    """Tell which contract a runtime follows."""
-    return name in STREAM_RUNTIMES
+    """Tell which contract a runtime follows, with steps around it or without."""
+    return unstepped(name) in STREAM_RUNTIMES
 
 
 def is_code(name: str) -> bool:

@@ -78,6 +78,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
     ``variant`` is ``MODEL:VERSION``; ``digest`` is the artifact's; ``source`` names a blob source
     that the worker's own settings resolve, never a path. ``lazy`` waits for the first request.
+    With ``steps``, ``runtime`` is as ``core.steps.stepped`` names it: a worker of version 2 would
+    leave the steps out, and refuses the name.
     """
 
     variant: str

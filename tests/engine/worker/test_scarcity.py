@@ -10,6 +10,7 @@ import uvloop
 from salver.core.settings import Settings
 from salver.engine.worker.app import Worker, WorkerIdentity
 from salver.engine.worker.loader import Loader
+from salver.runtimes.base import RuntimeOptions
 from salver.runtimes.table import BATCH_RUNTIMES, create_batch, create_stream
 from salver.wire.transport import LinkOptions
 from tests.engine.client.test_handler import check_answers, outcomes
@@ -33,7 +34,7 @@ async def lazy_worker() -> AsyncIterator[tuple[Worker, Callers]]:
     home = running.home
     blobs, models = home / "blobs" / "sha256", home / "run" / "models" / QUARANTINE
     identity = WorkerIdentity(QUARANTINE, "test", f"unix:{home}/run/worker-{QUARANTINE}.sock", home)
-    loader = Loader(blobs, models, 1, create_batch, create_stream)
+    loader = Loader(blobs, models, RuntimeOptions(), create_batch, create_stream)
     worker = Worker(identity, Settings(), loader, CLOCK, LinkOptions())
     try:
         await worker.start()

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from salver.core.datatypes import datatype_of
-from salver.core.errors import CallerError, InvalidTensor, ModelFailed
+from salver.core.errors import CallerError, InvalidTensor, ModelFailed, NonFiniteOutput
 from salver.core.rows import infer_inputs
 from salver.core.signature import Column, TensorSpec
 from salver.core.tensor import AnyArray
@@ -119,6 +119,42 @@ def test_one_hot_of_numbers_inside_a_table() -> None:
     np.testing.assert_array_equal(answer["x"], rows["x"])
 
 
+def test_one_hot_knows_floats_of_any_width() -> None:
+    """A category is the number that the tensor holds, which for 0.1 differs by datatype."""
+    for dtype in (np.float16, np.float32, np.float64):
+        rows = {"x": np.array([[0.5], [0.1], [2.0]], dtype)}
+        answer = run(rows, {"step": "one_hot", "columns": {"x": [0.1, 0.5]}})
+        assert answer["x"].tolist() == [[0, 1], [1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("batch", "step"),
+    [
+        ({"x": np.zeros((30, 1), np.int8)}, {"step": "one_hot", "columns": {"x": [1, 2, 3]}}),
+        (
+            {"x": np.zeros((30, 1), np.int8)},
+            {"step": "select", "columns": ["x"], "into": "X", "datatype": "FP64"},
+        ),
+        ({"x": np.zeros((30, 1), np.int8)}, {"step": "cast", "to": {"x": "FP64"}}),
+        (
+            {"x": np.zeros(30, np.int8)},
+            {"step": "labels", "tensor": "x", "names": ["a long name"]},
+        ),
+        (
+            {"x": np.zeros((30, 1), np.int8)},
+            {"step": "top_k", "tensor": "x", "k": 1, "names": ["a long name"]},
+        ),
+    ],
+)
+def test_what_a_step_makes_of_a_batch_is_bounded(batch: Batch, step: dict[str, Any]) -> None:
+    """Rows that would become more than the limit are the caller's error, before they do."""
+    specs = {name: spec(name, array) for name, array in batch.items()}
+    fitted = bind([step], specs, HERE, "before", 200)
+    fitted.apply({name: array[:3] for name, array in batch.items()})
+    with pytest.raises(InvalidTensor, match="send fewer rows"):
+        fitted.apply(batch)
+
+
 def test_fill_puts_values_where_there_are_none() -> None:
     """NaN among numbers and empty text are replaced; everything else stays."""
     batch = {"x": np.array([[1.0, np.nan], [np.nan, 4.0]]), "city": text("", "Rom")}
@@ -153,6 +189,9 @@ def test_cast_keeps_what_can_be_kept() -> None:
     assert run(batch, {"step": "cast", "to": {"b": "BYTES"}})["b"].tolist() == [
         [b"1.9"], [b"-1.9"], [b"0.0"],
     ]  # fmt: skip
+    for dtype, to in ((np.float16, "INT16"), (np.float32, "INT32"), (np.float32, "INT64")):
+        least = np.array([[np.iinfo(to.lower()).min]], dtype)
+        assert run({"n": least}, {"step": "cast", "to": {"n": to}})["n"] == np.iinfo(to.lower()).min
     assert run({"n": text("7")}, {"step": "cast", "to": {"n": "INT64"}})["n"].tolist() == [[7]]
 
 
@@ -170,6 +209,7 @@ def test_cast_keeps_what_can_be_kept() -> None:
         (np.array([[2.0**63]]), "INT64", "beyond INT64"),
         (np.array([[np.nan]]), "INT32", "nan is beyond INT32"),
         (np.array([[1e300]]), "FP32", "beyond FP32"),
+        (np.array([[-2147483904]], np.float32), "INT32", "beyond INT32"),
     ],
 )
 def test_cast_refuses_what_would_be_another_value(value: AnyArray, to: str, cause: str) -> None:
@@ -185,7 +225,7 @@ def test_cast_refuses_what_would_be_another_value(value: AnyArray, to: str, caus
 @given(
     hnp.arrays(
         st.sampled_from(
-            [np.float32, np.float64, np.int64, np.int32, np.uint8, np.uint64, np.bool_]
+            [np.float16, np.float32, np.float64, np.int64, np.int32, np.uint8, np.uint64, np.bool_]
         ),
         st.tuples(st.integers(1, 4), st.just(1)),
     ),
@@ -236,9 +276,19 @@ def test_labels_name_scores_and_numbers() -> None:
         run({"s": np.zeros((1, 4))}, step)
 
 
+@pytest.mark.parametrize("kind", [{"step": "labels"}, {"step": "top_k", "k": 1}])
+def test_scores_that_are_no_numbers_get_no_name(kind: dict[str, Any]) -> None:
+    """NaN among the scores is the model's error, not the first name."""
+    step = {**kind, "tensor": "s", "names": ["good", "bad"]}
+    for score in ([np.nan, np.nan], [0.1, np.nan]):
+        with pytest.raises(NonFiniteOutput, match="NaN"):
+            run({"s": np.array([score], np.float32)}, step)
+    run({"s": np.array([[-np.inf, np.inf]], np.float32)}, step)
+
+
 def test_top_k_is_in_order() -> None:
-    """Greatest first, the first of equals first, NaN last; positions or names."""
-    scores = {"s": np.array([[0.1, 0.5, 0.5, 0.3], [np.nan, 1.0, 2.0, 3.0]])}
+    """Greatest first, the first of equals first; positions or names."""
+    scores = {"s": np.array([[0.1, 0.5, 0.5, 0.3], [0.0, 1.0, 2.0, 3.0]])}
     step: dict[str, Any] = {"step": "top_k", "tensor": "s", "k": 3}
     answer = run(scores, step)
     assert answer["top"].tolist() == [[1, 2, 3], [3, 2, 1]]
@@ -278,6 +328,10 @@ def test_tokenize_is_what_the_library_does(tmp_path: Path) -> None:
             answer["input_ids"].shape[1] - len(ids)
         )
         assert not answer["input_ids"][row][len(ids) :].any()
+    limited = bind([step], {"t": spec("t", batch["t"])}, folder, "before", 3 * 8 * 2 * 12)
+    assert limited.apply({"t": batch["t"][:2]})["kind"].shape[0] == 2
+    with pytest.raises(InvalidTensor, match="send fewer rows"):
+        limited.apply(batch)
     fixed = bound(batch, {**step, "pad": "max_length"}, folder=folder)
     assert fixed.specs["input_ids"].shape == (-1, 12)
     assert fixed.apply({"t": text("a")})["input_ids"].shape == (1, 12)

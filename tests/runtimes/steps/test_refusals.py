@@ -30,6 +30,8 @@ SPECS = {
         ({"before": [], "inputs": [{"name": "x"}]}, "missing required field"),
         ({"inputs": [{"nam": "x", "datatype": "FP32", "shape": []}]}, "did you mean 'name'"),
         ([], "Expected `object`"),
+        ({"before": [{"step": "one_hot", "columns": {"x": [2**70]}}]}, "beyond 64 bits"),
+        ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [-(2**70)]}]}, "beyond 64 bits"),
     ],
 )
 def test_documents_that_are_no_steps(document: Any, cause: str) -> None:
@@ -52,6 +54,14 @@ def test_documents_that_are_no_steps(document: Any, cause: str) -> None:
         ({"step": "select", "columns": ["age"], "datatype": "FP32"}, "goes with 'into'"),
         ({"step": "select", "columns": ["image"], "into": "X"}, "tables of a fixed width"),
         ({"step": "select", "columns": ["age"], "into": "X", "datatype": "FP23"}, "datatype"),
+        ({"step": "scale", "columns": {"table": {"divide": 1e-50}}}, "is 0 as FP32"),
+        ({"step": "scale", "columns": {"width": {"subtract": 1e39}}}, "FP32, which does not hold"),
+        ({"step": "fill", "columns": {"width": 1e39}}, "FP32, which does not hold"),
+        ({"step": "threshold", "tensor": "scores", "at": 1e39, "into": "y"}, "does not hold"),
+        ({"step": "one_hot", "columns": {"width": [1e39]}}, "FP32, which does not hold"),
+        ({"step": "one_hot", "columns": {"width": [0.1, 0.1 + 1e-12]}}, "given twice, as FP32"),
+        ({"step": "one_hot", "columns": {"count": [1.5]}}, "INT64, which does not hold 1.5"),
+        ({"step": "one_hot", "columns": {"count": [2**63]}}, "INT64, which does not hold"),
         ({"step": "cast", "to": {"width": "FP64"}}, "cast the tensor"),
         ({"step": "cast", "to": {"age": "double"}}, "Invalid enum value 'double'"),
         ({"step": "fill", "columns": {"count": 3}}, "INT64, where no value can be missing"),

@@ -5,6 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from salver.core.errors import LoadFailed
+from salver.core.steps import unstepped
 from salver.engine.materialize import materialize, remove
 from salver.runtimes.base import BatchRuntime, RuntimeOptions, StreamRuntime
 from salver.runtimes.stepped import SteppedRuntime, SteppedStreamRuntime
@@ -20,7 +21,7 @@ class Loader:
         self,
         blobs: Path,
         scratch: Path,
-        threads: int,
+        options: RuntimeOptions,
         create_batch: Callable[[str], BatchRuntime],
         create_stream: Callable[[str], StreamRuntime],
         *,
@@ -28,14 +29,14 @@ class Loader:
     ) -> None:
         self._blobs = blobs
         self._scratch = scratch
-        self._threads = threads
+        self._granted = options
         self._create_batch = create_batch
         self._create_stream = create_stream
         self._row_by_row = row_by_row
 
     def batch(self, load: Load) -> BatchRuntime:
         """Return a loaded batch runtime; raises ``LoadFailed`` or ``DigestMismatch``."""
-        runtime = self._create_batch(load.runtime)
+        runtime = self._create_batch(_runtime_name(load))
         if load.steps is not None:
             runtime = SteppedRuntime(runtime, load.steps, row_by_row=self._row_by_row)
         runtime.load(self._fetch(load), load.signature, self._options(load))
@@ -43,7 +44,7 @@ class Loader:
 
     def stream(self, load: Load) -> StreamRuntime:
         """Return a loaded stream runtime; raises ``LoadFailed`` or ``DigestMismatch``."""
-        runtime = self._create_stream(load.runtime)
+        runtime = self._create_stream(_runtime_name(load))
         if load.steps is not None:
             runtime = SteppedStreamRuntime(runtime, load.steps)
         runtime.load(self._fetch(load), load.signature, self._options(load))
@@ -67,4 +68,9 @@ class Loader:
         return folder
 
     def _options(self, load: Load) -> RuntimeOptions:
-        return RuntimeOptions(self._threads, load.trust_pickle, load.trust_code)
+        return self._granted._replace(trust_pickle=load.trust_pickle, trust_code=load.trust_code)
+
+
+def _runtime_name(load: Load) -> str:
+    """Return the runtime's own name; one whose steps were lost on the way is left unknown."""
+    return load.runtime if load.steps is None else unstepped(load.runtime)

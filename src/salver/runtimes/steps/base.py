@@ -1,13 +1,15 @@
 """What a step is, and how steps name what they work on."""
 
+import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from salver.core.datatypes import BYTES
-from salver.core.errors import InvalidSteps, ModelFailed
+from salver.core.datatypes import BYTES, DTYPES
+from salver.core.errors import InvalidSteps, InvalidTensor, ModelFailed, NonFiniteOutput
 from salver.core.signature import VARIABLE, Column, TensorSpec
 from salver.core.steps import nearest
 from salver.core.tensor import AnyArray
@@ -19,13 +21,16 @@ Apply = Callable[[Batch], Batch]
 FLOATS = ("FP16", "FP32", "FP64")
 INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 NUMBERS = (*FLOATS, *INTEGERS, "BOOL")
+_POINTER_BYTES = 8
+_WIDEST = sys.float_info.max
 
 
 class Given(NamedTuple):
-    """What a step finds: tensors, and the folder with the artifact's files."""
+    """What a step finds: tensors, the artifact's files, and how much it may make of a batch."""
 
     specs: Specs
     folder: Path
+    limit_bytes: int
 
 
 class Bound(NamedTuple):
@@ -114,6 +119,29 @@ def text_of(value: object) -> object:
     return value.encode() if isinstance(value, str) else value
 
 
+def constant(name: str, number: float, datatype: str) -> float:
+    """Return a number written in the steps as a datatype holds it, floats rounded to the nearest.
+
+    Raises ``InvalidSteps`` for a number that it does not hold.
+    """
+    dtype = DTYPES[datatype]
+    if dtype.kind == "f" and -_WIDEST <= number <= _WIDEST:
+        with np.errstate(over="ignore"):
+            held: float = np.float64(number).astype(dtype).item()
+        if math.isfinite(held):
+            return held
+    elif dtype.kind != "f":
+        limits = (0, 1) if dtype.kind == "b" else _limits(dtype)
+        if limits[0] <= number <= limits[1] and number == int(number):
+            return int(number)
+    raise InvalidSteps(f"{name!r} is {datatype}, which does not hold {number!r}")
+
+
+def _limits(dtype: np.dtype[np.generic]) -> tuple[int, int]:
+    limits = np.iinfo(dtype)  # type: ignore[type-var]
+    return int(limits.min), int(limits.max)
+
+
 def column(name: str, datatype: str) -> TensorSpec:
     """Return the description of one column as a tensor."""
     return TensorSpec(name, datatype, (VARIABLE, 1), (Column(name),))
@@ -137,6 +165,30 @@ def check_width(name: str, array: AnyArray, wanted: int) -> None:
         raise ModelFailed(
             f"output {name!r} has shape {list(array.shape)}, its step names {wanted} values"
         )
+
+
+def row_bytes(specs: Specs) -> int:
+    """Return the memory of one row; axes of a variable length count as one."""
+    return sum(
+        math.prod(max(1, size) for size in spec.shape[1:])
+        * (DTYPES[spec.datatype].itemsize if spec.datatype in DTYPES else _POINTER_BYTES)
+        for spec in specs.values()
+    )
+
+
+def check_size(size_bytes: int, limit_bytes: int) -> None:
+    """Raise ``InvalidTensor`` where a step would make more of a batch than it may."""
+    if size_bytes > limit_bytes:
+        raise InvalidTensor(
+            f"a step makes {size_bytes} bytes of this request, over engine.step_bytes "
+            f"({limit_bytes}); send fewer rows at once"
+        )
+
+
+def check_numbers(name: str, array: AnyArray) -> None:
+    """Raise ``NonFiniteOutput`` for scores that are no numbers, and have no order."""
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise NonFiniteOutput(f"output {name!r} holds NaN, for which there is no name and no rank")
 
 
 def is_text(spec: TensorSpec) -> bool:

@@ -76,10 +76,11 @@ def _check_reach(name: str, numbers: AnyArray, dtype: np.dtype[np.generic]) -> N
         return
     limits = np.iinfo(dtype)  # type: ignore[type-var]
     if numbers.dtype.kind == "f":
-        # The limits of 64 bits are no floats; the next whole power of two is.
-        fits = (numbers > float(limits.min) - 1) & (numbers < float(limits.max) + 1)
-        if limits.min < 0 and np.iinfo(dtype).bits == 64:  # type: ignore[type-var]  # noqa: PLR2004
-            fits |= numbers == float(limits.min)
+        # Where a limit's neighbour is no such float it is rounded: down to the limit itself, and
+        # up to a whole power of two.
+        wide = numbers.astype(np.float64)
+        fits = (wide > float(limits.min) - 1) & (wide < float(limits.max) + 1)
+        fits |= wide == float(limits.min)
     else:
         fits = (numbers >= max(limits.min, np.iinfo(numbers.dtype).min)) & (
             numbers <= min(limits.max, np.iinfo(numbers.dtype).max)

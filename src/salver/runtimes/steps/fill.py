@@ -6,7 +6,7 @@ import numpy as np
 from salver.core.errors import InvalidSteps
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch
-from salver.runtimes.steps.base import FLOATS, Bound, Given, Place, find, is_text
+from salver.runtimes.steps.base import FLOATS, Bound, Given, Place, constant, find, is_text
 
 
 class Fill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,6 +26,8 @@ class Fill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 )
             if is_text(spec) is not isinstance(value, str):
                 raise InvalidSteps(f"{at.tensor!r} is {spec.datatype}, {value!r} is not")
+            if not isinstance(value, str):
+                constant(at.tensor, value, spec.datatype)
 
         def apply(batch: Batch) -> Batch:
             changed: Batch = {}

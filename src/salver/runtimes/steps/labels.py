@@ -14,6 +14,8 @@ from salver.runtimes.steps.base import (
     Bound,
     Given,
     bytes_array,
+    check_numbers,
+    check_size,
     check_width,
     tensor,
 )
@@ -45,16 +47,20 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         shape = spec.shape[:-1] if scores else spec.shape
         names = bytes_array([name.encode() for name in self.names])
+        longest = max(map(len, names.tolist()))
 
         def apply(batch: Batch) -> Batch:
             array = batch[self.tensor]
-            return {**batch, self.into: names[self._positions(array, scores=scores)]}
+            positions = self._positions(array, scores=scores)
+            check_size(positions.size * longest, given.limit_bytes)
+            return {**batch, self.into: names[positions]}
 
         return Bound({**specs, self.into: TensorSpec(self.into, BYTES, shape)}, apply)
 
     def _positions(self, array: AnyArray, *, scores: bool) -> AnyArray:
         if scores:
             check_width(self.tensor, array, len(self.names))
+            check_numbers(self.tensor, array)
             best: AnyArray = np.argmax(array, axis=-1)
             return best
         positions = array.astype(np.int64)

@@ -12,6 +12,7 @@ from salver.runtimes.base import Batch
 from salver.runtimes.steps.base import (
     Bound,
     Given,
+    constant,
     is_text,
     one_value,
     text_of,
@@ -41,9 +42,7 @@ class OneHot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         after = without(specs, *(at.tensor for at in places.values() if at.position is None))
         tables: dict[str, dict[object, int]] = {}
         for name, categories in self.columns.items():
-            text = is_text(specs[places[name].tensor])
-            _check(name, categories, text=text)
-            tables[name] = {text_of(category): at for at, category in enumerate(categories)}
+            tables[name] = _table(name, categories, specs[places[name].tensor])
             columns = tuple(Column(f"{name}={category}") for category in categories)
             after[name] = TensorSpec(name, "FP32", (VARIABLE, len(categories)), columns)
         kept = [name for name in after if name not in self.columns]
@@ -69,10 +68,23 @@ class OneHot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return encoded
 
 
-def _check(name: str, categories: tuple[object, ...], *, text: bool) -> None:
+def _table(name: str, categories: tuple[str | float, ...], spec: TensorSpec) -> dict[object, int]:
+    """Return the position of each category as the tensor holds it."""
     if not 0 < len(categories) <= _MAX_CATEGORIES:
         raise InvalidSteps(f"{name!r}: 1 to {_MAX_CATEGORIES} categories, not {len(categories)}")
-    if len(set(categories)) != len(categories):
-        raise InvalidSteps(f"{name!r}: a category is given twice")
-    if any(isinstance(category, str) is not text for category in categories):
-        raise InvalidSteps(f"{name!r} holds {'text' if text else 'numbers'}, a category does not")
+    text = is_text(spec)
+    table: dict[object, int] = {}
+    for at, category in enumerate(categories):
+        if isinstance(category, str) is not text:
+            raise InvalidSteps(
+                f"{name!r} holds {'text' if text else 'numbers'}, a category does not"
+            )
+        held = (
+            text_of(category)
+            if isinstance(category, str)
+            else constant(name, category, spec.datatype)
+        )
+        if held in table:
+            raise InvalidSteps(f"{name!r}: a category is given twice, as {spec.datatype}")
+        table[held] = at
+    return table

@@ -1,7 +1,5 @@
 """Shifts and scales numbers."""
 
-import math
-
 import msgspec
 import numpy as np
 
@@ -10,7 +8,7 @@ from salver.core.errors import InvalidSteps
 from salver.core.signature import TensorSpec
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch
-from salver.runtimes.steps.base import FLOATS, NUMBERS, Bound, Given, Place, find
+from salver.runtimes.steps.base import FLOATS, NUMBERS, Bound, Given, Place, constant, find
 
 _WIDE_BYTES = 8
 
@@ -34,7 +32,7 @@ class Scale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         after = dict(specs)
         for name, at in places.items():
             after[at.tensor] = _scaled(specs[at.tensor])
-            _check(name, self.columns[name], specs[at.tensor], at)
+            _check(name, self.columns[name], after[at.tensor], at)
         dtypes = {at.tensor: DTYPES[after[at.tensor].datatype] for at in places.values()}
         calls = [
             (
@@ -70,8 +68,9 @@ def _scaled(spec: TensorSpec) -> TensorSpec:
 def _check(name: str, scaling: Scaling, spec: TensorSpec, at: Place) -> None:
     for numbers in (scaling.subtract, scaling.divide):
         several = numbers if isinstance(numbers, tuple) else (numbers,)
-        if not all(math.isfinite(number) for number in several):
-            raise InvalidSteps(f"{name!r}: a number is not finite")
+        held = [constant(name, number, spec.datatype) for number in several]
+        if numbers is scaling.divide and 0 in held:
+            raise InvalidSteps(f"{name!r}: 'divide' is 0, or is 0 as {spec.datatype}")
         if isinstance(numbers, tuple) and (
             at.position is not None or spec.shape[-1:] != (len(numbers),)
         ):
@@ -79,6 +78,3 @@ def _check(name: str, scaling: Scaling, spec: TensorSpec, at: Place) -> None:
                 f"{name!r}: {len(numbers)} numbers are given for a last axis of "
                 f"{1 if at.position is not None else spec.shape[-1] if spec.shape else 0}"
             )
-    several = scaling.divide if isinstance(scaling.divide, tuple) else (scaling.divide,)
-    if 0 in several:
-        raise InvalidSteps(f"{name!r}: 'divide' is 0")

@@ -7,8 +7,16 @@ from typing import Any
 
 from salver.core.errors import InvalidSteps
 from salver.core.steps import nearest, strict
-from salver.runtimes.base import Batch
-from salver.runtimes.steps.base import Apply, Bound, Given, Specs, Step
+from salver.runtimes.base import Batch, RuntimeOptions
+from salver.runtimes.steps.base import (
+    Apply,
+    Bound,
+    Given,
+    Specs,
+    Step,
+    check_size,
+    row_bytes,
+)
 
 KINDS: dict[str, str] = {
     "select": "salver.runtimes.steps.select:Select",
@@ -25,20 +33,42 @@ KINDS: dict[str, str] = {
 _KIND = "step"
 
 
-def bind(documents: Sequence[dict[str, Any]], specs: Specs, folder: Path, side: str) -> Bound:
-    """Return steps one after the other as one; raises ``InvalidSteps`` with the step's number."""
+def bind(
+    documents: Sequence[dict[str, Any]],
+    specs: Specs,
+    folder: Path,
+    side: str,
+    limit_bytes: int = RuntimeOptions().step_bytes,
+) -> Bound:
+    """Return steps one after the other as one; raises ``InvalidSteps`` with the step's number.
+
+    What they make of a batch takes ``limit_bytes`` at most, or is the caller's error.
+    """
     calls: list[Apply] = []
     present = dict(specs)
     for number, document in enumerate(documents, start=1):
         where = f"{side} step {number}"
         step = _step(document, where)
         try:
-            bound = step.bind(Given(present, folder))
+            bound = step.bind(Given(present, folder, limit_bytes))
         except InvalidSteps as error:
             raise InvalidSteps(f"{where} ({document[_KIND]}): {error.message}") from error
+        made_bytes = row_bytes(bound.specs)
+        if made_bytes > row_bytes(present):
+            calls.append(_guard(made_bytes, limit_bytes))
         calls.append(bound.apply)
         present = bound.specs
     return Bound(present, lambda batch: _applied(calls, batch))
+
+
+def _guard(made_bytes: int, limit_bytes: int) -> Apply:
+    """Return what refuses batches of more rows than a step may make so much of."""
+
+    def check(batch: Batch) -> Batch:
+        check_size(made_bytes * max(map(len, batch.values()), default=0), limit_bytes)
+        return batch
+
+    return check
 
 
 def _applied(calls: list[Apply], batch: Batch) -> Batch:

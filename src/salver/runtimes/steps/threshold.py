@@ -6,7 +6,7 @@ from salver.core.errors import InvalidSteps, ModelFailed
 from salver.core.signature import TensorSpec
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch
-from salver.runtimes.steps.base import NUMBERS, Bound, Given, tensor
+from salver.runtimes.steps.base import FLOATS, NUMBERS, Bound, Given, constant, tensor
 
 
 class Threshold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,12 +21,13 @@ class Threshold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Fit the step; see ``Step``."""
         specs = given.specs
         spec = tensor(specs, self.tensor, NUMBERS)
+        at = constant("at", self.at, spec.datatype if spec.datatype in FLOATS else "FP64")
         shape = spec.shape if self.column is None else spec.shape[:-1]
         if self.column is not None and len(spec.shape) <= 1:
             raise InvalidSteps(f"{self.tensor!r} has shape {list(spec.shape)}, and no columns")
 
         def apply(batch: Batch) -> Batch:
-            return {**batch, self.into: self._part(batch[self.tensor]) >= self.at}
+            return {**batch, self.into: self._part(batch[self.tensor]) >= at}
 
         return Bound({**specs, self.into: TensorSpec(self.into, "BOOL", shape)}, apply)
 

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -11,10 +11,28 @@ from salver.core.errors import InvalidSteps, InvalidTensor, ModelFailed
 from salver.core.signature import VARIABLE, TensorSpec
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch
-from salver.runtimes.steps.base import Bound, Given, Place, is_text, one_value, values_at, without
+from salver.runtimes.steps.base import (
+    Bound,
+    Given,
+    Place,
+    check_size,
+    is_text,
+    one_value,
+    values_at,
+    without,
+)
 
 _MAX_CAUSE = 300
 _LIMIT = 1_000_000
+_TOKEN_BYTES = 8
+_PARTS = ("ids", "attention_mask", "type_ids")
+
+
+class _Padding(NamedTuple):
+    """What stands where a text has no token: for each of the parts, and on which side."""
+
+    fillers: tuple[int, int, int]
+    left: bool
 
 
 class TokenNames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +65,7 @@ class Tokenize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InvalidSteps(f"{self.column!r} is {specs[at.tensor].datatype}, no text")
         if not 1 <= self.max_length <= _LIMIT:
             raise InvalidSteps(f"'max_length' is {self.max_length}, 1 to {_LIMIT} are allowed")
-        tokenizer = self._tokenizer(given.folder)
+        tokenizer, padding = self._tokenizer(given.folder)
         length = self.max_length if self.pad == "max_length" else VARIABLE
         names = (self.outputs.ids, self.outputs.mask, self.outputs.types)
         after = without(specs, at.tensor)
@@ -59,14 +77,20 @@ class Tokenize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         def apply(batch: Batch) -> Batch:
             made = {name: batch[name] for name in kept}
             encoded = self._encoded(tokenizer, self._texts(batch, at))
-            for name, part in zip(names, ("ids", "attention_mask", "type_ids"), strict=True):
+            longest = max((len(one.ids) for one in encoded), default=0)
+            width = longest if length == VARIABLE else length
+            size_bytes = sum(array.nbytes for array in made.values())
+            size_bytes += len(encoded) * width * _TOKEN_BYTES * (len(after) - len(kept))
+            check_size(size_bytes, given.limit_bytes)
+            for name, part, filler in zip(names, _PARTS, padding.fillers, strict=True):
                 if name is not None:
-                    made[name] = _table(encoded, part)
+                    rows = [getattr(one, part) for one in encoded]
+                    made[name] = _table(rows, width, filler, left=padding.left)
             return made
 
         return Bound(after, apply)
 
-    def _tokenizer(self, folder: Path) -> Any:
+    def _tokenizer(self, folder: Path) -> tuple[Any, _Padding]:
         path = folder / self.tokenizer
         if "/" in self.tokenizer or not path.is_file():
             raise InvalidSteps(f"{self.tokenizer!r} is no file of the artifact's own folder")
@@ -82,13 +106,12 @@ class Tokenize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
             tokenizer.enable_truncation(self.max_length)
             padding = tokenizer.padding or {}
-            known = ("direction", "pad_id", "pad_type_id", "pad_token")
-            kept = {key: padding[key] for key in known if key in padding}
-            length = self.max_length if self.pad == "max_length" else None
-            tokenizer.enable_padding(**kept, length=length)
+            # The library's own padding takes much memory a token, and says nothing before.
+            tokenizer.no_padding()
         except BaseException as error:  # the library panics with an exception of no common base
             raise InvalidSteps(f"{self.tokenizer}: {error}"[:_MAX_CAUSE]) from error
-        return tokenizer
+        fillers = (padding.get("pad_id", 0), 0, padding.get("pad_type_id", 0))
+        return tokenizer, _Padding(fillers, padding.get("direction") == "left")
 
     def _texts(self, batch: Batch, at: Place) -> list[str]:
         texts = []
@@ -113,6 +136,11 @@ class Tokenize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return encoded
 
 
-def _table(encoded: list[Any], part: str) -> AnyArray:
-    rows = [getattr(one, part) for one in encoded]
-    return np.array(rows, np.int64) if rows else np.zeros((0, 0), np.int64)
+def _table(rows: list[list[int]], width: int, filler: int, *, left: bool) -> AnyArray:
+    table = np.full((len(rows), width), filler, np.int64)
+    for padded, row in zip(table, rows, strict=True):
+        if left:
+            padded[width - len(row) :] = row
+        else:
+            padded[: len(row)] = row
+    return table

@@ -7,7 +7,16 @@ from salver.core.datatypes import BYTES
 from salver.core.errors import InvalidSteps, ModelFailed
 from salver.core.signature import TensorSpec
 from salver.runtimes.base import Batch
-from salver.runtimes.steps.base import NUMBERS, Bound, Given, bytes_array, check_width, tensor
+from salver.runtimes.steps.base import (
+    NUMBERS,
+    Bound,
+    Given,
+    bytes_array,
+    check_numbers,
+    check_size,
+    check_width,
+    tensor,
+)
 
 _MAX_NAMES = 100_000
 
@@ -36,6 +45,7 @@ class TopK(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if len(spec.shape) <= 1:
             raise InvalidSteps(f"{self.tensor!r} has shape {list(spec.shape)}, one value a row")
         names = bytes_array([name.encode() for name in self.names])
+        longest = max(map(len, names.tolist()), default=0)
         shape = (*spec.shape[:-1], self.k)
 
         def apply(batch: Batch) -> Batch:
@@ -44,7 +54,9 @@ class TopK(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 check_width(self.tensor, array, len(self.names))
             elif array.shape[-1] < self.k:
                 raise ModelFailed(f"output {self.tensor!r} has only {array.shape[-1]} values a row")
+            check_numbers(self.tensor, array)
             order = np.argsort(-array.astype(np.float64), axis=-1, kind="stable")[..., : self.k]
+            check_size(order.size * longest, given.limit_bytes)
             top = names[order] if self.names else order.astype(np.int64)
             return {**batch, self.into: top, self.scores: np.take_along_axis(array, order, axis=-1)}
 
