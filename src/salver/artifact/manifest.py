@@ -5,6 +5,7 @@ import hashlib
 import msgspec
 
 from salver.core.errors import InvalidArtifact
+from salver.core.sequences import Sequences
 from salver.core.signature import Signature
 from salver.core.steps import Steps
 
@@ -24,7 +25,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
     ``max_batch_size`` of 1 switches batching off, ``batching_note`` says why. ``golden`` is the
     digest of the blob with the golden examples. ``provenance`` holds who, when, from where and
-    with which libraries.
+    with which libraries. ``sequences`` is set where rows of unlike lengths may run together.
     """
 
     runtime: str
@@ -39,6 +40,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     steps: Steps | None = None
     resident_bytes: int = 0
     provenance: dict[str, str] = {}
+    sequences: Sequences | None = None
 
     @property
     def size_bytes(self) -> int:

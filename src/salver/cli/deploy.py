@@ -17,6 +17,13 @@ class Validation(StrEnum):
     REJECT = "reject"
 
 
+class Batching(StrEnum):
+    """How many of the waiting requests run together."""
+
+    FIXED = "fixed"
+    ADAPTIVE = "adaptive"
+
+
 def command(
     model: Annotated[str, typer.Argument(help="NAME pins the newest version; NAME:V; NAME@ALIAS.")],
     endpoint: Annotated[
@@ -36,6 +43,35 @@ def command(
     max_queue: Annotated[
         int | None, typer.Option("--max-queue", min=1, help="Requests that may wait.")
     ] = None,
+    max_batch_tokens: Annotated[
+        int | None,
+        typer.Option("--max-batch-tokens", min=1, help="Rows times the longest one's tokens."),
+    ] = None,
+    max_queue_delay_ms: Annotated[
+        float,
+        typer.Option("--max-queue-delay", min=0, help="Milliseconds to wait for company."),
+    ] = 0.0,
+    request_timeout_s: Annotated[
+        float,
+        typer.Option("--request-timeout", min=0.001, help="Seconds, where a request names none."),
+    ] = 30.0,
+    priorities: Annotated[
+        bool, typer.Option("--priorities", help="Heed what requests say of their urgency.")
+    ] = False,
+    batching: Annotated[
+        Batching, typer.Option("--batching", help="adaptive learns which batches pay.")
+    ] = Batching.FIXED,
+    objective_ms: Annotated[
+        float,
+        typer.Option("--objective", min=0, help="adaptive: milliseconds to answer within; 0 any."),
+    ] = 0.0,
+    max_padding: Annotated[
+        float,
+        typer.Option("--max-padding", min=0, max=0.99, help="Share of a batch that is filling."),
+    ] = 0.1,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Answer equal requests alike, from memory.")
+    ] = False,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
     output: OutputOption = Output.TABLE,
@@ -53,6 +89,14 @@ def command(
             timeout_s=timeout_s,
             max_batch_size=max_batch_size,
             max_queue=max_queue,
+            request_timeout_s=request_timeout_s,
+            max_batch_tokens=max_batch_tokens,
+            max_queue_delay_ms=max_queue_delay_ms,
+            priorities=priorities,
+            batching=batching.value,
+            objective_ms=objective_ms,
+            max_padding=max_padding,
+            cache=cache,
         )
     if output is not Output.TABLE:
         emit(deployed, output)

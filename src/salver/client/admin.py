@@ -44,7 +44,11 @@ class PushOptions:
 
 @dataclass(frozen=True, slots=True)
 class DeployOptions:
-    """How an endpoint shall serve a model."""
+    """How an endpoint shall serve a model; None is the server's own choice.
+
+    ``timeout_s`` is how long to wait until it answers, ``request_timeout_s`` how long a request may
+    take that does not say so itself.
+    """
 
     endpoint: str | None = None
     replicas: int = 1
@@ -52,6 +56,20 @@ class DeployOptions:
     timeout_s: float = 120.0
     max_batch_size: int | None = None
     max_queue: int | None = None
+    request_timeout_s: float | None = None
+    max_batch_tokens: int | None = None
+    max_queue_delay_ms: float | None = None
+    priorities: bool | None = None
+    batching: str | None = None
+    objective_ms: float | None = None
+    max_padding: float | None = None
+    cache: bool | None = None
+
+
+_POLICY = (
+    "max_batch_size", "max_queue", "max_batch_tokens", "max_queue_delay_ms", "priorities",
+    "batching", "objective_ms", "max_padding", "cache",
+)  # fmt: skip
 
 
 def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Steps[Json]:
@@ -102,7 +120,9 @@ def deploy(reference: str, options: DeployOptions) -> Steps[Json]:
         "replicas": options.replicas,
         "validation": options.validation,
     }
-    for key in ("max_batch_size", "max_queue"):
+    if options.request_timeout_s is not None:
+        body["timeout_s"] = options.request_timeout_s
+    for key in _POLICY:
         value = getattr(options, key)
         if value is not None:
             body[key] = value

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from salver.control.hub import GATEWAY, Hub
 from salver.control.planner import Desired, failure, ready_workers
 from salver.control.reconcile import DatabaseThread, Reconciler
@@ -19,6 +21,7 @@ from salver.registry.records import EndpointSpec
 from salver.registry.state import StateStore
 
 _VALIDATIONS = ("off", "warn", "reject")
+_BATCHINGS = ("fixed", "adaptive")
 
 
 class Deployer:
@@ -48,6 +51,8 @@ class Deployer:
         check_name(spec.name, "endpoint")
         if spec.validation not in _VALIDATIONS:
             raise InvalidRequest(f"validation is one of {', '.join(_VALIDATIONS)}")
+        if spec.batching not in _BATCHINGS:
+            raise InvalidRequest(f"batching is one of {', '.join(_BATCHINGS)}")
         reference = parse_reference(model)
         spec = await self._database(lambda: self._pin(spec, reference))
         self._reconciler.wake()
@@ -133,16 +138,11 @@ class Deployer:
 
     def _pin(self, spec: EndpointSpec, reference: ModelReference) -> EndpointSpec:
         record = self._catalog.resolve(reference)
-        pinned = EndpointSpec(
-            spec.name,
-            record.model,
-            None if reference.alias is not None else record.version,
-            reference.alias,
-            spec.replicas,
-            spec.validation,
-            spec.timeout_s,
-            spec.max_batch_size,
-            spec.max_queue,
+        pinned = msgspec.structs.replace(
+            spec,
+            model=record.model,
+            version=None if reference.alias is not None else record.version,
+            alias=reference.alias,
         )
         return self._state.put_endpoint(pinned)
 

@@ -167,7 +167,13 @@ def _endpoint(item: Desired, before: EndpointPlan | None, observed: Observed) ->
             failed = failure(item, observed)
             reason = failed.error if failed is not None else f"{item.version.id} is loading"
     return EndpointPlan(
-        spec.name, variants, DEFAULT_TENANT, spec.validation, spec.timeout_s, reason
+        spec.name,
+        variants,
+        DEFAULT_TENANT,
+        spec.validation,
+        spec.timeout_s,
+        reason,
+        spec.cache,
     )
 
 
@@ -210,7 +216,17 @@ def _policy(item: Desired) -> BatchPolicy:
     allowed = version.manifest.max_batch_size
     # A version that must not be batched stays so, whatever the endpoint asks for.
     rows = 1 if allowed == 1 else spec.max_batch_size or allowed
-    return BatchPolicy(rows, max_queue=spec.max_queue or BatchPolicy().max_queue)
+    return BatchPolicy(
+        rows,
+        spec.max_queue_delay_ms,
+        spec.max_queue or BatchPolicy().max_queue,
+        spec.max_batch_tokens or 0,
+        spec.priorities,
+        spec.batching,
+        spec.objective_ms,
+        version.manifest.sequences,
+        spec.max_padding,
+    )
 
 
 def _load(item: Desired) -> Load:

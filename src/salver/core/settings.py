@@ -104,6 +104,9 @@ class EngineSettings:
     cohorts: bool = setting(
         True, "let requests of one loop turn that differ in their values only travel together"
     )
+    lanes: bool = setting(
+        True, "let requests of each shape wait by themselves; false: one plain queue by age"
+    )
     ledger: bool = setting(
         True, "note running batches in shared memory where both ends of a link are on one machine"
     )

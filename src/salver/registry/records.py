@@ -34,6 +34,9 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """What somebody wants an endpoint to be.
 
     ``version`` is set for a pinned endpoint, ``alias`` for one that follows an alias.
+    ``batching`` is fixed or adaptive, ``objective_ms`` the time within which adaptive batches
+    answer, 0 for none. ``max_padding`` is the share of a batch that may be filling; ``cache`` keeps
+    answers for requests that are equal.
     """
 
     name: str
@@ -46,6 +49,13 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     max_batch_size: int | None = None
     max_queue: int | None = None
     generation: int = 0
+    max_batch_tokens: int | None = None
+    max_queue_delay_ms: float = 0.0
+    priorities: bool = False
+    batching: str = "fixed"
+    objective_ms: float = 0.0
+    max_padding: float = 0.1
+    cache: bool = False
 
 
 class EventRecord(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ so that a worker can restart while control is away.
 
 import msgspec
 
+from salver.core.sequences import Sequences
 from salver.core.signature import Signature
 from salver.core.steps import Steps
 from salver.core.timing import Timing
@@ -52,11 +53,21 @@ class BatchPolicy(msgspec.Struct, frozen=True, array_like=True):
     """How a variant may be batched and how much may wait for it.
 
     ``max_batch_size`` counts rows, 1 switches batching off; ``max_queue`` counts requests.
+    ``max_batch_tokens`` counts the tokens of all rows with their filling, 0 is any number.
+    ``priorities`` lets requests say how urgent they are. ``batching`` is fixed or adaptive; the
+    latter keeps answers within ``objective_ms``, 0 for none. With ``sequences`` rows of unlike
+    lengths run together as long as at most the share ``max_padding`` of a batch is filling.
     """
 
     max_batch_size: int = 64
     max_queue_delay_ms: float = 0.0
     max_queue: int = 1024
+    max_batch_tokens: int = 0
+    priorities: bool = False
+    batching: str = "fixed"
+    objective_ms: float = 0.0
+    sequences: Sequences | None = None
+    max_padding: float = 0.1
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -279,7 +290,8 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     """What a gateway must know of one endpoint.
 
     ``validation`` of declared ranges and categories is off, warn or reject. ``reason`` says why
-    there is no ready variant, if there is none.
+    there is no ready variant, if there is none. ``cache`` lets gateways answer equal
+    requests alike.
     """
 
     name: str
@@ -288,6 +300,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     validation: str = "off"
     timeout_s: float = 30.0
     reason: str = ""
+    cache: bool = False
 
 
 class WorkerPlan(msgspec.Struct, frozen=True):

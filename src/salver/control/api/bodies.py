@@ -68,3 +68,10 @@ class EndpointBody(Body):
     timeout_s: float = Field(default=30.0, gt=0, le=3600)
     max_batch_size: int | None = Field(default=None, ge=1, le=65536)
     max_queue: int | None = Field(default=None, ge=1, le=1_000_000)
+    max_batch_tokens: int | None = Field(default=None, ge=1, le=2**31)
+    max_queue_delay_ms: float = Field(default=0.0, ge=0, le=10_000)
+    priorities: bool = False
+    batching: str = Field(default="fixed", max_length=16)
+    objective_ms: float = Field(default=0.0, ge=0, le=3_600_000)
+    max_padding: float = Field(default=0.1, ge=0, lt=1)
+    cache: bool = False

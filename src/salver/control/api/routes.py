@@ -195,6 +195,13 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
             body.timeout_s,
             body.max_batch_size,
             body.max_queue,
+            max_batch_tokens=body.max_batch_tokens,
+            max_queue_delay_ms=body.max_queue_delay_ms,
+            priorities=body.priorities,
+            batching=body.batching,
+            objective_ms=body.objective_ms,
+            max_padding=body.max_padding,
+            cache=body.cache,
         )
         spec = await deployer.put(wanted, body.model)
         await services.record("deploy", name, model=body.model)

@@ -9,7 +9,7 @@ from salver.core.timing import Timing
 from salver.engine.worker.answers import send_answer
 from salver.engine.worker.job import Job, Reply, ids_of, many_jobs, one_job, rows_of
 from salver.engine.worker.loading import Loading
-from salver.engine.worker.queue import JobQueue
+from salver.engine.worker.queueing import Queueing
 from salver.engine.worker.refusals import late, refusal
 from salver.engine.worker.run import Failure, Outcome, execute
 from salver.engine.worker.turn import Turn
@@ -21,6 +21,7 @@ from salver.wire.messages import Infer, InferMany, Load
 
 _SMOOTHING = 0.2
 _US_NS = 1000
+_S_NS = 1_000_000_000
 
 
 class BatchHost:
@@ -48,10 +49,12 @@ class BatchHost:
         self._turn = turn
         self.slot = slot
         self._holding = False
-        self._queue = JobQueue()
+        self._queueing = Queueing(settings, clock)
+        self._queue = self._queueing.queue
         self._aside = 0
         self._announcing = 0
         self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
         self._at_read_end = False
         self._busy = False
         self._cold = True
@@ -78,6 +81,7 @@ class BatchHost:
         """Take over a changed policy of the same version."""
         self.loading.load = load
         self._policy = load.policy
+        self._queueing.apply(load)
         inputs = load.signature.inputs
         variable = bool(inputs) and all(spec.shape and spec.shape[0] == -1 for spec in inputs)
         # In quarantine each request runs alone, so that none dies of another a second time.
@@ -86,13 +90,18 @@ class BatchHost:
     def accept(self, reply: Reply, infer: Infer, payload: Buffer) -> Job:
         """Make a job of a request and queue it, or refuse it at once."""
         job = one_job(reply, infer, payload, self._clock.monotonic_ns(), batches=self._batches)
+        if self._queueing.measures:
+            self._queueing.measure([job], infer.priority)
         self._enqueue([job])
         return job
 
     def accept_many(self, reply: Reply, message: InferMany, payload: Buffer) -> None:
         """Do so with each request of a cohort; raises ``WireError`` for one that is broken."""
         now_ns = self._clock.monotonic_ns()
-        self._enqueue(many_jobs(reply, message, payload, now_ns, batches=self._batches))
+        jobs = many_jobs(reply, message, payload, now_ns, batches=self._batches)
+        if self._queueing.measures:
+            self._queueing.measure(jobs, message.priority)
+        self._enqueue(jobs)
 
     def _enqueue(self, jobs: list[Job]) -> None:
         queue, loading, reply = self._queue, self.loading, jobs[0].reply
@@ -108,6 +117,9 @@ class BatchHost:
                 self._scheduled = self._at_read_end = True
             else:
                 self._schedule()
+        elif self._timer is not None and queue.requests >= self._policy.max_batch_size:
+            self._timer.cancel()
+            self._pump()
 
     def _enqueue_what_fits(self, jobs: list[Job], count: int) -> None:
         queue, loading, reply = self._queue, self.loading, jobs[0].reply
@@ -166,14 +178,18 @@ class BatchHost:
     def _schedule(self) -> None:
         self._scheduled = True
         policy = self._policy
-        if policy.max_queue_delay_ms > 0 and self._queue.requests < policy.max_batch_size:
-            self._loop.call_later(policy.max_queue_delay_ms / 1000, self._pump)
+        wait_ns = 0
+        if policy.max_queue_delay_ms > 0 and 0 < self._queue.requests < policy.max_batch_size:
+            wait_ns = self._queueing.wait_ns()
+        if wait_ns > 0:
+            self._timer = self._loop.call_later(wait_ns / _S_NS, self._pump)
         else:
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         """Run one batch of what waits, or load what it waits for, then come back for the rest."""
         self._scheduled = self._at_read_end = False
+        self._timer = None
         turn = self._turn
         if self._busy or self._announcing or self.loading.active or not self._queue.requests:
             if turn is not None:
@@ -194,13 +210,15 @@ class BatchHost:
             self._busy = True
             if self._watchdog is not None:
                 self._watchdog.begin(jobs, self._hurried)
-            future = self._threads.submit(execute, runtime, jobs, self._clock)
+            future = self._threads.submit(
+                execute, runtime, jobs, self._clock, self._queueing.padder
+            )
             future.add_done_callback(
                 lambda done: self._loop.call_soon_threadsafe(self._ran, jobs, done)
             )
             return
         if jobs:
-            self._respond(jobs, execute(runtime, jobs, self._clock))
+            self._respond(jobs, execute(runtime, jobs, self._clock, self._queueing.padder))
         self._next()
 
     def _release(self) -> None:
@@ -308,6 +326,7 @@ class BatchHost:
     def _respond(self, jobs: list[Job], outcome: Outcome) -> None:
         self._meter.add("salver_batches_total", self._labels)
         self._took(outcome.run_ns)
+        self._queueing.learn(jobs, outcome)
         cold, self._cold = self._cold and self.load.lazy, False
         timing = Timing(0, 0, outcome.run_ns, 0, rows_of(jobs) or 1, cold)
         last = jobs[0].reply

@@ -91,7 +91,8 @@ class Job(msgspec.Struct, eq=False):
     of ``ids``. ``rows`` is of one request, and 0 where the inputs have no common first axis. Jobs
     with equal ``key`` may share a batch; ALONE may not, and is one request. ``deadline_ns`` is the
     first of several; ``remaining_us`` has what each had left at ``arrival_ns``, or nothing where
-    all have the same. ``gone`` are those of several that nobody waits for. ``credit`` is for
+    all have the same. ``priority`` is most urgent when it is least, ``length`` counts the tokens of
+    a row. ``gone`` are those of several that nobody waits for. ``credit`` is for
     streams, and ``flow`` is set while the job is an open one.
     """
 
@@ -108,6 +109,8 @@ class Job(msgspec.Struct, eq=False):
     flow: Flow | None = None
     gone: frozenset[int] = frozenset()
     credit: int = 0
+    priority: int = 0
+    length: int = 1
 
     @property
     def id(self) -> int:

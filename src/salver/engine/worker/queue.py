@@ -10,9 +10,14 @@ _SCAN_LIMIT = 256
 
 
 class JobQueue:
-    """Waiting jobs of one version, oldest first; ``requests`` counts what they ask together."""
+    """Waiting jobs of one version, oldest first; ``requests`` counts what they ask together.
 
-    def __init__(self, jobs: Iterable[Job] = ()) -> None:
+    The plain queue, which heeds neither priorities nor what a batch is worth. ``max_tokens`` limits
+    the tokens of a batch, 0 for any number.
+    """
+
+    def __init__(self, jobs: Iterable[Job] = (), max_tokens: int = 0) -> None:
+        self.max_tokens = max_tokens
         self._jobs = deque(jobs)
         self.requests = sum([job.count for job in self._jobs])
 
@@ -37,6 +42,11 @@ class JobQueue:
         self.requests = 0
         return jobs
 
+    @property
+    def oldest(self) -> Job:
+        """The job that the next batch is built around."""
+        return self._jobs[0]
+
     def take(self, max_rows: int) -> list[Job]:
         """Remove the oldest job and those that fit with it, at most ``max_rows`` rows together.
 
@@ -44,6 +54,8 @@ class JobQueue:
         """
         jobs = self._jobs
         first = jobs[0]
+        if self.max_tokens:
+            max_rows = min(max_rows, self.max_tokens // first.length)
         if len(jobs) == 1 and (len(first.ids) == 1 or first.rows * len(first.ids) <= max_rows):
             self.requests = 0
             return [jobs.popleft()]

@@ -6,6 +6,7 @@ from salver.core.clock import Clock
 from salver.core.errors import InvalidTensor, ModelFailed, SalverError
 from salver.engine.worker.batch import Answer, assemble, disassemble
 from salver.engine.worker.job import Job
+from salver.engine.worker.padding import Padder
 from salver.runtimes.base import BatchRuntime
 
 _MAX_CAUSE = 500
@@ -26,20 +27,22 @@ class Outcome(msgspec.Struct, frozen=True, eq=False):
     run_ns: int
 
 
-def execute(runtime: BatchRuntime, jobs: list[Job], clock: Clock) -> Outcome:
+def execute(
+    runtime: BatchRuntime, jobs: list[Job], clock: Clock, padder: Padder | None = None
+) -> Outcome:
     """Run the jobs as one batch; if that fails, each alone, so that one hurts only itself.
 
-    May be called on any thread.
+    Without a ``padder`` all rows are of one length. May be called on any thread.
     """
     started_ns = clock.monotonic_ns()
     answers: list[Answer | Failure]
     try:
-        answers = [*_run(runtime, jobs)]
+        answers = [*_run(runtime, jobs, padder)]
     except Exception as error:  # a runtime may raise anything
         if len(jobs) == 1 and jobs[0].count == 1:
             answers = [Failure(jobs[0], failure(error))]
         else:
-            answers = [_run_alone(runtime, one) for job in jobs for one in job.each()]
+            answers = [_run_alone(runtime, one, padder) for job in jobs for one in job.each()]
     return Outcome(answers, started_ns, clock.monotonic_ns() - started_ns)
 
 
@@ -50,21 +53,25 @@ def failure(error: Exception) -> SalverError:
     return ModelFailed(f"the model failed: {type(error).__name__}: {error}"[:_MAX_CAUSE])
 
 
-def _run(runtime: BatchRuntime, jobs: list[Job]) -> list[Answer]:
+def _run(runtime: BatchRuntime, jobs: list[Job], padder: Padder | None) -> list[Answer]:
     wanted = jobs[0].form.outputs
-    outputs = runtime.run(assemble(jobs), wanted)
+    batch = assemble(jobs) if padder is None else padder.assemble(jobs)
+    outputs = runtime.run(batch, wanted)
     if wanted is not None and len(outputs) < len(wanted):
         missing = ", ".join(name for name in wanted if name not in outputs)
         raise ModelFailed(f"the model did not give {missing}")
     try:
-        return disassemble(outputs, jobs)
+        if padder is None or len(jobs) == 1:
+            return disassemble(outputs, jobs)
+        shares = padder.cut(outputs, jobs)
+        return [answer for share, group in shares for answer in disassemble(share, group)]
     except InvalidTensor as error:
         # The caller's tensors were fine; it is the model that answered with the wrong ones.
         raise ModelFailed(f"the model's answer cannot be sent: {error.message}") from error
 
 
-def _run_alone(runtime: BatchRuntime, job: Job) -> Answer | Failure:
+def _run_alone(runtime: BatchRuntime, job: Job, padder: Padder | None) -> Answer | Failure:
     try:
-        return _run(runtime, [job])[0]
+        return _run(runtime, [job], padder)[0]
     except Exception as error:  # a runtime may raise anything
         return Failure(job, failure(error))
