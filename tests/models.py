@@ -175,6 +175,30 @@ def onnx_identity(datatype: str, scale: int = 1) -> Path:
 
 
 @functools.cache
+def onnx_texts(*, heeds_mask: bool = True) -> Path:
+    """Return a model of texts: ``doubled`` tokens, and the ``sum`` of those that count."""
+    shape = ["batch", "length"]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, shape) for n in ("ids", "mask")]
+    outputs = [
+        helper.make_tensor_value_info("doubled", TensorProto.INT64, shape),
+        helper.make_tensor_value_info("sum", TensorProto.INT64, ["batch"]),
+    ]
+    nodes = [
+        helper.make_node("Add", ["ids", "ids"], ["doubled"]),
+        helper.make_node("Mul", ["ids", "mask"], ["masked"]),
+        helper.make_node(
+            "ReduceSum", ["masked" if heeds_mask else "ids", "axes"], ["sum"], keepdims=0
+        ),
+    ]
+    axes = numpy_helper.from_array(np.array([1]), "axes")
+    graph = helper.make_graph(nodes, "texts", inputs, outputs, [axes])
+    opset = [helper.make_opsetid("", _OPSET)]
+    path = _path(f"texts-{heeds_mask}.onnx")
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=_IR_VERSION), path)
+    return path
+
+
+@functools.cache
 def onnx_columns() -> Path:
     """Return a model with the inputs ``height`` and ``age``, [n, 1] each, and their ``sum``."""
     tensors = [

@@ -37,6 +37,10 @@ def command(
         Path | None,
         typer.Option("--steps", help="YAML or JSON: what is done before and after the model."),
     ] = None,
+    sequence: Annotated[
+        Path | None,
+        typer.Option("--sequence", help="YAML: inputs as long as a text, their axis, pad, mask."),
+    ] = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Accept a file that runs code when loaded.")
     ] = False,
@@ -72,6 +76,7 @@ def command(
             labels=_labels(label or []),
             columns=columns,
             steps=steps,
+            sequence=sequence,
             trust_pickle=trust_pickle,
             trust_code=trust_code,
         )

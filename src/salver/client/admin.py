@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from salver.client.calls import API, CONTROL, Call, Steps, admin_call, check, json_of
-from salver.client.columns import Columns, read_columns
+from salver.client.columns import Columns, read_columns, read_sequences
 from salver.client.documents import read_mapping
 from salver.client.packing import pack
 from salver.core.errors import InvalidExample, NotFound
@@ -40,6 +40,7 @@ class PushOptions:
     trust_code: bool = False
     columns: str | Path | Columns | None = None
     steps: str | Path | Mapping[str, Any] | None = None
+    sequence: str | Path | Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Ste
     check_name(name, "model")
     columns = {} if options.columns is None else read_columns(options.columns)
     steps = None if options.steps is None else read_mapping(options.steps)
+    sequences = None if options.sequence is None else read_sequences(options.sequence)
     files = pack(path)
     for file in files:
         yield from _upload(file.source, file.sha256)
@@ -99,6 +101,8 @@ def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Ste
         body["columns"] = columns
     if steps is not None:
         body["steps"] = steps
+    if sequences is not None:
+        body["sequences"] = sequences
     if options.runtime is not None:
         body["runtime"] = options.runtime
     if options.alias is not None:

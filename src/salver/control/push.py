@@ -13,6 +13,7 @@ from salver.client.packing import MAX_FILES, check_path
 from salver.control.reconcile import DatabaseThread
 from salver.core.errors import DigestMismatch, InvalidArtifact
 from salver.core.names import check_name
+from salver.core.sequences import Sequences
 from salver.core.settings import Settings
 from salver.core.steps import Steps
 from salver.engine.materialize import materialize
@@ -49,6 +50,7 @@ class Push(msgspec.Struct, frozen=True):
     provenance: dict[str, str] = {}
     columns: dict[str, Declaration] = {}
     steps: Steps | None = None
+    sequences: Sequences | None = None
 
 
 class Pushed(msgspec.Struct, frozen=True):
@@ -129,6 +131,7 @@ class Pusher:
                 self._settings.engine.probe_memory_bytes,
                 push.steps,
                 self._settings.engine.step_bytes,
+                push.sequences,
             )
             return await probe(request, self._settings.engine)
 
@@ -151,13 +154,19 @@ class Pusher:
             steps=push.steps,
             resident_bytes=report.resident_bytes,
             provenance={**push.provenance, **report.frameworks},
+            sequences=report.sequences,
         )
 
 
 def _stale(push: Push, manifest: Manifest, record: VersionRecord) -> Iterator[str]:
-    """Say that a version which was there before keeps what was declared of its columns then."""
+    """Say that a version which was there before keeps what was declared of it then."""
     if push.columns and record.manifest.signature != manifest.signature:
         yield (
             f"these bytes are {record.id} already; a version is immutable, so its columns stay as "
             "they were declared then"
+        )
+    if push.sequences is not None and record.manifest.sequences != manifest.sequences:
+        yield (
+            f"these bytes are {record.id} already; a version is immutable, so its sequences stay "
+            "as they were declared then"
         )

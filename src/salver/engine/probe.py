@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from salver.core.errors import InvalidArtifact, from_code
+from salver.core.sequences import Sequences
 from salver.core.settings import EngineSettings
 from salver.core.signature import Signature
 from salver.core.steps import Steps
@@ -38,10 +39,14 @@ class ProbeRequest(msgspec.Struct, frozen=True):
     memory_bytes: int = 0
     steps: Steps | None = None
     step_bytes: int = EngineSettings().step_bytes
+    sequences: Sequences | None = None
 
 
 class ProbeReport(msgspec.Struct, frozen=True):
-    """What was found. ``golden`` are JSON lines, recorded from the example if none were given."""
+    """What was found. ``golden`` are JSON lines, recorded from the example if none were given.
+
+    ``sequences`` is what was declared, with the outputs that must be cut, if it holds.
+    """
 
     runtime: str
     signature: Signature
@@ -51,6 +56,7 @@ class ProbeReport(msgspec.Struct, frozen=True):
     resident_bytes: int
     frameworks: dict[str, str]
     warnings: tuple[str, ...] = ()
+    sequences: Sequences | None = None
 
 
 class ProbeFailure(msgspec.Struct, frozen=True):

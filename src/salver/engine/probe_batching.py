@@ -1,5 +1,7 @@
 """Finds out whether a pushed model answers a row in a batch as it answers the row alone."""
 
+from typing import Protocol
+
 import numpy as np
 
 from salver.artifact.golden import first_difference
@@ -7,7 +9,7 @@ from salver.core.errors import SalverError
 from salver.core.signature import VARIABLE, Signature
 from salver.core.steps import Steps
 from salver.core.tensor import AnyArray
-from salver.runtimes.base import Batch, BatchRuntime
+from salver.runtimes.base import Batch
 
 _BATCH_ROWS = 8
 _DEFAULT_BATCH_SIZE = 64
@@ -15,8 +17,16 @@ _RTOL, _ATOL = 1e-4, 1e-5
 _MAX_DOUBLED_BYTES = 65_536
 
 
+class Runner(Protocol):
+    """What answers batches."""
+
+    def run(self, batch: Batch, outputs: tuple[str, ...] | None) -> Batch:
+        """Answer a batch."""
+        ...
+
+
 def batching(
-    runtime: BatchRuntime, signature: Signature, batch: Batch, steps: Steps | None
+    runtime: Runner, signature: Signature, batch: Batch, steps: Steps | None
 ) -> tuple[int, str]:
     """Compare a batch with its single rows; returns the batch size allowed, and why it is 1.
 
@@ -40,7 +50,7 @@ def batching(
     return (1, cause) if cause else (_DEFAULT_BATCH_SIZE, "")
 
 
-def _difference(runtime: BatchRuntime, several: Batch) -> str:
+def _difference(runtime: Runner, several: Batch) -> str:
     rows = next(iter(several.values())).shape[0]
     try:
         together = runtime.run(several, None)

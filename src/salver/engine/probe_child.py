@@ -17,10 +17,12 @@ from salver.core.datatypes import datatype_of
 from salver.core.errors import Internal, InvalidArtifact, LoadFailed, SalverError
 from salver.core.signature import VARIABLE, Signature, TensorSpec
 from salver.core.tensor import Tensor
+from salver.engine import probe_sequences
 from salver.engine.probe import ProbeFailure, ProbeReport, ProbeRequest, Result, encode_result
 from salver.engine.probe_batching import batching
 from salver.engine.probe_inputs import inputs_of, outer_signature
 from salver.engine.probe_stream import streamed
+from salver.engine.worker.padding import Padder
 from salver.observe.memory import resident_bytes
 from salver.runtimes.base import Batch, BatchRuntime, RuntimeOptions
 from salver.runtimes.stepped import SteppedRuntime, SteppedStreamRuntime
@@ -34,6 +36,9 @@ _FRAMEWORKS = {
     "xgboost": ("xgboost-cpu", "xgboost"),
     "lightgbm": ("lightgbm",),
 }
+
+
+_Runner = BatchRuntime | probe_sequences.Completing
 
 
 def main() -> None:
@@ -102,16 +107,34 @@ def _tried(
     name: str, runtime: BatchRuntime, request: ProbeRequest, grown_bytes: int
 ) -> ProbeReport:
     warnings: list[str] = []
-    signature, inputs = inputs_of(runtime.signature(), request, warnings)
+    known, sequences = runtime.signature(), request.sequences
+    run: _Runner = runtime
+    padder: Padder | None = None
+    if sequences is not None:
+        if known is None:
+            raise InvalidArtifact(f"--sequence: {name} models have no inputs of several axes")
+        sequences = probe_sequences.checked(sequences, known)
+        padder = Padder(sequences, known)
+        run = probe_sequences.Completing(runtime, padder)
+        known = probe_sequences.with_optional_mask(known, sequences.mask)
+    signature, inputs = inputs_of(known, request, warnings)
     batch = {tensor.name: tensor.array() for tensor in inputs}
-    outputs = runtime.run(batch, None)
+    if padder is not None:
+        batch = padder.completed(batch)
+        inputs = [Tensor.from_array(key, value) for key, value in batch.items()]
+    outputs = run.run(batch, None)
     signature = _completed(signature, batch, outputs)
-    max_batch_size, note = batching(runtime, signature, batch, request.steps)
+    max_batch_size, note = batching(run, signature, batch, request.steps)
     if note:
         warnings.append(f"batching is off: {note}")
+    if sequences is not None and not note:
+        sequences, problem = probe_sequences.tried(runtime, sequences, signature, batch)
+        if problem:
+            warnings.append(f"texts of unlike lengths do not run together: {problem}")
+            signature = probe_sequences.with_all_inputs(signature)
     if request.golden:
         golden = request.golden
-        _meets(runtime, parse_golden(golden))
+        _meets(run, parse_golden(golden))
     else:
         expected = [Tensor.from_array(key, np.asarray(value)) for key, value in outputs.items()]
         golden = write_golden([Golden(inputs, expected)]) if _finite([*inputs, *expected]) else b""
@@ -124,6 +147,7 @@ def _tried(
         grown_bytes,
         _versions(name, Path(request.folder)),
         tuple(warnings),
+        sequences,
     )
 
 
@@ -146,7 +170,7 @@ def _completed(signature: Signature, batch: Batch, outputs: Batch) -> Signature:
     return Signature(signature.inputs, tuple(specs))
 
 
-def _meets(runtime: BatchRuntime, examples: list[Golden]) -> None:
+def _meets(runtime: _Runner, examples: list[Golden]) -> None:
     for example in examples:
         outputs = runtime.run({t.name: t.array() for t in example.inputs}, None)
         compare(example.outputs, outputs, example.rtol, example.atol)

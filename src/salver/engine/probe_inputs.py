@@ -43,7 +43,7 @@ def inputs_of(
             "the file does not tell the model's inputs; push it with --example rows.json"
         )
     warnings.append("no example was given; the model was tried with zeros")
-    return known, [_zeros(spec) for spec in known.inputs]
+    return known, [_zeros(spec) for spec in known.inputs if not spec.optional]
 
 
 def outer_signature(request: ProbeRequest) -> Signature | None:

@@ -37,6 +37,20 @@ class ColumnBody(Body):
     sensitive: bool = False
 
 
+class SequenceInputBody(Body):
+    """How one input is filled up."""
+
+    axis: int = Field(default=1, ge=1, le=32)
+    pad: float = 0
+
+
+class SequencesBody(Body):
+    """How rows of unlike lengths may run together."""
+
+    inputs: dict[str, SequenceInputBody] = Field(min_length=1, max_length=64)
+    mask: str = Field(default="", max_length=256)
+
+
 class PushBody(Body):
     """A new version of a model."""
 
@@ -51,6 +65,7 @@ class PushBody(Body):
     columns: dict[str, ColumnBody] = Field(default_factory=dict, max_length=10_000)
     steps: dict[str, Any] | None = None
     provenance: dict[str, str] = Field(default_factory=dict, max_length=64)
+    sequences: SequencesBody | None = None
 
 
 class AliasBody(Body):

@@ -8,13 +8,21 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from salver.artifact.declare import Declaration
 from salver.artifact.manifest import FileEntry, to_json
-from salver.control.api.bodies import AliasBody, ColumnBody, DocumentBody, EndpointBody, PushBody
+from salver.control.api.bodies import (
+    AliasBody,
+    ColumnBody,
+    DocumentBody,
+    EndpointBody,
+    PushBody,
+    SequencesBody,
+)
 from salver.control.deploy import Deployer
 from salver.control.overview import Overview
 from salver.control.push import Document, Push, Pushed, Pusher
 from salver.control.reconcile import DatabaseThread, Reconciler
 from salver.core.errors import NotFound
 from salver.core.names import ModelReference, check_name
+from salver.core.sequences import PaddedInput, Sequences
 from salver.core.settings import ControlSettings
 from salver.core.signature import TensorSpec
 from salver.core.steps import read_steps
@@ -230,7 +238,13 @@ def _push(name: str, body: PushBody) -> Push:
         body.provenance,
         {name: _declaration(column) for name, column in body.columns.items()},
         None if body.steps is None else read_steps(body.steps),
+        None if body.sequences is None else _sequences(body.sequences),
     )
+
+
+def _sequences(body: SequencesBody) -> Sequences:
+    inputs = [PaddedInput(name, item.axis, item.pad) for name, item in body.inputs.items()]
+    return Sequences(tuple(inputs), body.mask)
 
 
 def _declaration(body: ColumnBody) -> Declaration:
@@ -250,6 +264,9 @@ def _pushed(pushed: Pushed) -> dict[str, Any]:
         "name": record.model,
         "existing": pushed.existing,
         "max_batch_size": manifest.max_batch_size,
+        "sequences": [item.name for item in manifest.sequences.inputs]
+        if manifest.sequences is not None
+        else [],
         "signature": {
             "inputs": _tensors(manifest.signature.inputs),
             "outputs": _tensors(manifest.signature.outputs),
