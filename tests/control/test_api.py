@@ -121,6 +121,13 @@ def test_files_that_were_not_uploaded_are_named(api: httpx.Client) -> None:
     assert code(response) == "digest_mismatch"
 
 
+def test_steps_with_numbers_that_no_message_carries_are_refused(api: httpx.Client) -> None:
+    """JSON carries whole numbers of any size, what the server makes of it does not."""
+    steps = {"before": [{"step": "one_hot", "columns": {"x": [2**70]}}]}
+    response = api.post("/api/v1/models/m/versions", json={"files": [], "steps": steps})
+    assert code(response) == "invalid_steps"
+
+
 def test_changes_are_written_down(server: Server, api: httpx.Client, tmp_path: Path) -> None:
     """Pushes, aliases, deploys and undeploys are in the audit log, newest first."""
     example = write_rows(tmp_path / "rows.json", [[1.0, 2.0]])

@@ -16,6 +16,7 @@ from salver.client.documents import read_mapping
 from salver.client.packing import pack
 from salver.core.errors import InvalidExample, NotFound
 from salver.core.names import check_name, parse_reference
+from salver.core.steps import check_whole_numbers
 
 _GIT_TIMEOUT_S = 5
 _NOT_FOUND_STATUS = 404
@@ -82,6 +83,7 @@ def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Ste
     check_name(name, "model")
     columns = {} if options.columns is None else read_columns(options.columns)
     steps = None if options.steps is None else read_mapping(options.steps)
+    check_whole_numbers(steps)
     sequences = None if options.sequence is None else read_sequences(options.sequence)
     files = pack(path)
     for file in files:

@@ -116,6 +116,9 @@ class EngineSettings:
     step_bytes: int = setting(
         256 * _MIB, "memory of a batch's tensors after a step that makes more of them; over it 400"
     )
+    cache_bytes: int = setting(
+        64 * _MIB, "answers that a gateway keeps for endpoints deployed with --cache"
+    )
     threads: int = setting(1, "compute threads of one model")
     max_in_flight: int = setting(4096, "requests one gateway may have open at one variant")
     eject_failures: int = setting(

@@ -32,7 +32,7 @@ class Steps(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
 
 def read_steps(document: Any) -> Steps:
     """Return steps from plain values; raises ``InvalidSteps`` naming what is wrong."""
-    _check_whole_numbers(document)
+    check_whole_numbers(document)
     steps = strict(document, Steps, "the steps")
     if not steps.before and not steps.after:
         raise InvalidSteps("the steps hold neither 'before' nor 'after'")
@@ -52,7 +52,7 @@ def unstepped(runtime: str) -> str:
     return runtime.removeprefix(_STEPPED)
 
 
-def _check_whole_numbers(document: Any) -> None:
+def check_whole_numbers(document: Any) -> None:
     """Raise ``InvalidSteps`` for a whole number that no message carries."""
     waiting = [document]
     while waiting:

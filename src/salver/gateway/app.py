@@ -46,6 +46,7 @@ from salver.observe.logs import get_logger
 from salver.observe.memory import resident_bytes
 from salver.observe.meter import Meter
 from salver.observe.prometheus import render
+from salver.traffic.cache import ResponseCache
 from salver.traffic.router import Router
 from salver.wire.follower import PlanFollower
 from salver.wire.messages import PROTOCOL_VERSION, Change, Hello, Plan, Snapshot
@@ -91,11 +92,11 @@ class Gateway:
         )
         self._engine = EngineClient(hello, settings.engine, clock, meter, links)
         self._guards = Guards(self._engine, settings, clock, meter)
-        self._check = SignatureCheck(self._guards.handler, meter)
+        self._cache = ResponseCache(self._guards.handler, meter, settings.engine.cache_bytes)
+        self._check = SignatureCheck(self._cache, meter)
         self._router = Router(self._check, rng)
         self._ring = ExchangeRing(settings.observe.exchange_ring_bytes)
-        router = self._router
-        access = Access(settings.limits, clock, identity.gateways)
+        router, access = self._router, Access(settings.limits, clock, identity.gateways)
         inference = Inference(router, router.endpoint, self._ring, settings.http, clock, access)
         directory = Directory(
             router.endpoint,
@@ -197,6 +198,7 @@ class Gateway:
         """Act on this plan from now on."""
         self._engine.apply(plan)
         self._guards.apply(plan)
+        self._cache.apply(plan)
         self._check.apply(plan)
         self._router.apply(plan)
         self._unloaded = plan.unloaded

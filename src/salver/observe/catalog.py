@@ -144,6 +144,19 @@ METRICS: dict[str, Metric] = {
             "Times a circuit breaker opened.",
         ),
         Metric(
+            "salver_cache_requests_total",
+            Kind.COUNTER,
+            ("endpoint", "result"),
+            "Requests of endpoints that keep answers: hit, joined (waited for an equal one), miss.",
+        ),
+        Metric("salver_cache_bytes", Kind.GAUGE, (), "Memory of kept answers."),
+        Metric(
+            "salver_cache_evictions_total",
+            Kind.COUNTER,
+            (),
+            "Kept answers that made room for others.",
+        ),
+        Metric(
             "salver_out_of_range_total",
             Kind.COUNTER,
             ("endpoint", "input"),

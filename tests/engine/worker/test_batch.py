@@ -19,6 +19,7 @@ from salver.engine.client.cohort import joint_response
 from salver.engine.worker.batch import Answer, assemble, disassemble
 from salver.engine.worker.form import form_of
 from salver.engine.worker.job import Job, many_jobs, one_job
+from salver.engine.worker.lanes import LaneQueue
 from salver.engine.worker.queue import JobQueue
 from salver.engine.worker.run import Failure, execute
 from salver.runtimes.base import Batch, RuntimeOptions
@@ -174,6 +175,19 @@ def test_only_what_fits_is_taken_together() -> None:
     assert queue.take(5) == [kept[1]]
     assert queue.take(5) == [kept[3]]
     assert queue.take(5) == [kept[4]]
+    assert not queue
+    assert queue.requests == 0
+
+
+def test_the_urgent_go_first_over_all_lanes() -> None:
+    """The lane whose first job is most urgent is next, of equally urgent ones the oldest."""
+    queue, arrived = LaneQueue(), list[Job]()
+    for number, (width, priority) in enumerate([(1, 10), (2, 10), (3, 1), (2, 5)]):
+        one = job(np.zeros((1, width)))
+        one.priority, one.arrival_ns = priority, number
+        arrived.append(one)
+        queue.append(one)
+    assert [queue.take(1)[0] for _ in range(4)] == [arrived[n] for n in (2, 3, 0, 1)]
     assert not queue
     assert queue.requests == 0
 
