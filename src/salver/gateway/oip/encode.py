@@ -82,8 +82,9 @@ def joint_data(response: JointResponse) -> list[list[bytes]]:
     count = len(response.timings)
     columns: list[list[bytes]] = []
     for tensor in response.outputs:
-        dtype, buffer = DTYPES[tensor.datatype], tensor.buffer
-        array = np.ndarray((count, len(buffer) // dtype.itemsize // count), dtype, buffer)
+        dtype = DTYPES[tensor.datatype]
+        shape = (count, tensor.size_bytes // dtype.itemsize // count)
+        array = np.ndarray(shape, dtype, tensor.buffer)
         text = orjson.dumps(array, option=_NUMPY)
         if b"n" in text:
             _finite(tensor, text)

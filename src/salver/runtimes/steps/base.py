@@ -21,6 +21,8 @@ Apply = Callable[[Batch], Batch]
 FLOATS = ("FP16", "FP32", "FP64")
 INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 NUMBERS = (*FLOATS, *INTEGERS, "BOOL")
+MAX_NAMES = 100_000
+"""Names that a step may give to values."""
 _POINTER_BYTES = 8
 _WIDEST = sys.float_info.max
 

@@ -10,6 +10,7 @@ from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch
 from salver.runtimes.steps.base import (
     FLOATS,
+    MAX_NAMES,
     NUMBERS,
     Bound,
     Given,
@@ -19,8 +20,6 @@ from salver.runtimes.steps.base import (
     check_width,
     tensor,
 )
-
-_MAX_NAMES = 100_000
 
 
 class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,8 +35,8 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def bind(self, given: Given) -> Bound:
         """Fit the step; see ``Step``."""
         specs = given.specs
-        if not 0 < len(self.names) <= _MAX_NAMES:
-            raise InvalidSteps(f"1 to {_MAX_NAMES} names, not {len(self.names)}")
+        if not 0 < len(self.names) <= MAX_NAMES:
+            raise InvalidSteps(f"1 to {MAX_NAMES} names, not {len(self.names)}")
         spec = tensor(specs, self.tensor, NUMBERS)
         scores = spec.datatype in FLOATS
         if scores and len(spec.shape) <= 1:

@@ -8,6 +8,7 @@ from salver.core.errors import InvalidSteps, ModelFailed
 from salver.core.signature import TensorSpec
 from salver.runtimes.base import Batch
 from salver.runtimes.steps.base import (
+    MAX_NAMES,
     NUMBERS,
     Bound,
     Given,
@@ -17,8 +18,6 @@ from salver.runtimes.steps.base import (
     check_width,
     tensor,
 )
-
-_MAX_NAMES = 100_000
 
 
 class TopK(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,8 +39,8 @@ class TopK(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         width = spec.shape[-1] if len(spec.shape) > 1 else 1
         if not 1 <= self.k <= (width if width > 0 else self.k):
             raise InvalidSteps(f"{self.tensor!r} has {width} values a row, 'k' is {self.k}")
-        if len(self.names) > _MAX_NAMES:
-            raise InvalidSteps(f"more than {_MAX_NAMES} names")
+        if len(self.names) > MAX_NAMES:
+            raise InvalidSteps(f"more than {MAX_NAMES} names")
         if len(spec.shape) <= 1:
             raise InvalidSteps(f"{self.tensor!r} has shape {list(spec.shape)}, one value a row")
         names = bytes_array([name.encode() for name in self.names])
