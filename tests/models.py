@@ -326,6 +326,21 @@ def onnx_slow(scale: int, rounds: int = 1) -> Path:
     return path
 
 
+@functools.cache
+def onnx_weights(factor: int, size: int) -> Path:
+    """Return ``y = factor * x`` of shape [-1, size], by a full matrix of as many squared floats."""
+    weights = np.eye(size, dtype=np.float32) * factor
+    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, size]) for n in "xy"]
+    nodes = [helper.make_node("MatMul", ["x", "weights"], ["y"])]
+    constants = [numpy_helper.from_array(weights, "weights")]
+    graph = helper.make_graph(nodes, "weights", tensors[:1], tensors[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
+    model.ir_version = _IR_VERSION
+    path = _path(f"weights{factor}size{size}.onnx")
+    onnx.save(model, path)
+    return path
+
+
 def _slow_nothing(rounds: int) -> list[Any]:
     """Return nodes that reach zero by long ways, beginning at ``x`` so that none runs ahead."""
     multiplications = [

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.artifact.manifest import FileEntry, Manifest
-from salver.control.planner import AddressOf, Desired, Observed, next_plan, same
+from salver.control.planner import AddressOf, Desired, Observed, next_plan, same, successions
 from salver.core.errors import UnsupportedFormat
 from salver.core.signature import Signature, TensorSpec
 from salver.core.steps import Steps
@@ -281,3 +281,71 @@ def test_whatever_happens_a_routed_version_is_hosted(
         for worker in plan.workers:
             names = [load.variant for load in worker.loads]
             assert len(names) == len(set(names))
+
+
+def with_budget(number: int = 1) -> tuple[Desired, Plan]:
+    """Return an endpoint whose version is out of memory, and the plan that serves it."""
+    item = msgspec.structs.replace(want(number, pinned=True), size_hint_bytes=7)
+    plan = next_plan([item], seen(shared_0={"m:1": "evicted"}), EMPTY, ADDRESS)
+    return item, msgspec.structs.replace(plan, number=5)
+
+
+def test_what_is_out_of_memory_can_be_routed_to() -> None:
+    """A version that comes back for the next request is as good as one that is there."""
+    _, plan = with_budget()
+    assert routed(plan) == ["m:1"]
+    (load,) = [x for w in plan.workers if w.id == "shared-0" for x in w.loads]
+    assert (load.pinned, load.size_hint_bytes) == (True, 7)
+
+
+def replaced(plan: Plan, worn: list[str], acknowledged: int, **workers: dict[str, str]) -> Plan:
+    """Return the plan that follows one of whose workers some are worn."""
+    observed = seen(acknowledged, **workers)
+    observed = msgspec.structs.replace(observed, successions=successions(plan, worn))
+    following = next_plan([with_budget()[0]], observed, plan, ADDRESS)
+    return msgspec.structs.replace(following, number=plan.number + 1)
+
+
+def test_a_worn_worker_gets_a_successor_before_it_goes() -> None:
+    """The successor is loaded, then routed to; when all know that, the old one goes."""
+    _, plan = with_budget()
+    old = {"m:1": "evicted"}
+    first = replaced(plan, ["shared-0"], 5, shared_0=old)
+    assert first.endpoints[0].variants[0].workers == ("shared-0",)
+    assert loads(first, "shared-0") == loads(first, "shared-0.1") == ["m:1"]
+    again = replaced(first, ["shared-0"], 6, shared_0=old)
+    assert again.endpoints == first.endpoints
+    assert again.workers == first.workers
+    new = {"shared_0": old, "shared_0.1": old}
+    second = replaced(again, ["shared-0"], 7, **new)
+    assert second.endpoints[0].variants[0].workers == ("shared-0.1",)
+    assert loads(second, "shared-0") == ["m:1"]
+    unheard = replaced(second, ["shared-0"], 7, **new)
+    assert loads(unheard, "shared-0") == ["m:1"]
+    third = replaced(unheard, ["shared-0"], 9, **new)
+    assert [worker.id for worker in third.workers] == ["quarantine-0", "shared-0.1"]
+    assert third.endpoints == second.endpoints
+    assert successions(third, []) == {"shared-0": 1}
+    assert successions(third, ["shared-0.1"]) == {"shared-0": 2}
+
+
+def test_fewer_replicas_let_go_of_a_worker() -> None:
+    """Who gets no requests any more is let go, once every gateway knows."""
+    ready = {"m:1": "ready"}
+    both = seen(5, shared_0=ready, shared_1=ready)
+    plan = next_plan([want(1, replicas=2)], both, EMPTY, ADDRESS)
+    plan = next_plan([want(1)], both, msgspec.structs.replace(plan, number=5), ADDRESS)
+    assert plan.endpoints[0].variants[0].workers == ("shared-0",)
+    assert loads(plan, "shared-1") == ["m:1"]
+    done = next_plan([want(1)], both, plan, ADDRESS)
+    assert loads(done, "shared-1") == []
+
+
+def test_a_new_replica_is_asked_when_it_is_ready() -> None:
+    """With one replica more, requests go on to the old one alone until the new one can answer."""
+    ready = {"m:1": "ready"}
+    more = want(1, replicas=2)
+    plan = next_plan([more], seen(5, shared_0=ready), steady(), ADDRESS)
+    assert plan.endpoints[0].variants[0].workers == ("shared-0",)
+    plan = next_plan([more], seen(5, shared_0=ready, shared_1=ready), plan, ADDRESS)
+    assert plan.endpoints[0].variants[0].workers == ("shared-0", "shared-1")

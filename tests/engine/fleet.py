@@ -60,6 +60,9 @@ class Model:
     idempotent: bool = True
     signature: Signature = SIGNATURE
     trust_code: bool = False
+    file: str = "model.txt"
+    pinned: bool = False
+    size_hint_bytes: int = 0
 
 
 class Fleet:
@@ -147,7 +150,7 @@ class Fleet:
         blob = self.home / "blobs" / "sha256" / digest[:2] / digest
         blob.parent.mkdir(parents=True, exist_ok=True)
         blob.write_bytes(model.content)
-        files = (FileRef("model.txt", digest, len(model.content)),)
+        files = (FileRef(model.file, digest, len(model.content)),)
         return Load(
             model.variant,
             digest,
@@ -157,6 +160,8 @@ class Fleet:
             model.signature,
             model.policy,
             trust_code=model.trust_code,
+            pinned=model.pinned,
+            size_hint_bytes=model.size_hint_bytes,
         )
 
     def _worker(self, name: str, kind: str, loads: tuple[Load, ...]) -> WorkerPlan:

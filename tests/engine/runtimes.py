@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from salver.core.errors import LoadFailed, ModelFailed
+from salver.core.garbage import give_back
 from salver.core.signature import Signature, TensorSpec
+from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch, RuntimeOptions
 
 SIGNATURE = Signature((TensorSpec("x", "FP64", (-1, 1)),), (TensorSpec("y", "FP64", (-1, 1)),))
@@ -53,6 +55,22 @@ class Affine:
 
     def unload(self) -> None:
         """Release nothing."""
+
+
+class Ballast(Affine):
+    """The same with a weight; the file says how many bytes, and seconds to load and to run."""
+
+    def load(self, folder: Path, signature: Signature | None, options: RuntimeOptions) -> None:
+        """Occupy memory."""
+        size, load_s, run_s = (folder / "model.txt").read_text().split()
+        time.sleep(float(load_s))
+        self._memory: AnyArray | None = np.ones(int(size), np.uint8)
+        self.seconds = float(run_s)
+
+    def unload(self) -> None:
+        """Release it."""
+        self._memory = None
+        give_back()
 
 
 class SlowAffine(Affine):

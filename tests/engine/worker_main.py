@@ -6,6 +6,7 @@ from salver.runtimes.table import BATCH_RUNTIMES
 BATCH_RUNTIMES.update(
     {
         "affine": "tests.engine.runtimes:Affine",
+        "ballast": "tests.engine.runtimes:Ballast",
         "slow": "tests.engine.runtimes:SlowAffine",
         "very-slow": "tests.engine.runtimes:VerySlowAffine",
     }

@@ -107,3 +107,12 @@ def test_many_at_once_lose_nothing(database: Database) -> None:
         versions = list(threads.map(register, range(80)))
     assert sorted(set(versions)) == list(range(1, 41))
     assert versions[:40] == versions[40:]
+
+
+def test_measured_sizes_are_remembered(catalog: Catalog) -> None:
+    """The newest size of a stored version is kept; one of a version that is not is passed over."""
+    catalog.create_version("churn", manifest(b"a"), "me", {})
+    catalog.save_sizes({"churn:1": 10, "churn:2": 20, "other:1": 30})
+    assert catalog.sizes() == {"churn:1": 10}
+    catalog.save_sizes({"churn:1": 11})
+    assert catalog.sizes() == {"churn:1": 11}

@@ -72,6 +72,9 @@ def command(
     cache: Annotated[
         bool, typer.Option("--cache", help="Answer equal requests alike, from memory.")
     ] = False,
+    pin: Annotated[
+        bool, typer.Option("--pin", help="Keep it in memory, whatever else is asked for.")
+    ] = False,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
     output: OutputOption = Output.TABLE,
@@ -97,6 +100,7 @@ def command(
             objective_ms=objective_ms,
             max_padding=max_padding,
             cache=cache,
+            pin=pin,
         )
     if output is not Output.TABLE:
         emit(deployed, output)

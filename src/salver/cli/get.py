@@ -18,10 +18,16 @@ class What(StrEnum):
 
 
 _COLUMNS: dict[What, tuple[str, ...]] = {
-    What.MODELS: ("name", "versions", "newest", "runtime", "aliases"),
-    What.ENDPOINTS: ("name", "model", "version", "state", "ready_replicas", "replicas", "reason"),
-    What.WORKERS: ("id", "kind", "pid", "state", "models", "resident_bytes", "restarts"),
-}
+    What.MODELS: ("name", "versions", "newest", "runtime", "memory_bytes", "aliases"),
+    What.ENDPOINTS: (
+        "name", "model", "version", "state", "ready_replicas", "replicas", "in_memory", "pinned",
+        "resident_bytes", "reason",
+    ),
+    What.WORKERS: (
+        "id", "kind", "pid", "state", "models", "in_memory", "resident_bytes", "budget_bytes",
+        "restarts",
+    ),
+}  # fmt: skip
 
 
 def command(
@@ -53,5 +59,6 @@ def _summary(model: dict[str, Any]) -> dict[str, Any]:
         "versions": len(versions),
         "newest": newest and newest["version"],
         "runtime": newest and newest["runtime"],
+        "memory_bytes": newest and newest["memory_bytes"],
         "aliases": model["aliases"],
     }

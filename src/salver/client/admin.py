@@ -66,6 +66,7 @@ class DeployOptions:
     objective_ms: float | None = None
     max_padding: float | None = None
     cache: bool | None = None
+    pin: bool = False
 
 
 _POLICY = (
@@ -132,6 +133,8 @@ def deploy(reference: str, options: DeployOptions) -> Steps[Json]:
         value = getattr(options, key)
         if value is not None:
             body[key] = value
+    if options.pin:
+        body["pinned"] = True
     path = f"/endpoints/{endpoint}?wait=true&timeout_s={options.timeout_s:g}"
     reply = yield admin_call("PUT", path, body, options.timeout_s + _DEPLOY_MARGIN_S)
     answer: Json = json_of(reply)

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from salver.control.hub import GATEWAY, Hub
-from salver.control.planner import Desired, failure, ready_workers
+from salver.control.planner import Desired, Observed, failure, ready_workers
 from salver.control.reconcile import DatabaseThread, Reconciler
 from salver.core.errors import (
     DeadlineExceeded,
@@ -138,13 +138,13 @@ class Deployer:
 
     def _pin(self, spec: EndpointSpec, reference: ModelReference) -> EndpointSpec:
         record = self._catalog.resolve(reference)
-        pinned = msgspec.structs.replace(
+        fixed = msgspec.structs.replace(
             spec,
             model=record.model,
             version=None if reference.alias is not None else record.version,
             alias=reference.alias,
         )
-        return self._state.put_endpoint(pinned)
+        return self._state.put_endpoint(fixed)
 
     def _settled(self, spec: EndpointSpec) -> object:
         """Return None when the endpoint answers, an error when it cannot, or ``_PENDING``."""
@@ -193,10 +193,20 @@ class Deployer:
             "replicas": spec.replicas,
             "ready_replicas": len(ready),
             "workers": ready,
+            "pinned": spec.pinned,
+            **_memory(item, observed),
             "validation": spec.validation,
             "url": f"{self._http_url}/v2/models/{spec.name}/infer",
             "reason": reason,
         }
+
+
+def _memory(item: Desired, observed: Observed) -> dict[str, Any]:
+    """Return on how many workers the wanted version is in memory, and what it takes there."""
+    variant = item.version.id if item.version is not None else ""
+    states = [worker[variant] for worker in observed.workers.values() if variant in worker]
+    sizes = [state.resident_bytes for state in states if state.state == "ready"]
+    return {"in_memory": len(sizes), "resident_bytes": sum(sizes)}
 
 
 _PENDING = object()

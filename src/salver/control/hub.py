@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from salver.control.planner import Observed
+from salver.control.planner import Observed, successions
 from salver.core.clock import Clock
 from salver.core.errors import NotReady, WireError
 from salver.observe.logs import get_logger
@@ -10,6 +10,7 @@ from salver.observe.merge import Merger
 from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
 from salver.wire.messages import (
+    ANSWERING_STATES,
     PROTOCOL_VERSION,
     Change,
     Fail,
@@ -25,6 +26,7 @@ from salver.wire.transport import Listener, listen
 log = get_logger(__name__)
 
 GATEWAY, WORKER, SUPERVISOR = "gateway", "worker", "supervisor"
+_READY, _WORN = "ready", "worn"
 _RETIRE_AFTER_S = 60.0
 _RETRY_AFTER_S = 1.0
 
@@ -125,10 +127,25 @@ class Hub:
         workers = {
             peer.hello.identity: {item.variant: item for item in peer.snapshot.variants}
             for peer in self.peers(WORKER)
-            if peer.snapshot is not None and peer.snapshot.state == "ready"
+            if peer.snapshot is not None and peer.snapshot.state in (_READY, _WORN)
         }
+        worn = [
+            peer.hello.identity
+            for peer in self.peers(WORKER)
+            if peer.snapshot is not None and peer.snapshot.state == _WORN
+        ]
+        successors = {} if self.plan is None else successions(self.plan, worn)
         numbers = [peer.acknowledged for peer in self.peers(GATEWAY)]
-        return Observed(workers, min(numbers) if numbers else None)
+        return Observed(workers, min(numbers) if numbers else None, successors)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the most that each version took in a worker's memory when it was loaded."""
+        sizes: dict[str, int] = {}
+        for peer in self.peers(WORKER):
+            for item in peer.snapshot.variants if peer.snapshot is not None else ():
+                if item.size_bytes and item.state in ANSWERING_STATES:
+                    sizes[item.variant] = max(item.size_bytes, sizes.get(item.variant, 0))
+        return sizes
 
     def retire_absent(self) -> None:
         """Fold the counts of processes that have been gone for long."""

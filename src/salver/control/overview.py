@@ -11,6 +11,7 @@ from salver.control.reconcile import DatabaseThread, Reconciler
 from salver.observe.memory import resident_bytes
 from salver.observe.prometheus import render
 from salver.registry.catalog import Catalog
+from salver.wire.messages import Snapshot
 
 _NOT_RUNNING: dict[str, Any] = {"pid": None, "restarts": 0}
 
@@ -78,7 +79,7 @@ class Overview:
                     "pid": snapshot.pid if snapshot is not None else entry["pid"],
                     "state": snapshot.state if snapshot is not None else "starting",
                     "models": [load.variant for load in worker.loads],
-                    "resident_bytes": snapshot.resident_bytes if snapshot is not None else 0,
+                    **_memory(snapshot),
                     "restarts": entry["restarts"],
                 }
             )
@@ -95,6 +96,22 @@ class Overview:
 
 
 _ROLES = ("gateway", "worker", "supervisor")
+
+
+def _memory(snapshot: Snapshot | None) -> dict[str, Any]:
+    """Return what a worker occupies, may occupy (None for any), and which models that is."""
+    if snapshot is None:
+        return {"resident_bytes": 0, "budget_bytes": None, "in_memory": 0, "variants": []}
+    budgets = [g.value for g in snapshot.gauges if g.name == "salver_memory_budget_bytes"]
+    return {
+        "resident_bytes": snapshot.resident_bytes,
+        "budget_bytes": int(budgets[0]) if budgets else None,
+        "in_memory": sum(item.state == "ready" for item in snapshot.variants),
+        "variants": [
+            {"variant": item.variant, "state": item.state, "memory_bytes": item.size_bytes}
+            for item in snapshot.variants
+        ],
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ live gateway has acknowledged a plan that does not route it. What was routed sta
 something better is ready, so that a failed load or a restart of control disturbs nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 
 import msgspec
@@ -15,6 +15,7 @@ from salver.core.steps import stepped
 from salver.registry.records import EndpointSpec, VersionRecord
 from salver.runtimes.table import is_code, is_stream
 from salver.wire.messages import (
+    ANSWERING_STATES,
     BatchPolicy,
     EndpointPlan,
     FileRef,
@@ -31,28 +32,33 @@ LOCAL_SOURCE = "local"
 _ALL_TRAFFIC = 10_000
 _PRIMARY = "primary"
 _LONG_NAME, _KEPT_NAME, _DIGEST = 32, 15, 16
+_SUCCESSOR = "."
 
 
 class Desired(msgspec.Struct, frozen=True):
     """An endpoint that is wanted, with the version it means now.
 
-    ``version`` is None when that cannot be resolved, and ``problem`` says why.
+    ``version`` is None when that cannot be resolved, and ``problem`` says why. ``size_hint_bytes``
+    is what it took in a worker with a memory budget, 0 before one has loaded it.
     """
 
     spec: EndpointSpec
     version: VersionRecord | None
     problem: str = ""
+    size_hint_bytes: int = 0
 
 
 class Observed(msgspec.Struct, frozen=True):
     """What the processes have reported.
 
     ``workers``: each connected worker's variants. ``acknowledged``: the oldest plan number that a
-    live gateway acts on, None when none is connected.
+    live gateway acts on, None when none is connected. ``successions`` counts for shared workers
+    how often each was replaced.
     """
 
     workers: Mapping[str, Mapping[str, VariantState]]
     acknowledged: int | None
+    successions: Mapping[str, int] = {}
 
 
 def next_plan(
@@ -70,7 +76,7 @@ def next_plan(
     wanted = [item for item in desired if item.version is not None]
     before = {endpoint.name: endpoint for endpoint in previous.endpoints}
     endpoints = tuple(_endpoint(item, before.get(item.spec.name), observed) for item in desired)
-    loads = _wanted_loads(wanted)
+    loads = _wanted_loads(wanted, observed)
     _retain(loads, endpoints, observed, previous)
     workers = _workers(loads, address_of)
     names = {endpoint.name for endpoint in endpoints}
@@ -98,14 +104,35 @@ def same(left: Plan, right: Plan) -> bool:
     )
 
 
-def placement(item: Desired) -> tuple[str, ...]:
+def successions(plan: Plan, worn: Collection[str]) -> dict[str, int]:
+    """Return how often each shared worker of a plan was or shall be replaced.
+
+    Those that are ``worn`` get a successor, unless one is on its way already.
+    """
+    present: dict[str, list[int]] = {}
+    for worker in plan.workers:
+        if worker.kind == SHARED:
+            name, _, number = worker.id.partition(_SUCCESSOR)
+            present.setdefault(name, []).append(int(number or 0))
+    return {
+        name: max(numbers) + (len(numbers) == 1 and _shared(name, numbers[0]) in worn)
+        for name, numbers in present.items()
+    }
+
+
+def _shared(name: str, succession: int) -> str:
+    return f"{name}{_SUCCESSOR}{succession}" if succession else name
+
+
+def placement(item: Desired, observed: Observed) -> tuple[str, ...]:
     """Return the ids of the workers that shall host a version."""
     version = item.version
     assert version is not None
     if _runs_code(version) or is_stream(version.manifest.runtime):
         own = _own(version)
         return tuple(f"{DEDICATED}-{own}-{index}" for index in range(item.spec.replicas))
-    return tuple(f"{SHARED}-{index}" for index in range(item.spec.replicas))
+    names = (f"{SHARED}-{index}" for index in range(item.spec.replicas))
+    return tuple(_shared(name, observed.successions.get(name, 0)) for name in names)
 
 
 def quarantine(version: VersionRecord) -> str:
@@ -134,7 +161,7 @@ def failure(item: Desired, observed: Observed) -> VariantState | None:
     version = item.version
     if version is None:
         return None
-    for worker in placement(item):
+    for worker in placement(item, observed):
         state = observed.workers.get(worker, {}).get(version.id)
         if state is not None and state.state == "failed":
             return state
@@ -142,15 +169,15 @@ def failure(item: Desired, observed: Observed) -> VariantState | None:
 
 
 def ready_workers(item: Desired, observed: Observed) -> list[str]:
-    """Return the workers that report the wanted version ready."""
+    """Return the workers that can answer for the wanted version."""
     version = item.version
     if version is None:
         return []
-    states = ((worker, observed.workers.get(worker, {})) for worker in placement(item))
+    states = ((worker, observed.workers.get(worker, {})) for worker in placement(item, observed))
     return [
         worker
         for worker, variants in states
-        if (state := variants.get(version.id)) is not None and state.state == "ready"
+        if (state := variants.get(version.id)) is not None and state.state in ANSWERING_STATES
     ]
 
 
@@ -160,7 +187,7 @@ def _endpoint(item: Desired, before: EndpointPlan | None, observed: Observed) ->
     reason = item.problem
     variants: tuple[VariantPlan, ...] = routed
     if item.version is not None:
-        fresh = _variant(item, routed)
+        fresh = _variant(item, routed, observed)
         if _may_route(item, routed, observed):
             variants, reason = (fresh,), ""
         else:
@@ -185,11 +212,11 @@ def _may_route(item: Desired, routed: tuple[VariantPlan, ...], observed: Observe
     ready = ready_workers(item, observed)
     if not routed:
         return bool(ready)
-    connected = [worker for worker in placement(item) if worker in observed.workers]
+    connected = [worker for worker in placement(item, observed) if worker in observed.workers]
     return bool(ready) and len(ready) == len(connected)
 
 
-def _variant(item: Desired, routed: tuple[VariantPlan, ...]) -> VariantPlan:
+def _variant(item: Desired, routed: tuple[VariantPlan, ...], observed: Observed) -> VariantPlan:
     version = item.version
     assert version is not None
     known = next((variant for variant in routed if variant.id == version.id), None)
@@ -204,10 +231,24 @@ def _variant(item: Desired, routed: tuple[VariantPlan, ...]) -> VariantPlan:
         _ALL_TRAFFIC,
         newest_epoch + 1 if known is None else known.weight_epoch,
         version.manifest.signature,
-        placement(item),
+        _routable(item, known, observed),
         _policy(item),
         quarantine(version),
     )
+
+
+def _routable(item: Desired, known: VariantPlan | None, observed: Observed) -> tuple[str, ...]:
+    """Return the workers that get a version's requests.
+
+    Those that got them before stay until all that shall get them are ready.
+    """
+    wanted = placement(item, observed)
+    if known is None:
+        return wanted
+    ready = ready_workers(item, observed)
+    if len(ready) == len(wanted):
+        return wanted
+    return (*known.workers, *(worker for worker in ready if worker not in known.workers))
 
 
 def _policy(item: Desired) -> BatchPolicy:
@@ -244,16 +285,21 @@ def _load(item: Desired) -> Load:
         trust_pickle=manifest.trust_pickle,
         trust_code=manifest.trust_code,
         steps=manifest.steps,
+        pinned=item.spec.pinned,
+        size_hint_bytes=item.size_hint_bytes,
     )
 
 
-def _wanted_loads(wanted: list[Desired]) -> dict[str, dict[str, Load]]:
+def _wanted_loads(wanted: list[Desired], observed: Observed) -> dict[str, dict[str, Load]]:
     """Return the loads of each worker; one shared worker is always there, for a quick start."""
-    loads: dict[str, dict[str, Load]] = {f"{SHARED}-0": {}}
+    first = f"{SHARED}-0"
+    loads: dict[str, dict[str, Load]] = {_shared(first, observed.successions.get(first, 0)): {}}
     for item in wanted:
         load = _load(item)
-        for worker in placement(item):
-            loads.setdefault(worker, {}).setdefault(load.variant, load)
+        for worker in placement(item, observed):
+            others = loads.setdefault(worker, {})
+            if load.variant not in others or load.pinned:
+                others[load.variant] = load
         quarantined = msgspec.structs.replace(load, lazy=True)
         assert item.version is not None
         loads.setdefault(quarantine(item.version), {}).setdefault(load.variant, quarantined)
@@ -267,15 +313,21 @@ def _retain(
     previous: Plan,
 ) -> None:
     """Keep what gateways may still route to."""
-    routed = {variant.id for endpoint in endpoints for variant in endpoint.variants}
-    was_routed = {v.id for endpoint in previous.endpoints for v in endpoint.variants}
+    routed = _routes(endpoints) | _routes(previous.endpoints)
     acknowledged = observed.acknowledged
     all_know = acknowledged is not None and acknowledged >= previous.number
     for worker in previous.workers:
         for load in worker.loads:
-            needed = load.variant in routed or load.variant in was_routed or not all_know
+            needed = (worker.id, load.variant) in routed or not all_know
             if needed and load.variant not in loads.get(worker.id, {}):
                 loads.setdefault(worker.id, {})[load.variant] = load
+
+
+def _routes(endpoints: tuple[EndpointPlan, ...]) -> set[tuple[str, str]]:
+    """Return which workers may be asked for which versions."""
+    variants = [variant for endpoint in endpoints for variant in endpoint.variants]
+    asked = {(worker, variant.id) for variant in variants for worker in variant.workers}
+    return asked | {(v.quarantine, v.id) for v in variants if v.quarantine is not None}
 
 
 def _workers(loads: dict[str, dict[str, Load]], address_of: AddressOf) -> tuple[WorkerPlan, ...]:

@@ -1,7 +1,7 @@
 """The loop that turns what is wanted into plans, woken by every change."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +29,7 @@ _PERSIST_S = 5.0
 _FAILED_PAUSE_S = 1.0
 # The plan goes to every process, so a large registry is not shown whole.
 _MAX_MODELS = 1000
+_SIZE_RATIO = 1.5
 
 Result = TypeVar("Result")
 
@@ -143,7 +144,8 @@ class Reconciler:
     async def _reconcile(self) -> None:
         hub = self._hub
         assert hub is not None
-        self.desired, models = await self._database(self._read)
+        measured = hub.sizes()
+        self.desired, models = await self._database(lambda: self._read(measured))
         plan = next_plan(self.desired, hub.observed(), self.plan, self._address_of, models)
         if same(plan, self.plan) and self.plan.number:
             return
@@ -158,16 +160,24 @@ class Reconciler:
         hub.push(plan)
         log.info("plan_pushed", number=number, endpoints=len(plan.endpoints))
 
-    def _read(self) -> tuple[list[Desired], list[str]]:
-        """Return what is wanted, and what the data port may load."""
+    def _read(self, measured: dict[str, int]) -> tuple[list[Desired], list[str]]:
+        """Return what is wanted, and what the data port may load; remember measured sizes."""
+        sizes = self._catalog.sizes()
+        news = {name: size for name, size in measured.items() if _differs(size, sizes.get(name))}
+        if news:
+            self._catalog.save_sizes(news)
+            sizes |= news
         shows = self._settings.http.repository_changes
         models = self._catalog.names(_MAX_MODELS) if shows else []
-        return [self._resolve(spec) for spec in self._state.endpoints()], models
+        return [self._resolve(spec, sizes) for spec in self._state.endpoints()], models
 
-    def _resolve(self, spec: EndpointSpec) -> Desired:
+    def _resolve(self, spec: EndpointSpec, sizes: Mapping[str, int]) -> Desired:
         try:
             reference = ModelReference(spec.model, spec.version, spec.alias)
-            return Desired(spec, self._catalog.resolve(reference))
+            version = self._catalog.resolve(reference)
+            engine = self._settings.engine
+            budgeted = engine.memory_budget_bytes or engine.node_memory_budget_bytes
+            return Desired(spec, version, "", sizes.get(version.id, 0) if budgeted else 0)
         except SalverError as error:
             return Desired(spec, None, error.message)
 
@@ -178,3 +188,10 @@ class Reconciler:
                 await self.persist()
             except SalverError as error:
                 log.error("counts_not_written", code=error.code, cause=error.message)
+
+
+def _differs(size_bytes: int, known_bytes: int | None) -> bool:
+    """Tell whether a size is worth a new plan; every load measures a little more or less."""
+    if known_bytes is None:
+        return True
+    return not known_bytes / _SIZE_RATIO <= size_bytes <= known_bytes * _SIZE_RATIO

@@ -363,6 +363,12 @@ class StorageFull(CapacityError):
     code = "storage_full"
 
 
+class MemoryBudgetExceeded(CapacityError):
+    """The memory budget has no room for the model that was asked for."""
+
+    code = "memory_budget_exceeded"
+
+
 class ModelFailed(ModelError):
     """The model raised an error on this input."""
 

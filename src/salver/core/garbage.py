@@ -21,8 +21,13 @@ def settle() -> None:
 
 
 def give_back() -> None:
-    """Collect garbage and trim the C heap, where the C library can."""
+    """Collect garbage and trim the C heap."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Trim the C heap, where the C library can; other threads run meanwhile."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):

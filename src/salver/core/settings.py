@@ -138,6 +138,19 @@ class EngineSettings:
         20.0, "time after which a worker whose model's code lets nothing else run is restarted"
     )
     load_timeout_s: float = setting(120.0, "time a model may take to load")
+    memory_budget_bytes: int = setting(
+        0, "memory of one shared worker; models not used lately leave it; 0 = all stay"
+    )
+    node_memory_budget_bytes: int = setting(
+        0, "memory of all shared workers together, each having an equal part; 0 = any"
+    )
+    room_wait_s: float = setting(
+        10.0, "with a budget: time requests for a model that is out may wait for room"
+    )
+    worn_slack_bytes: int = setting(
+        256 * _MIB, "with a budget: memory a worker may hold besides its models before it is worn"
+    )
+    worn_after_s: float = setting(60.0, "time after which a worn worker is replaced; 0 = never")
     probe_timeout_s: float = setting(120.0, "time the examination of a pushed model may take")
     probe_memory_bytes: int = setting(
         8192 * _MIB, "address space of the process that examines a pushed model"

@@ -81,6 +81,7 @@ STATUSES: dict[str, Status] = {
     "draining": Status(503, Grpc.UNAVAILABLE),
     "deadline_exceeded": Status(504, Grpc.DEADLINE_EXCEEDED),
     "storage_full": Status(507, Grpc.RESOURCE_EXHAUSTED),
+    "memory_budget_exceeded": Status(503, Grpc.UNAVAILABLE),
     "model_failed": _FAULT,
     "non_finite_output": _FAULT,
     "worker_crashed": _FAULT,

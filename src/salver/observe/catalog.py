@@ -169,6 +169,36 @@ METRICS: dict[str, Metric] = {
             "Memory that loading the model added.",
         ),
         Metric(
+            "salver_model_evictions_total",
+            Kind.COUNTER,
+            ("variant",),
+            "Times a model left memory to make room.",
+        ),
+        Metric(
+            "salver_model_misses_total",
+            Kind.COUNTER,
+            ("variant",),
+            "Requests that found their model out of memory and waited for it.",
+        ),
+        Metric(
+            "salver_memory_refusals_total",
+            Kind.COUNTER,
+            ("variant",),
+            "Requests refused because the memory budget had no room for their model.",
+        ),
+        Metric(
+            "salver_memory_budget_bytes",
+            Kind.GAUGE,
+            ("identity",),
+            "Memory budget of a worker that has one.",
+        ),
+        Metric(
+            "salver_models_resident",
+            Kind.GAUGE,
+            ("identity",),
+            "Models in the memory of a worker with a budget.",
+        ),
+        Metric(
             "salver_process_resident_bytes",
             Kind.GAUGE,
             ("role", "identity"),

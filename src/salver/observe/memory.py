@@ -1,5 +1,7 @@
 """How much memory this process occupies."""
 
+import ctypes
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -29,3 +31,37 @@ def memory_share(budget_bytes: int, *, with_group: bool) -> Callable[[], float]:
         return max(share, cgroup_share()) if with_group else share
 
     return measure
+
+
+def heap_bytes() -> int:
+    """Return what the C heap has given out and not got back; 0 where the C library cannot tell.
+
+    Unlike the resident set it does not depend on what the heap keeps for later.
+    """
+    ask = _mallinfo()
+    if ask is None:
+        return 0
+    facts = ask()
+    return int(facts.uordblks) + int(facts.hblkhd)
+
+
+class _Mallinfo(ctypes.Structure):
+    """What ``mallinfo2`` of glibc 2.33 and newer fills in."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
+            "fordblks", "keepcost",
+        )
+    )  # fmt: skip
+
+
+@functools.cache
+def _mallinfo() -> Callable[[], _Mallinfo] | None:
+    try:
+        ask = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):
+        return None
+    ask.restype = _Mallinfo
+    return ask

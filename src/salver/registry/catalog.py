@@ -15,7 +15,7 @@ from salver.core.errors import AliasNotFound, InvalidRequest, ModelNotFound, Ver
 from salver.core.names import ModelReference, check_name
 from salver.registry.database import Database
 from salver.registry.records import ModelRecord, VersionRecord
-from salver.registry.schema import aliases, labels, models, versions
+from salver.registry.schema import aliases, labels, measured_sizes, models, versions
 
 _MILLISECOND_NS = 1_000_000
 _MAX_LABEL = 1024
@@ -111,6 +111,26 @@ class Catalog:
                 .order_by(models.c.name)
             ).all()
         return [self.model(name) for name in names]
+
+    def sizes(self) -> dict[str, int]:
+        """Return what versions took in memory, in bytes, by ``MODEL:VERSION``; a hint."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(measured_sizes).where(measured_sizes.c.tenant == self._tenant)
+            ).all()
+        return {f"{row.model}:{row.version}": row.size_bytes for row in rows}
+
+    def save_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Remember what versions took in memory; those that are not stored are passed over."""
+        with self._database.write() as connection:
+            for variant, size_bytes in sizes.items():
+                model, _, version = variant.rpartition(":")
+                key = {"tenant": self._tenant, "model": model, "version": int(version)}
+                stored = sa.select(versions.c.version).filter_by(**key)
+                if connection.scalar(stored) is not None:
+                    connection.execute(sa.delete(measured_sizes).filter_by(**key))
+                    row = {**key, "size_bytes": size_bytes}
+                    connection.execute(sa.insert(measured_sizes).values(row))
 
     def names(self, limit: int) -> list[str]:
         """Return the names of the first models, in order."""

@@ -33,7 +33,8 @@ class ModelRecord(msgspec.Struct, frozen=True):
 class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """What somebody wants an endpoint to be.
 
-    ``version`` is set for a pinned endpoint, ``alias`` for one that follows an alias.
+    ``version`` is set for a fixed version, ``alias`` for one that follows an alias. ``pinned``
+    keeps the model in memory where a budget sends others away.
     ``batching`` is fixed or adaptive, ``objective_ms`` the time within which adaptive batches
     answer, 0 for none. ``max_padding`` is the share of a batch that may be filling; ``cache`` keeps
     answers for requests that are equal.
@@ -56,6 +57,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     objective_ms: float = 0.0
     max_padding: float = 0.1
     cache: bool = False
+    pinned: bool = False
 
 
 class EventRecord(msgspec.Struct, frozen=True):

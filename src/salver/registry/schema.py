@@ -77,6 +77,18 @@ aliases = Table(
     ),
 )
 
+measured_sizes = Table(
+    "measured_sizes",
+    metadata,
+    _key("tenant"),
+    _key("model"),
+    Column("version", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    ForeignKeyConstraint(
+        ["tenant", "model", "version"], ["versions.tenant", "versions.model", "versions.version"]
+    ),
+)
+
 endpoints = Table(
     "endpoints",
     metadata,

@@ -99,6 +99,20 @@ class OnnxRuntime:
 
 _NOTHING: AnyArray = np.empty(0)
 
+# A graph of one node, y = x + x, for one FP32; `onnx`, which could write it, may be missing.
+_SMALLEST = bytes.fromhex(
+    "080912003a350a0e0a01780a017812017922034164641201675a0f0a0178120a0a08080112040a020801620f0a"
+    "0179120a0a08080112040a02080142040a001011"
+)
+
+
+def first_use() -> None:
+    """Have ONNX Runtime build what all sessions of a process share, about 12 MB."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(_SMALLEST, settings, providers=["CPUExecutionProvider"])
+    session.run(None, {"x": np.ones(1, np.float32)})
+
 
 def _signature_of(session: onnxruntime.InferenceSession) -> Signature:
     return Signature(

@@ -14,6 +14,8 @@ BATCH_RUNTIMES: dict[str, str] = {
     "lightgbm": "salver.runtimes.lightgbm:LightgbmRuntime",
     "python": "salver.runtimes.python:PythonRuntime",
 }
+# Those whose libraries build things of their own when the first model comes.
+FIRST_USES: dict[str, str] = {"onnx": "salver.runtimes.onnx:first_use"}
 STREAM_RUNTIMES: dict[str, str] = {
     "echo-stream": "salver.runtimes.echo_stream:EchoStreamRuntime",
     "python-stream": "salver.runtimes.python_stream:PythonStreamRuntime",
@@ -25,6 +27,18 @@ def create_batch(name: str) -> BatchRuntime:
     """Return a fresh, empty runtime; raises ``UnsupportedFormat`` for an unknown name."""
     runtime: BatchRuntime = _create(name, BATCH_RUNTIMES)
     return runtime
+
+
+def prepare_batch(name: str) -> None:
+    """Import a runtime's library and have it build what all its models share.
+
+    Raises ``UnsupportedFormat`` for an unknown name.
+    """
+    create_batch(name)
+    first_use = FIRST_USES.get(name)
+    if first_use is not None:
+        module, _, attribute = first_use.partition(":")
+        getattr(import_module(module), attribute)()
 
 
 def create_stream(name: str) -> StreamRuntime:

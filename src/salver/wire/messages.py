@@ -91,6 +91,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
     that the worker's own settings resolve, never a path. ``lazy`` waits for the first request.
     With ``steps``, ``runtime`` is as ``core.steps.stepped`` names it: a worker of version 2 would
     leave the steps out, and refuses the name.
+    In a worker with a memory budget ``pinned`` stays in memory, and ``size_hint_bytes`` is what an
+    earlier load took: 0 for a version that nobody has loaded yet.
     """
 
     variant: str
@@ -104,6 +106,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
     trust_pickle: bool = False
     trust_code: bool = False
     steps: Steps | None = None
+    pinned: bool = False
+    size_hint_bytes: int = 0
 
 
 class Unload(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -239,8 +243,9 @@ class HistogramSample(msgspec.Struct, frozen=True, array_like=True):
 class VariantState(msgspec.Struct, frozen=True, array_like=True):
     """How far a worker is with one of its variants.
 
-    ``state`` is pending, loading, ready, failed, draining or lazy; ``code`` and ``error`` say why
-    it failed.
+    ``state`` is pending, loading, ready, failed, draining or lazy; with a memory budget also
+    evicted (out of memory, comes back for the next request) or reloading (on its way). ``code``
+    and ``error`` say why it failed. ``size_bytes`` is what loading it took, also while it is out.
     """
 
     variant: str
@@ -248,10 +253,14 @@ class VariantState(msgspec.Struct, frozen=True, array_like=True):
     code: str = ""
     error: str = ""
     resident_bytes: int = 0
+    size_bytes: int = 0
 
 
 class Snapshot(msgspec.Struct, frozen=True, array_like=True, tag=11):
     """What a process knows about itself, numbers only.
+
+    ``state`` of a worker is starting, ready, draining, or worn: it answers, but holds memory that
+    its models do not account for.
 
     Counters and histograms are cumulative since the process started, so a lost or repeated
     snapshot does no harm: the one with the highest ``number`` of an incarnation stands for it.
@@ -266,6 +275,10 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, tag=11):
     counters: tuple[Sample, ...] = ()
     gauges: tuple[Sample, ...] = ()
     histograms: tuple[HistogramSample, ...] = ()
+
+
+ANSWERING_STATES = frozenset(("ready", "evicted", "reloading"))
+"""Variants in these states can be asked; those that are out of memory come back for it."""
 
 
 class VariantPlan(msgspec.Struct, frozen=True):

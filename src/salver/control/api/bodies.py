@@ -90,3 +90,4 @@ class EndpointBody(Body):
     objective_ms: float = Field(default=0.0, ge=0, le=3_600_000)
     max_padding: float = Field(default=0.1, ge=0, lt=1)
     cache: bool = False
+    pinned: bool = False

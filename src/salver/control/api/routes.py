@@ -1,6 +1,7 @@
 """The paths of the control API."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -138,11 +139,14 @@ def _model_routes(router: APIRouter, services: Services) -> None:
 
     @router.get("/models")
     async def models() -> list[dict[str, Any]]:
-        return [_model(record) for record in await database(catalog.models)]
+        records, sizes = await database(lambda: (catalog.models(), catalog.sizes()))
+        return [_model(record, sizes) for record in records]
 
     @router.get("/models/{name}")
     async def model(name: Name) -> dict[str, Any]:
-        return _model(await database(lambda: catalog.model(check_name(name, "model"))))
+        check_name(name, "model")
+        record, sizes = await database(lambda: (catalog.model(name), catalog.sizes()))
+        return _model(record, sizes)
 
     @router.get("/models/{name}/versions/{version}")
     async def version(name: Name, version: Annotated[int, Path(ge=1)]) -> Response:
@@ -210,6 +214,7 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
             objective_ms=body.objective_ms,
             max_padding=body.max_padding,
             cache=body.cache,
+            pinned=body.pinned,
         )
         spec = await deployer.put(wanted, body.model)
         await services.record("deploy", name, model=body.model)
@@ -306,9 +311,12 @@ def _trusted(record: VersionRecord) -> dict[str, str]:
     return {"trusted": word} if word else {}
 
 
-def _model(record: ModelRecord) -> dict[str, Any]:
+def _model(record: ModelRecord, sizes: Mapping[str, int]) -> dict[str, Any]:
     return {
         "name": record.name,
-        "versions": [_version(version) for version in record.versions],
+        "versions": [
+            {**_version(version), "memory_bytes": sizes.get(version.id)}
+            for version in record.versions
+        ],
         "aliases": record.aliases,
     }

@@ -26,6 +26,7 @@ from salver.wire.address import UnixAddress, parse_address
 from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
 from salver.wire.messages import (
+    ANSWERING_STATES,
     FIRST_COHORT_VERSION,
     FIRST_TERSE_VERSION,
     BatchStarted,
@@ -47,8 +48,7 @@ log = get_logger(__name__)
 QUARANTINE = "quarantine"
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.05
-_NOT_RUN = ("draining", "not_ready")
-_READY = frozenset(("ready",))
+_NOT_RUN = ("draining", "not_ready", "memory_budget_exceeded")
 _LAZY = frozenset(("ready", "lazy", "loading"))
 
 
@@ -96,7 +96,7 @@ class WorkerLink:
         self.identity = worker.id
         self.address = worker.address
         # Quarantine loads a model when the first request for it comes.
-        self._answering = _LAZY if worker.kind == QUARANTINE else _READY
+        self._answering = _LAZY if worker.kind == QUARANTINE else ANSWERING_STATES
         self.pending: dict[int, Pending] = {}
         self.held = HeldCohorts()
         self.ready: frozenset[str] = frozenset()

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from salver.core.clock import Clock
 from salver.core.errors import LoadFailed
-from salver.core.settings import Settings
+from salver.core.settings import EngineSettings, Settings
 from salver.engine.ledger import clear
 from salver.engine.materialize import remove
 from salver.engine.worker.host import BatchHost
@@ -17,18 +17,29 @@ from salver.engine.worker.link import GatewayLink
 from salver.engine.worker.loader import Loader
 from salver.engine.worker.loading import Loading
 from salver.engine.worker.prints import capture_prints
+from salver.engine.worker.residency import Residency
 from salver.engine.worker.scarcity import Scarcity
+from salver.engine.worker.shelf import Shelf
 from salver.engine.worker.stream import StreamHost
 from salver.engine.worker.turn import Turn
 from salver.engine.worker.watchdog import expect_life
 from salver.observe.logs import get_logger
 from salver.observe.memory import resident_bytes
 from salver.observe.meter import Meter
+from salver.observe.pressure import UNLOAD
 from salver.runtimes.table import is_stream
 from salver.wire.address import UnixAddress, parse_address
 from salver.wire.connection import Connection
 from salver.wire.follower import PlanFollower
-from salver.wire.messages import PROTOCOL_VERSION, Hello, Load, Plan, Snapshot, VariantState
+from salver.wire.messages import (
+    PROTOCOL_VERSION,
+    Hello,
+    Load,
+    Plan,
+    Snapshot,
+    VariantState,
+    WorkerPlan,
+)
 from salver.wire.transport import LinkOptions, Listener, listen
 
 log = get_logger(__name__)
@@ -78,9 +89,11 @@ class Worker:
         self._turn: Turn | None = None
         self._kind = ""
         self._runs_code = False
+        self._shelf: Shelf | None = None
         self._links: set[GatewayLink] = set()
         self._snapshots = 0
         self._state = "starting"
+        self._worn = False
         self._listener: Listener | None = None
         self._follower: PlanFollower | None = None
         self._scarcity = Scarcity(
@@ -133,6 +146,8 @@ class Worker:
             await self._listener.close()
         for link in list(self._links):
             link.connection.close()
+        if self._shelf is not None:
+            self._shelf.close()
         for host in (*self._hosts.values(), *self._retiring):
             host.close()
             remove(self._loader.folder(host.load))
@@ -145,6 +160,7 @@ class Worker:
         if self._kind == _QUARANTINE and self._turn is None:
             self._turn = Turn()
         loads = {load.variant: load for load in own.loads} if own is not None else {}
+        self._budget(plan, own)
         for variant, host in list(self._hosts.items()):
             wanted = loads.get(variant)
             if wanted is None or wanted.digest != host.load.digest:
@@ -152,6 +168,8 @@ class Worker:
                 host.retire()
             else:
                 host.update(wanted)
+                if self._shelf is not None and isinstance(host, BatchHost):
+                    self._shelf.update(host)
         for variant, load in loads.items():
             if variant not in self._hosts:
                 self._host(load)
@@ -164,6 +182,10 @@ class Worker:
         plan_number = self._follower.plan_number if self._follower is not None else 0
         self._meter.set("salver_process_resident_bytes", ("worker", identity.id), rss)
         self._meter.set("salver_plan_number", (identity.id,), plan_number)
+        if self._shelf is not None:
+            budget = self._shelf.residency
+            self._meter.set("salver_memory_budget_bytes", (identity.id,), budget.budget_bytes)
+            self._meter.set("salver_models_resident", (identity.id,), budget.models_in)
         for variant, host in self._hosts.items():
             labels = (identity.id, variant)
             self._meter.set("salver_model_resident_bytes", labels, host.loading.resident_bytes)
@@ -171,13 +193,29 @@ class Worker:
             self._snapshots,
             plan_number,
             os.getpid(),
-            self._state,
+            self._reported_state(),
             rss,
             tuple(_state(host) for host in self._hosts.values()),
             self._meter.counters(),
             self._meter.gauges(),
             self._meter.histograms(),
         )
+
+    def _reported_state(self) -> str:
+        return "worn" if self._worn and self._state == "ready" else self._state
+
+    def _budget(self, plan: Plan, own: WorkerPlan | None) -> None:
+        """Take over how much memory this worker may use; a budget once set can only be changed."""
+        engine = self._settings.engine
+        budget_bytes = budget_of(plan, engine) if own is not None and own.kind == _SHARED else 0
+        if not budget_bytes:
+            return
+        if self._shelf is None:
+            residency = Residency(budget_bytes, resident_bytes())
+            prepare = self._loader.prepare
+            self._shelf = Shelf(residency, engine, self._clock, self._meter, prepare)
+            self._scarcity.guard.on(UNLOAD, "idle_models", self._shelf.let_go)
+        self._shelf.residency.budget_bytes = budget_bytes
 
     def _host(self, load: Load) -> None:
         host: AnyHost
@@ -207,6 +245,9 @@ class Worker:
             host = BatchHost(batches, engine, clock, meter, self._turn, self._free_slot())
         self._hosts[load.variant] = host
         self._scarcity.refuse_if_needed(host)
+        if self._shelf is not None and isinstance(host, BatchHost):
+            self._shelf.add(host)
+            return
         if not load.lazy or is_stream(load.runtime):
             host.begin_load()
 
@@ -269,13 +310,22 @@ class Worker:
             least_s = engine.load_timeout_s if loads else 0.0
             expect_life(max(engine.unresponsive_s, least_s))
 
+    def _wear(self, worn: bool) -> None:
+        if worn and not self._worn:
+            log.warning("worker_worn", resident_bytes=resident_bytes())
+        self._worn = worn
+
     async def _keep_house(self) -> None:
         idle_ns = round(self._settings.engine.quarantine_idle_s * 1e9)
         while True:
             self._expect_life()
             await asyncio.sleep(_IDLE_CHECK_S)
+            if self._shelf is not None:
+                self._wear(self._shelf.keep_within())
             for host in [host for host in self._retiring if host.idle]:
                 self._retiring.remove(host)
+                if self._shelf is not None and isinstance(host, BatchHost):
+                    self._shelf.remove(host)
                 host.close()
                 self._meter.forget(
                     "salver_model_resident_bytes", (self._identity.id, host.load.variant)
@@ -297,4 +347,19 @@ def _state(host: AnyHost) -> VariantState:
         error.code if error is not None else "",
         error.message if error is not None else "",
         loading.resident_bytes,
+        loading.size_bytes,
     )
+
+
+def budget_of(plan: Plan, engine: EngineSettings) -> int:
+    """Return the memory budget of each shared worker of a plan; 0 means none.
+
+    Workers that replace one another (``shared-0`` and ``shared-0.1``) have one part of the node's
+    budget between them.
+    """
+    budget_bytes = engine.memory_budget_bytes
+    if engine.node_memory_budget_bytes:
+        shared = {w.id.partition(".")[0] for w in plan.workers if w.kind == _SHARED}
+        part = engine.node_memory_budget_bytes // max(1, len(shared))
+        budget_bytes = min(budget_bytes or part, part)
+    return budget_bytes

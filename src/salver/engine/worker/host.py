@@ -1,9 +1,11 @@
 """One loaded version: its queue, its batches, its answers."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from salver.core.clock import Clock
+from salver.core.errors import SalverError
 from salver.core.settings import EngineSettings
 from salver.core.timing import Timing
 from salver.engine.worker.answers import send_answer
@@ -28,8 +30,9 @@ class BatchHost:
     """Queue and batcher of one version behind a ``BatchRuntime``.
 
     ``load_runtime`` verifies and loads, in a thread. With a ``turn`` it loads and runs only while
-    it holds it. States: lazy, loading, ready, failed, draining. All methods are called on the
-    event loop's thread.
+    it holds it. ``when_out`` is called when requests wait for a model that is not in memory;
+    without it the host loads it itself. States: lazy, loading, ready, failed, draining; those of
+    managed versions are in ``Loading``. All methods are called on the event loop's thread.
     """
 
     def __init__(
@@ -57,7 +60,8 @@ class BatchHost:
         self._timer: asyncio.TimerHandle | None = None
         self._at_read_end = False
         self._busy = False
-        self._cold = True
+        self._cold = False
+        self.when_out: Callable[[], None] | None = None
         self._mean_run_ns: float | None = None
         self._is_inline = settings.runner == "inline"
         self._loop = asyncio.get_running_loop()
@@ -124,6 +128,8 @@ class BatchHost:
     def _enqueue_what_fits(self, jobs: list[Job], count: int) -> None:
         queue, loading, reply = self._queue, self.loading, jobs[0].reply
         max_queue = self._policy.max_queue
+        if loading.managed and loading.runtime is None:
+            self._meter.add("salver_model_misses_total", self._labels, count)
         if queue.requests + count > max_queue:
             self._purge(jobs[0].arrival_ns)
         for job in jobs:
@@ -149,10 +155,26 @@ class BatchHost:
         """Refuse new work; what was accepted is finished."""
         self.loading.retire()
 
+    def is_wanted(self) -> bool:
+        """Tell whether somebody waits; those who have left are let go of."""
+        if self._queue:
+            self._purge(self._clock.monotonic_ns())
+        return bool(self._queue or self._aside)
+
+    def refuse_waiting(self, error: SalverError) -> int:
+        """End all that waits with an error; returns how many requests that were."""
+        count = self._queue.requests
+        for job in self._queue.clear():
+            job.reply.fail(job, error)
+        return count
+
+    def give_up(self) -> BatchRuntime | None:
+        """Give the loaded model away; the next request asks for it again."""
+        return self.loading.take_out()
+
     def unload(self) -> None:
         """Release the model; lazy hosts can load it again."""
-        self._cold = True
-        runtime = self.loading.take_out()
+        runtime = self.give_up()
         if runtime is not None:
             self._threads.submit(runtime.unload)
 
@@ -168,8 +190,7 @@ class BatchHost:
     def _loaded(self) -> None:
         self._release()
         if self.loading.error is not None:
-            for job in self._queue.clear():
-                job.reply.fail(job, self.loading.error)
+            self.refuse_waiting(self.loading.error)
             if self.load.lazy:
                 self.loading.rearm()
         elif self._queue:
@@ -202,7 +223,8 @@ class BatchHost:
                 return
         runtime = self.loading.runtime
         if runtime is None:
-            self.begin_load()
+            self._cold = True
+            (self.when_out or self.begin_load)()
             return
         jobs = self._announced(self._next_jobs())
         # Code never runs in the loop: it may hang, and may want one thread for all its calls.
@@ -327,7 +349,7 @@ class BatchHost:
         self._meter.add("salver_batches_total", self._labels)
         self._took(outcome.run_ns)
         self._queueing.learn(jobs, outcome)
-        cold, self._cold = self._cold and self.load.lazy, False
+        cold, self._cold = self._cold, False
         timing = Timing(0, 0, outcome.run_ns, 0, rows_of(jobs) or 1, cold)
         last = jobs[0].reply
         for answer in outcome.answers:

@@ -5,10 +5,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from salver.core.errors import LoadFailed
+from salver.core.garbage import settle
 from salver.core.steps import unstepped
 from salver.engine.materialize import materialize, remove
 from salver.runtimes.base import BatchRuntime, RuntimeOptions, StreamRuntime
 from salver.runtimes.stepped import SteppedRuntime, SteppedStreamRuntime
+from salver.runtimes.table import prepare_batch
 from salver.wire.messages import Load
 
 LOCAL_SOURCE = "local"
@@ -33,6 +35,18 @@ class Loader:
         self._create_batch = create_batch
         self._create_stream = create_stream
         self._row_by_row = row_by_row
+        self._prepared: set[str] = set()
+
+    def prepare(self, load: Load) -> None:
+        """Import what a batch runtime needs, so that it does not count as a model's memory.
+
+        Raises ``UnsupportedFormat``. What was imported is left out of later garbage collections:
+        each release of a model makes one, which stops all threads.
+        """
+        if load.runtime not in self._prepared:
+            prepare_batch(load.runtime)
+            self._prepared.add(load.runtime)
+            settle()
 
     def batch(self, load: Load) -> BatchRuntime:
         """Return a loaded batch runtime; raises ``LoadFailed`` or ``DigestMismatch``."""

@@ -7,8 +7,9 @@ from typing import Generic, TypeVar
 
 from salver.core.clock import Clock
 from salver.core.errors import LoadFailed, SalverError
+from salver.core.garbage import trim
 from salver.observe.logs import get_logger
-from salver.observe.memory import resident_bytes
+from salver.observe.memory import heap_bytes, resident_bytes
 from salver.observe.meter import Meter
 from salver.runtimes.base import Runtime
 from salver.wire.messages import Load
@@ -26,6 +27,10 @@ class Loading(Generic[LoadedRuntime]):
     ``load_runtime`` verifies and loads, in a thread. ``changed`` is called at every change of
     state, ``finished`` after each attempt; both on the event loop's thread. ``refusing`` is set
     while requests are refused, whatever the state.
+
+    A *managed* version may leave memory and come back: evicted, reloading, ready. Once it was
+    ``proven`` to load these changes concern nobody outside and are not told. ``size_bytes`` is
+    what the last load took, also while it is out.
     """
 
     def __init__(
@@ -42,8 +47,9 @@ class Loading(Generic[LoadedRuntime]):
         self.error: SalverError | None = None
         self.refusing: SalverError | None = None
         self.runtime: LoadedRuntime | None = None
-        self.resident_bytes = 0
+        self.resident_bytes = self.size_bytes = 0
         self.active = False
+        self.managed = self.proven = False
         self.finished: Callable[[], None] = _nothing
         self._load_runtime = load_runtime
         self._clock = clock
@@ -52,19 +58,41 @@ class Loading(Generic[LoadedRuntime]):
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._settled: Callable[[LoadedRuntime | None, int], SalverError | None] = _stays
 
-    def begin(self, threads: ThreadPoolExecutor) -> None:
-        """Load in a thread."""
+    @property
+    def returns(self) -> bool:
+        """Tell whether it may leave memory, since the next request brings it back."""
+        return self.load.lazy or self.managed
+
+    def manage(self, settled: Callable[[LoadedRuntime | None, int], SalverError | None]) -> None:
+        """Let somebody else decide when this version is in memory.
+
+        ``settled`` gets the outcome of each load, None for a failed one, and what it took. It may
+        return an error, and has to unload the runtime then.
+        """
+        self.managed, self._settled = True, settled
+        self.size_bytes = self.load.size_hint_bytes
+        if self.size_bytes:
+            self.state, self.proven = "evicted", True
+
+    def begin(self, threads: ThreadPoolExecutor, prepare: Callable[[], None] | None = None) -> None:
+        """Load in a thread, after ``prepare`` was called there."""
         self.active = True
         if self.state != "draining":
-            self.state = "loading"
-        self._changed()
+            self.state = "reloading" if self.proven else "loading"
+        self._tell()
         self._timer = self._loop.call_later(self._timeout_s, self._late)
-        started_ns, before = self._clock.monotonic_ns(), resident_bytes()
-        future = threads.submit(self._load_runtime, self.load)
+        started_ns = self._clock.monotonic_ns()
+        future = threads.submit(self._measure, prepare or _nothing)
         future.add_done_callback(
-            lambda done: self._loop.call_soon_threadsafe(self._loaded, done, started_ns, before)
+            lambda done: self._loop.call_soon_threadsafe(self._loaded, done, started_ns)
         )
+
+    def fail(self, error: SalverError) -> None:
+        """Take note that a load that had not begun will not."""
+        self._failed(error)
+        self._changed()
 
     def retire(self) -> None:
         """Take no new work from now on."""
@@ -72,44 +100,82 @@ class Loading(Generic[LoadedRuntime]):
         self._changed()
 
     def rearm(self) -> None:
-        """After a failure: load again when the next request comes."""
-        self.state, self.error = "lazy", None
-        self._changed()
+        """After a failure: load again when the next request comes.
+
+        A managed version that never could be loaded stays failed.
+        """
+        if self.managed and (not self.proven or self.state != "failed"):
+            return
+        self.state, self.error = "evicted" if self.managed else "lazy", None
+        self._tell()
 
     def take_out(self) -> LoadedRuntime | None:
         """Give up the runtime; a lazy version can be loaded again."""
         runtime, self.runtime = self.runtime, None
         self.resident_bytes = 0
-        if self.load.lazy and self.state == "ready":
-            self.state = "lazy"
-            self._changed()
+        if self.returns and self.state == "ready":
+            self.state = "evicted" if self.managed else "lazy"
+            self._tell()
         return runtime
 
-    def _loaded(self, done: "Future[LoadedRuntime]", started_ns: int, before: int) -> None:
+    def _tell(self) -> None:
+        if not (self.managed and self.proven):
+            self._changed()
+
+    def _measure(self, prepare: Callable[[], None]) -> tuple[LoadedRuntime, int]:
+        """Load and return what that took; in a thread, other loads may go on in other threads.
+
+        What the heap gave out counts where memory that was free before hides it in the resident
+        set. The files' size is the least: mapped files become resident when they are read.
+        """
+        prepare()
+        resident, heap = resident_bytes(), heap_bytes()
+        runtime = self._load_runtime(self.load)
+        # Reading a file takes several times its size for a moment, which is not the model's.
+        trim()
+        least = sum([file.size_bytes for file in self.load.files])
+        return runtime, max(resident_bytes() - resident, heap_bytes() - heap, least)
+
+    def _loaded(self, done: "Future[tuple[LoadedRuntime, int]]", started_ns: int) -> None:
         self.active = False
         if self._timer is not None:
             self._timer.cancel()
+        error = self._outcome(done, started_ns)
+        if error is not None:
+            self._failed(error)
+        self._tell()
+        self.proven = self.proven or self.runtime is not None
+        if self.runtime is None:
+            self._settled(None, 0)
+        self.finished()
+
+    def _outcome(
+        self, done: "Future[tuple[LoadedRuntime, int]]", started_ns: int
+    ) -> SalverError | None:
+        """Take over what was loaded, or return why there is nothing."""
         variant = self.load.variant
         try:
-            self.runtime = done.result()
+            runtime, size_bytes = done.result()
         except SalverError as error:
-            self._failed(error)
+            return error
         except Exception as error:  # whatever a library raises on a damaged file
-            self._failed(LoadFailed(f"{variant}: {type(error).__name__}: {error}"[:_MAX_CAUSE]))
-        else:
-            seconds = (self._clock.monotonic_ns() - started_ns) / 1e9
-            self.resident_bytes = max(0, resident_bytes() - before)
-            self._meter.add("salver_model_loads_total", (variant,))
-            self._meter.histogram("salver_model_load_seconds", (variant,)).observe(seconds)
-            log.info("model_loaded", variant=variant, seconds=round(seconds, 4))
-            if self.state != "draining":
-                self.state, self.error = "ready", None
-        self._changed()
-        self.finished()
+            return LoadFailed(f"{variant}: {type(error).__name__}: {error}"[:_MAX_CAUSE])
+        refused = self._settled(runtime, size_bytes)
+        if refused is not None:
+            return refused
+        seconds = (self._clock.monotonic_ns() - started_ns) / 1e9
+        self.runtime = runtime
+        self.resident_bytes = self.size_bytes = size_bytes
+        self._meter.add("salver_model_loads_total", (variant,))
+        self._meter.histogram("salver_model_load_seconds", (variant,)).observe(seconds)
+        log.info("model_loaded", variant=variant, seconds=round(seconds, 4), size_bytes=size_bytes)
+        if self.state != "draining":
+            self.state, self.error = "ready", None
+        return None
 
     def _late(self) -> None:
         # A thread cannot be ended; the version is ready after all if it comes back.
-        if self.state == "loading":
+        if self.state in ("loading", "reloading"):
             self._failed(
                 LoadFailed(
                     f"{self.load.variant} did not load within {self._timeout_s} s; raise "
@@ -129,3 +195,9 @@ class Loading(Generic[LoadedRuntime]):
 
 def _nothing() -> None:
     """Stand in until the host has said what to do."""
+
+
+def _stays(runtime: object, size_bytes: int) -> SalverError | None:
+    """Let what was loaded stay."""
+    del runtime, size_bytes
+    return None

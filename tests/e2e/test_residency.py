@@ -1,0 +1,137 @@
+"""More models than fit, through the command line and over HTTP."""
+
+import http.client
+import json
+import random
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests import models
+from tests.e2e.load import Load, assert_unharmed
+from tests.e2e.server import Server, wait_until, write_rows
+
+SIDE = 2000
+MODELS = 6
+BUDGET = 150_000_000
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Give a server with six deployed models of 16 MB each, of which about four fit."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "salver.yaml").write_text(f"engine: {{memory_budget_bytes: {BUDGET}}}")
+    rows = write_rows(home / "rows.json", [[1.0] * SIDE])
+    with Server(home) as server:
+        for index in range(MODELS):
+            model = models.onnx_weights(index + 1, SIDE)
+            server.push(model, f"m{index}", "--example", str(rows))
+            server.ok("deploy", f"m{index}", *(["--pin"] if index == 0 else []))
+        yield server
+
+
+def ask(server: Server, index: int) -> list[float]:
+    """Ask a model and return its row; it must answer."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, SIDE], "data": [1.0] * SIDE}
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    body = json.dumps({"inputs": [tensor]})
+    connection.request("POST", f"/v2/models/m{index}/infer", body)
+    response = connection.getresponse()
+    document = json.loads(response.read())
+    connection.close()
+    assert response.status == 200, document
+    row: list[float] = document["outputs"][0]["data"]
+    return row
+
+
+def test_all_that_is_deployed_answers(crowded: Server) -> None:
+    """Whatever is in memory, every model answers its own, and memory keeps within the budget."""
+    chance = random.Random(3)
+    pid = crowded.pid_of("shared-0")
+    assert pid is not None
+    for _ in range(40):
+        index = chance.randrange(MODELS)
+        assert ask(crowded, index) == [float(index + 1)] * SIDE
+        assert psutil.Process(pid).memory_info().rss <= BUDGET * 1.1
+
+
+def test_what_is_out_of_memory_is_ready(crowded: Server) -> None:
+    """Ready means that it can answer: for the ready call, the index, and the list of endpoints."""
+    (worker,) = [w for w in crowded.json("get", "workers") if w["id"] == "shared-0"]
+    assert worker["budget_bytes"] == BUDGET
+    states = {item["variant"]: item["state"] for item in worker["variants"]}
+    assert set(states.values()) == {"ready", "evicted"}
+    assert states["m0:1"] == "ready"
+    assert 1 <= worker["in_memory"] < MODELS
+    url = crowded.state()["http_url"]
+    for index in range(MODELS):
+        with urllib.request.urlopen(f"{url}/v2/models/m{index}/ready", timeout=60) as answer:
+            assert answer.status == 200
+    request = urllib.request.Request(f"{url}/v2/repository/index", b"{}", method="POST")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert {entry["state"] for entry in json.load(answer)} == {"READY"}
+    endpoints = {item["name"]: item for item in crowded.json("get", "endpoints")}
+    assert {item["state"] for item in endpoints.values()} == {"ready"}
+    assert endpoints["m0"]["pinned"]
+    assert endpoints["m0"]["in_memory"] == 1
+    assert endpoints["m0"]["resident_bytes"] > 4 * SIDE * SIDE
+    assert sum(item["in_memory"] for item in endpoints.values()) < MODELS
+
+
+def test_measured_sizes_are_kept_and_survive_the_worker(crowded: Server) -> None:
+    """The registry knows what each model took; a restarted worker need not load all to know."""
+    wait_until(
+        lambda: all(m["versions"][0]["memory_bytes"] for m in crowded.json("get", "models")),
+        "sizes are known",
+    )
+    for model in crowded.json("get", "models"):
+        assert 4 * SIDE * SIDE <= model["versions"][0]["memory_bytes"] < 12 * SIDE * SIDE
+    crowded.kill("shared-0")
+    wait_until(
+        lambda: (
+            [w["state"] for w in crowded.json("get", "workers") if w["id"] == "shared-0"]
+            == ["ready"]
+        ),
+        "the worker is back",
+    )
+    for index in range(MODELS):
+        assert ask(crowded, index) == [float(index + 1)] * SIDE
+    wait_until(lambda: bool(crowded.metric("salver_model_evictions_total")), "evictions counted")
+    assert crowded.metric("salver_model_misses_total")
+
+
+def test_a_model_that_never_fits_is_not_deployed(crowded: Server, tmp_path: Path) -> None:
+    """The deploy fails with a code, and the others go on."""
+    side = 6000
+    rows = write_rows(tmp_path / "rows.json", [[1.0] * side])
+    crowded.push(models.onnx_weights(1, side), "huge", "--example", str(rows))
+    done = crowded.salver("deploy", "huge")
+    assert done.returncode == 1
+    assert b"memory_budget_exceeded" in done.stderr
+    crowded.ok("undeploy", "huge")
+    assert ask(crowded, 1) == [2.0] * SIDE
+
+
+def test_a_worn_worker_is_replaced_and_no_request_fails(home: Path, tmp_path: Path) -> None:
+    """A worker that holds more than its models explain gets a successor; callers notice nothing."""
+    home.mkdir()
+    engine = "memory_budget_bytes: 1000000000, worn_slack_bytes: -1000000000, worn_after_s: 0.5"
+    (home / "salver.yaml").write_text(f"engine: {{{engine}}}")
+    with Server(home) as server:
+        server.deploy_scaled(tmp_path)
+        with Load(server.port, "scaled", connections=16) as load:
+            for successor in ("shared-0.1", "shared-0.2"):
+                wait_until(
+                    lambda successor=successor: successor in server_workers(server),  # type: ignore[misc]
+                    f"{successor} is there",
+                )
+            wait_until(lambda: "shared-0" not in server_workers(server), "the first one is gone")
+        assert_unharmed(load)
+
+
+def server_workers(server: Server) -> list[str]:
+    """Return the ids of the shared workers."""
+    return [w["id"] for w in server.json("get", "workers") if w["kind"] == "shared"]
