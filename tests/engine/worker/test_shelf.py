@@ -195,7 +195,8 @@ def test_more_models_than_fit_answer_within_the_budget() -> None:
         await desk.until_fresh()
         assert desk.total("salver_model_evictions_total") > FIT
         assert desk.total("salver_model_misses_total") > FIT
-        assert desk.total("salver_model_loads_total", "m0:1") < 30, "the favourite is kept"
+        asked = sum(c.context is not None and c.context.variant == "m0:1" for c in callers.all)
+        assert desk.total("salver_model_loads_total", "m0:1") < asked / 2, "the favourite is kept"
         states = desk.states()
         assert set(states) == {f"m{index}:1" for index in range(MODELS)}
         assert set(states.values()) == {"ready", "evicted"}
