@@ -49,7 +49,8 @@ here: ``gateway`` and ``control`` map codes to them.
     │   ├── CircuitOpen             circuit_open
     │   ├── Draining                draining
     │   ├── DeadlineExceeded        deadline_exceeded
-    │   └── StorageFull             storage_full
+    │   ├── StorageFull             storage_full
+    │   └── MemoryBudgetExceeded    memory_budget_exceeded
     ├── ModelError                  side = model
     │   ├── ModelFailed             model_failed
     │   ├── NonFiniteOutput         non_finite_output
