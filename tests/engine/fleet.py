@@ -305,6 +305,9 @@ class Callers:
 class Room:
     """Audience whose seats are callers."""
 
+    def seated(self, cohort: Cohort) -> None:
+        """Need not know."""
+
     def answer(self, pieces: Sequence[Piece], response: JointResponse) -> None:
         """Hand each caller its part."""
         position = 0

@@ -298,6 +298,9 @@ def test_another_version_is_another_answer() -> None:
 class Hall:
     """Audience whose seats are callers."""
 
+    def seated(self, cohort: Cohort) -> None:
+        """Need not know."""
+
     def answer(self, pieces: Sequence[Piece], response: JointResponse) -> None:
         """No cohort stays whole here."""
         raise AssertionError

@@ -30,22 +30,47 @@ SHARED, DEDICATED, QUARANTINE = "shared", "dedicated", "quarantine"
 QUARANTINE_ID = "quarantine-0"
 LOCAL_SOURCE = "local"
 _ALL_TRAFFIC = 10_000
-_PRIMARY = "primary"
+PRIMARY, CANARY, SHADOW, PREVIOUS, ARM = "primary", "canary", "shadow", "previous", "arm"
 _LONG_NAME, _KEPT_NAME, _DIGEST = 32, 15, 16
 _SUCCESSOR = "."
 
 
+class Arm(msgspec.Struct, frozen=True):
+    """A version that an endpoint wants beside its primary one.
+
+    ``weight`` is its part of the traffic, and ``sample`` the part of which it gets a copy, both in
+    basis points. One with neither is only kept in memory.
+    """
+
+    version: VersionRecord
+    role: str
+    weight: int = 0
+    sample: int = 0
+    size_hint_bytes: int = 0
+
+
 class Desired(msgspec.Struct, frozen=True):
-    """An endpoint that is wanted, with the version it means now.
+    """An endpoint that is wanted, with the version it means now, which is its primary one.
 
     ``version`` is None when that cannot be resolved, and ``problem`` says why. ``size_hint_bytes``
-    is what it took in a worker with a memory budget, 0 before one has loaded it.
+    is what it took in a worker with a memory budget, 0 before one has loaded it. ``salt`` says
+    which callers come first to the arms.
     """
 
     spec: EndpointSpec
     version: VersionRecord | None
     problem: str = ""
     size_hint_bytes: int = 0
+    salt: str = ""
+    arms: tuple[Arm, ...] = ()
+
+    def each(self) -> "list[Desired]":
+        """Return one wish for each version, the primary one first, without arms."""
+        own = msgspec.structs.replace(self, arms=())
+        return [own] + [
+            msgspec.structs.replace(own, version=arm.version, size_hint_bytes=arm.size_hint_bytes)
+            for arm in self.arms
+        ]
 
 
 class Observed(msgspec.Struct, frozen=True):
@@ -75,8 +100,11 @@ def next_plan(
     """
     wanted = [item for item in desired if item.version is not None]
     before = {endpoint.name: endpoint for endpoint in previous.endpoints}
-    endpoints = tuple(_endpoint(item, before.get(item.spec.name), observed) for item in desired)
-    loads = _wanted_loads(wanted, observed)
+    endpoints = tuple(
+        _endpoint(item, before.get(item.spec.name), observed, previous.number + 1)
+        for item in desired
+    )
+    loads = _wanted_loads([one for item in wanted for one in item.each()], observed)
     _retain(loads, endpoints, observed, previous)
     workers = _workers(loads, address_of)
     names = {endpoint.name for endpoint in endpoints}
@@ -181,36 +209,85 @@ def ready_workers(item: Desired, observed: Observed) -> list[str]:
     ]
 
 
-def _endpoint(item: Desired, before: EndpointPlan | None, observed: Observed) -> EndpointPlan:
+def _endpoint(
+    item: Desired, before: EndpointPlan | None, observed: Observed, epoch: int
+) -> EndpointPlan:
     spec = item.spec
     routed = before.variants if before is not None else ()
     reason = item.problem
-    variants: tuple[VariantPlan, ...] = routed
+    variants = tuple(variant for variant in routed if variant.role == PRIMARY)
     if item.version is not None:
-        fresh = _variant(item, routed, observed)
         if _may_route(item, routed, observed):
-            variants, reason = (fresh,), ""
+            variants, reason = (_variant(item, routed, observed),), ""
         else:
             failed = failure(item, observed)
             reason = failed.error if failed is not None else f"{item.version.id} is loading"
+    if variants:
+        variants = _with_arms(variants[0], item, routed, observed)
     return EndpointPlan(
         spec.name,
-        variants,
+        _since(variants, routed, epoch),
         DEFAULT_TENANT,
         spec.validation,
         spec.timeout_s,
         reason,
         spec.cache,
+        spec.routing,
+        spec.routing.headers,
+        item.salt,
     )
 
 
-def _may_route(item: Desired, routed: tuple[VariantPlan, ...], observed: Observed) -> bool:
+def _with_arms(
+    primary: VariantPlan, item: Desired, routed: tuple[VariantPlan, ...], observed: Observed
+) -> tuple[VariantPlan, ...]:
+    """Return the primary variant and those of the arms that can answer; it gets what they do not.
+
+    An arm that was routed before stays, as the primary one does.
+    """
+    arms: list[VariantPlan] = []
+    left = _ALL_TRAFFIC
+    for arm, wanted in zip(item.arms, item.each()[1:], strict=True):
+        if arm.version.id != primary.id and _may_route(wanted, routed, observed, is_first=False):
+            variant = _variant(wanted, routed, observed)
+            weight = min(arm.weight, left)
+            left -= weight
+            arms.append(
+                msgspec.structs.replace(variant, role=arm.role, weight=weight, sample=arm.sample)
+            )
+    return (msgspec.structs.replace(primary, weight=left), *arms)
+
+
+def _since(
+    variants: tuple[VariantPlan, ...], routed: tuple[VariantPlan, ...], epoch: int
+) -> tuple[VariantPlan, ...]:
+    """Begin a new weight epoch for all variants when who gets how much has changed.
+
+    Its number is larger than any that this installation has used, so that what is counted in
+    two epochs is never added up.
+    """
+
+    def shares(all_variants: tuple[VariantPlan, ...]) -> list[tuple[str, str, int, int]]:
+        return [(each.id, each.role, each.weight, each.sample) for each in all_variants]
+
+    if routed and shares(variants) == shares(routed):
+        epoch = routed[0].weight_epoch
+    return tuple(msgspec.structs.replace(variant, weight_epoch=epoch) for variant in variants)
+
+
+def _may_route(
+    item: Desired,
+    routed: tuple[VariantPlan, ...],
+    observed: Observed,
+    *,
+    is_first: bool = True,
+) -> bool:
     version = item.version
     assert version is not None
     if any(variant.id == version.id for variant in routed):
         return True
     ready = ready_workers(item, observed)
-    if not routed:
+    if is_first and not routed:
         return bool(ready)
     connected = [worker for worker in placement(item, observed) if worker in observed.workers]
     return bool(ready) and len(ready) == len(connected)
@@ -220,16 +297,15 @@ def _variant(item: Desired, routed: tuple[VariantPlan, ...], observed: Observed)
     version = item.version
     assert version is not None
     known = next((variant for variant in routed if variant.id == version.id), None)
-    newest_epoch = max((variant.weight_epoch for variant in routed), default=0)
     return VariantPlan(
         version.id,
-        _PRIMARY,
+        PRIMARY,
         version.model,
         str(version.version),
         version.digest,
         version.manifest.runtime,
         _ALL_TRAFFIC,
-        newest_epoch + 1 if known is None else known.weight_epoch,
+        0,
         version.manifest.signature,
         _routable(item, known, observed),
         _policy(item),

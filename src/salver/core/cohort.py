@@ -39,6 +39,10 @@ class Piece(NamedTuple):
 class Audience(Protocol):
     """Who waits for the answers to cohorts. Neither method may raise."""
 
+    def seated(self, cohort: "Cohort") -> None:
+        """Take note that these seats belong to this cohort, and of their ids."""
+        ...
+
     def answer(self, pieces: Sequence[Piece], response: JointResponse) -> None:
         """Deliver final answers; the response holds those of all pieces, in order."""
         ...
@@ -82,6 +86,35 @@ class Cohort(msgspec.Struct, eq=False):
         self.when_apart, self.is_apart = None, True
         for index in range(start, len(self.request_ids)):
             yield self.member(index)
+
+    def parted(self, groups: Sequence[Sequence[int]]) -> "list[Cohort]":
+        """Return a cohort for each group of members, whose audience has to be told.
+
+        To be called before anybody holds the cohort, which is not used any more.
+        """
+        if len(groups) == 1:
+            return [self]
+
+        def some(column: list[Any], group: Sequence[int]) -> list[Any]:
+            return [column[index] for index in group] if column else []
+
+        parts: list[Cohort] = []
+        for group in groups:
+            context = msgspec.structs.replace(self.context)
+            part = msgspec.structs.replace(
+                self,
+                context=context,
+                seats=some(self.seats, group),
+                request_ids=some(self.request_ids, group),
+                caller_ids=some(self.caller_ids, group),
+                payloads=some(self.payloads, group),
+                traceparents=some(self.traceparents, group),
+                deadlines_ns=some(self.deadlines_ns, group),
+            )
+            if part.deadlines_ns:
+                context.deadline_ns = min(part.deadlines_ns)
+            parts.append(part)
+        return parts
 
     def cut(self, start: int) -> list[Member]:
         """Remove the members from ``start`` on and return each as a request of its own.

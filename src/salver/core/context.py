@@ -81,9 +81,11 @@ class RequestContext(msgspec.Struct, eq=False):
     """Everything about a request that is not its content.
 
     ``request_id`` is Salver's own; ``caller_id`` is the caller's, echoed unchanged.
-    ``arrival_ns`` and ``deadline_ns`` are monotonic. ``variant`` is set by the router, ``worker``
-    by the link that it was sent on last, and ``on_cancel`` by whoever holds the work; ``cancel()``
-    calls it once.
+    ``arrival_ns`` and ``deadline_ns`` are monotonic. ``headers`` are those that the endpoint's
+    routing asks for. ``variant`` is set by the router, and with it ``weight_epoch`` (0 where a rule
+    or the caller chose, so that chance did not) and ``place``: where the routing key falls in
+    ``[0, 10000)``, -1 without one. ``worker`` is set by the link that it was sent on last, and
+    ``on_cancel`` by whoever holds the work; ``cancel()`` calls it once.
     """
 
     request_id: str
@@ -98,6 +100,8 @@ class RequestContext(msgspec.Struct, eq=False):
     variant: str = ""
     version: str = ""
     weight_epoch: int = 0
+    headers: Mapping[str, str] | None = None
+    place: int = -1
     worker: str = ""
     cancelled: bool = False
     on_cancel: Callable[[], None] | None = None

@@ -4,11 +4,18 @@ Layout of the 20 bytes, shown as 40 hexadecimal digits: 48-bit Unix milliseconds
 number, 32-bit counter, 64-bit tag. The tag lets feedback be joined to an answer later without
 trusting whoever sends it. Tags are cut from one keyed BLAKE2b digest for eight ids that follow
 each other; the digest is over the head of the first of them.
+
+A *sealed* id also says which of an endpoint's variants answered. Its 30 bytes have, before the tag,
+a 32-bit version number, a 32-bit weight epoch and a 16-bit place of the routing key; the tag is
+XORed with a keyed digest of these and the endpoint's name. As no head is used twice, that is a
+Wegman-Carter authenticator (Wegman and Carter 1981): whoever has seen any number of ids can name
+another's arm with a chance of 2**-64.
 """
 
 import hmac
 import struct
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +32,23 @@ _COUNTER_MASK = 0xFFFFFFFF
 _PROCESS_MASK = 0xFFFF
 _NANOSECONDS_PER_MILLISECOND = 1_000_000
 ID_LENGTH = 2 * _ID.itemsize
+_SEAL = struct.Struct(">IIH")
+_PLAIN_LENGTH = 2 * (_ID.itemsize - _TAG_BYTES)
+SEALED_LENGTH = ID_LENGTH + 2 * _SEAL.size
+_NO_PLACE = 0xFFFF
+_MAX_PADS = 20_000
+
+
+class Sealed(NamedTuple):
+    """What a sealed id says: when it was made, and which arm of its endpoint answered.
+
+    ``place`` is where the caller's routing key fell, -1 where it had none.
+    """
+
+    unix_ms: int
+    version: int
+    weight_epoch: int
+    place: int
 
 
 class RequestIds:
@@ -34,7 +58,17 @@ class RequestIds:
     blocks, which grow while all of a block is used within a few milliseconds.
     """
 
-    __slots__ = ("_clock", "_counter", "_digits", "_key", "_place", "_process", "_size", "_unix_ms")
+    __slots__ = (
+        "_clock",
+        "_counter",
+        "_digits",
+        "_key",
+        "_pads",
+        "_place",
+        "_process",
+        "_size",
+        "_unix_ms",
+    )
 
     def __init__(self, key: bytes, process: int, clock: Clock) -> None:
         self._key = key
@@ -45,6 +79,7 @@ class RequestIds:
         self._size = _PER_DIGEST
         self._digits = ""
         self._place = 0
+        self._pads: dict[tuple[str, int, int, int], tuple[str, int]] = {}
 
     def make(self) -> str:
         """Return a fresh id."""
@@ -91,17 +126,67 @@ class RequestIds:
         return blake2b(head, digest_size=_DIGEST_BYTES, key=self._key).digest()
 
     def verify(self, request_id: str) -> bool:
-        """Tell whether this installation made the id; any malformed text is False."""
-        if len(request_id) != ID_LENGTH:
-            return False
-        try:
-            raw = bytes.fromhex(request_id)
-        except ValueError:
-            return False
-        if len(raw) != _ID.itemsize:
-            return False
+        """Tell whether this installation made the id; any malformed text is False.
+
+        Those that are sealed are checked with ``unseal``, since that takes the endpoint's name.
+        """
+        raw = _raw(request_id, ID_LENGTH)
+        return raw is not None and hmac.compare_digest(raw[_HEAD.size :], self._tag(raw))
+
+    def seal(self, request_id: str, endpoint: str, version: int, epoch: int, place: int) -> str:
+        """Return an id of this installation with the arm that answers."""
+        arm = (endpoint, version, epoch, place)
+        pad = self._pads.get(arm)
+        if pad is None:
+            if len(self._pads) >= _MAX_PADS:
+                self._pads.clear()
+            pad = self._pads[arm] = self._pad(endpoint, version, epoch, place)
+        digits, mask = pad
+        tag = int(request_id[_PLAIN_LENGTH:], 16) ^ mask
+        return f"{request_id[:_PLAIN_LENGTH]}{digits}{tag:016x}"
+
+    def unseal(self, request_id: str, endpoint: str) -> Sealed | None:
+        """Return what a sealed id of an endpoint says.
+
+        None for what this installation has not made, has made for another endpoint, or not sealed.
+        """
+        raw = _raw(request_id, SEALED_LENGTH)
+        if raw is None:
+            return None
+        version, epoch, place = _SEAL.unpack_from(raw, _HEAD.size)
+        place = -1 if place == _NO_PLACE else place
+        _, mask = self._pad(endpoint, version, epoch, place)
+        expected = int.from_bytes(self._tag(raw), "big") ^ mask
+        if not hmac.compare_digest(raw[-_TAG_BYTES:], expected.to_bytes(_TAG_BYTES, "big")):
+            return None
+        stamp, _ = _HEAD.unpack_from(raw)
+        return Sealed(stamp >> 16, version, epoch, place)
+
+    def _tag(self, raw: bytes) -> bytes:
+        """Return the tag that belongs to the head of an id."""
         stamp, counter = _HEAD.unpack_from(raw)
         place = counter % _PER_DIGEST
         digest = self._tags(stamp, counter - place)
-        expected = digest[place * _TAG_BYTES : (place + 1) * _TAG_BYTES]
-        return hmac.compare_digest(raw[_HEAD.size :], expected)
+        return digest[place * _TAG_BYTES : (place + 1) * _TAG_BYTES]
+
+    def _pad(self, endpoint: str, version: int, epoch: int, place: int) -> tuple[str, int]:
+        """Return an arm as it is written in an id, and what hides the tag there."""
+        arm = _SEAL.pack(
+            version & _COUNTER_MASK, epoch & _COUNTER_MASK, _NO_PLACE if place < 0 else place
+        )
+        digest = blake2b(
+            arm + endpoint.encode(), digest_size=_TAG_BYTES, key=self._key, person=b"salver arm"
+        ).digest()
+        return arm.hex(), int.from_bytes(digest, "big")
+
+
+def _raw(request_id: str, length: int) -> bytes | None:
+    """Return the bytes of an id of this length, None for any other text."""
+    if len(request_id) != length:
+        return None
+    try:
+        raw = bytes.fromhex(request_id)
+    except ValueError:
+        return None
+    # Digits may have white space between them.
+    return raw if 2 * len(raw) == length else None

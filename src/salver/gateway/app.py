@@ -94,7 +94,8 @@ class Gateway:
         self._guards = Guards(self._engine, settings, clock, meter)
         self._cache = ResponseCache(self._guards.handler, meter, settings.engine.cache_bytes)
         self._check = SignatureCheck(self._cache, meter)
-        self._router = Router(self._check, rng)
+        ids = RequestIds(identity.id_key, rng.getrandbits(16), clock)
+        self._router = Router(self._check, rng, ids)
         self._ring = ExchangeRing(settings.observe.exchange_ring_bytes)
         router, access = self._router, Access(settings.limits, clock, identity.gateways)
         inference = Inference(router, router.endpoint, self._ring, settings.http, clock, access)
@@ -105,7 +106,6 @@ class Gateway:
             router.endpoints,
             lambda: self._unloaded,
         )
-        ids = RequestIds(identity.id_key, rng.getrandbits(16), clock)
         turn = Turn(inference, ids) if gathers(settings.http) else None
         gather = None if turn is None else Gatherer(inference, turn, ids, settings.http).add
         statistics = Statistics(self._ring, self._router.endpoint, clock)

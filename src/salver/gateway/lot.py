@@ -20,11 +20,15 @@ Seat = TypeVar("Seat")
 
 
 class Kind(NamedTuple):
-    """What the requests of a lot have in common."""
+    """What the requests of a lot have in common.
+
+    ``headers`` are the fields that the endpoint's routing asked for when the lot was begun.
+    """
 
     target: Target
     principal: Principal
     form: RequestForm
+    headers: tuple[tuple[str, str | None], ...] = ()
 
 
 class Lot(Generic[Seat]):
@@ -43,6 +47,7 @@ class Lot(Generic[Seat]):
         self.payloads: list[bytes] = []
         self.caller_ids: list[str | None] = []
         self.is_traced = False
+        self.is_stale = False
 
     @abstractmethod
     def single(self, seat: Seat, payload: bytes, caller_id: str | None, request_id: str) -> None:
@@ -92,10 +97,14 @@ class Lot(Generic[Seat]):
         Nothing is taken when it cannot be one, and only a part when the caller may not ask for
         all: the others are told by themselves.
         """
-        count, (target, principal, form) = len(self.seats), self.kind
+        count, (target, principal, form, headers) = len(self.seats), self.kind
         endpoint = self._inference.find(target.endpoint)
         if count < _MIN_MEMBERS or endpoint is None:
             return []
+        if endpoint.headers or headers:
+            self.is_stale = endpoint.headers != tuple([name for name, _ in headers])
+            if self.is_stale:
+                return []
         count = self._inference.access.admit(principal, target.endpoint, count)
         if not count:
             return []
@@ -103,6 +112,8 @@ class Lot(Generic[Seat]):
         arrival_ns = self.arrival_ns(seats[0])
         deadline_ns = arrival_ns + self._inference.timeout_ns(endpoint)
         context = RequestContext("", principal, arrival_ns, deadline_ns)
+        if headers:
+            context.headers = {name: value for name, value in headers if value is not None}
         request = InferenceRequest(target.endpoint, [], target.version, None, None, form)
         cohort = Cohort(request, context, self, seats, ids.make_many(count), caller_ids, payloads)
         deadlines_ns = self.deadlines_ns(seats, deadline_ns)

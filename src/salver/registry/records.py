@@ -3,6 +3,7 @@
 import msgspec
 
 from salver.artifact.manifest import Manifest
+from salver.core.routing import Routing
 
 
 class VersionRecord(msgspec.Struct, frozen=True):
@@ -37,7 +38,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     keeps the model in memory where a budget sends others away.
     ``batching`` is fixed or adaptive, ``objective_ms`` the time within which adaptive batches
     answer, 0 for none. ``max_padding`` is the share of a batch that may be filling; ``cache`` keeps
-    answers for requests that are equal.
+    answers for requests that are equal. ``routing`` is about endpoints with several variants.
     """
 
     name: str
@@ -58,6 +59,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     max_padding: float = 0.1
     cache: bool = False
     pinned: bool = False
+    routing: Routing = Routing()
 
 
 class EventRecord(msgspec.Struct, frozen=True):

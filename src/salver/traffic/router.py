@@ -1,70 +1,93 @@
-"""Picks the variant by weight; a caller with a routing key sticks to its variant."""
+"""Picks the variant that answers: the version that was asked for, a rule, or weights.
+
+A caller with a routing key sticks to its variant, and more weight for one only moves callers to it.
+"""
 
 import random
 from bisect import bisect_right
 from collections.abc import Sequence
-from hashlib import blake2b
 from itertools import accumulate
 
 from salver.core.cohort import Cohort, many_of, one_by_one
 from salver.core.context import RequestContext
 from salver.core.errors import EndpointNotFound, NotReady, SalverError, VersionNotFound
 from salver.core.handler import Handler, Responder
+from salver.core.ids import RequestIds
 from salver.core.request import InferenceRequest
+from salver.core.routing import INPUT
+from salver.traffic.keys import FULL_WEIGHT, key_of, sticky_point
+from salver.traffic.rules import Rules
 from salver.wire.messages import EndpointPlan, Plan, VariantPlan
 
 _RETRY_AFTER_S = 1.0
-_FULL_WEIGHT = 10_000
+_BY_CHANCE, _CHOSEN = True, False
 
 
 class Route:
-    """The answering variants of one endpoint, ready for picking."""
+    """The answering variants of one endpoint, ready for picking.
 
-    __slots__ = ("by_version", "endpoint", "only", "thresholds", "weighted")
+    ``only`` is the variant of all requests that name no version, where there is just one.
+    ``has_arms`` tells that which one answered has to be known afterwards.
+    """
+
+    __slots__ = (
+        "by_version",
+        "endpoint",
+        "has_arms",
+        "is_keyed_by_input",
+        "only",
+        "rules",
+        "thresholds",
+        "weighted",
+    )
 
     def __init__(self, endpoint: EndpointPlan) -> None:
         self.endpoint = endpoint
         self.weighted = [v for v in endpoint.variants if v.weight > 0]
         self.thresholds = list(accumulate(v.weight for v in self.weighted))
         self.by_version = {v.version: v for v in endpoint.variants}
-        self.only = self.weighted[0] if len(self.weighted) == 1 else None
+        self.rules = Rules(endpoint)
+        self.has_arms = len(endpoint.variants) > 1
+        self.is_keyed_by_input = endpoint.routing.source[0] == INPUT
+        alone = len(self.weighted) == 1 and not self.rules
+        self.only = self.weighted[0] if alone else None
 
-    def pick(self, version: str | None, key: str | None, rng: random.Random) -> VariantPlan:
-        """Return the variant to answer; raises ``VersionNotFound`` or ``NotReady``."""
-        name = self.endpoint.name
-        if version is not None:
-            variant = self.by_version.get(version)
-            if variant is None:
-                known = ", ".join(sorted(self.by_version)) or "none"
-                raise VersionNotFound(
-                    f"endpoint {name!r} does not serve version {version!r}; it serves {known}"
-                )
-            return variant
-        if self.only is not None:
-            return self.only
+    def named(self, version: str) -> VariantPlan:
+        """Return the variant of a version; raises ``VersionNotFound``."""
+        variant = self.by_version.get(version)
+        if variant is None:
+            known = ", ".join(sorted(self.by_version)) or "none"
+            raise VersionNotFound(
+                f"endpoint {self.endpoint.name!r} does not serve version {version!r}; "
+                f"it serves {known}"
+            )
+        return variant
+
+    def at(self, point: int) -> VariantPlan:
+        """Return the variant at a point of ``[0, 10000)``; raises ``NotReady``."""
         if not self.weighted:
             reason = self.endpoint.reason or "its model is still loading"
             raise NotReady(
-                f"endpoint {name!r} is not ready: {reason}", retry_after_s=_RETRY_AFTER_S
+                f"endpoint {self.endpoint.name!r} is not ready: {reason}",
+                retry_after_s=_RETRY_AFTER_S,
             )
         total = self.thresholds[-1]
-        point = rng.randrange(total) if key is None else sticky_point(name, key, total)
+        if total != FULL_WEIGHT:
+            point = point * total // FULL_WEIGHT
         return self.weighted[bisect_right(self.thresholds, point)]
 
 
-def sticky_point(endpoint: str, key: str, total: int = _FULL_WEIGHT) -> int:
-    """Map a routing key to a fixed point in ``[0, total)``, evenly over keys."""
-    digest = blake2b(f"{endpoint}\0{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") * total >> 64
-
-
 class Router:
-    """Handler that resolves endpoint and variant, then passes on."""
+    """Handler that resolves endpoint and variant, then passes on.
 
-    def __init__(self, inner: Handler, rng: random.Random) -> None:
+    With ``ids`` the requests of endpoints with several variants get ids that say which answered.
+    """
+
+    def __init__(self, inner: Handler, rng: random.Random, ids: RequestIds | None = None) -> None:
         self._inner = inner
         self._inner_many = many_of(inner)
         self._rng = rng
+        self._ids = ids
         self._routes: dict[str, Route] = {}
 
     def apply(self, plan: Plan) -> None:
@@ -85,32 +108,33 @@ class Router:
     ) -> None:
         """Pick a variant and hand the request on, or fail it."""
         try:
-            variant = self.resolve(request, context)
+            self.resolve(request, context)
         except SalverError as error:
             responder.fail(error)
             return
-        _assign(context, variant)
         self._inner(request, context, responder)
 
     def many(self, cohorts: Sequence[Cohort]) -> None:
-        """Hand cohorts on whose members all have the same variant; others member by member."""
+        """Hand cohorts on, parted by variant where chance decides.
+
+        Those that cannot be routed as a whole go member by member.
+        """
         whole: list[Cohort] = []
         for cohort in cohorts:
             request, context = cohort.request, cohort.context
-            route, variant = self._routes.get(request.endpoint), None
-            if route is not None and route.endpoint.tenant == context.principal.tenant:
-                version = request.version
-                variant = route.only if version is None else route.by_version.get(version)
-            if variant is None:
+            route = self._routes.get(request.endpoint)
+            if route is None or route.endpoint.tenant != context.principal.tenant:
                 one_by_one(self, cohort)
-            else:
-                _assign(context, variant)
+            elif route.only is not None and request.version is None and not route.has_arms:
+                _assign(context, route.only, route.only.weight_epoch)
                 whole.append(cohort)
+            else:
+                whole += self._parted(route, cohort)
         if whole:
             self._inner_many(whole)
 
     def resolve(self, request: InferenceRequest, context: RequestContext) -> VariantPlan:
-        """Return the variant for a request.
+        """Return the variant for a request, and note it in the context.
 
         Raises ``EndpointNotFound``, ``VersionNotFound`` or ``NotReady``.
         """
@@ -120,11 +144,95 @@ class Router:
             raise EndpointNotFound(
                 f"no endpoint {request.endpoint!r}; 'salver get endpoints' lists what is deployed"
             )
-        return route.pick(request.version, context.routing_key, self._rng)
+        if route.only is not None and request.version is None and not route.has_arms:
+            _assign(context, route.only, route.only.weight_epoch)
+            return route.only
+        variant = self._chosen(route, request, context)
+        if variant is not None:
+            self._mark(route, context, variant, by_chance=_CHOSEN)
+            return variant
+        key = key_of(request, context, route.endpoint)
+        if key is None:
+            variant = route.at(self._rng.randrange(FULL_WEIGHT))
+        else:
+            context.routing_key = key
+            context.place = sticky_point(request.endpoint, key, route.endpoint.salt)
+            variant = route.at(context.place)
+        self._mark(route, context, variant, by_chance=_BY_CHANCE)
+        return variant
+
+    def _chosen(
+        self, route: Route, request: InferenceRequest, context: RequestContext
+    ) -> VariantPlan | None:
+        """Return the variant that was asked for or that a rule names."""
+        if request.version is not None:
+            return route.named(request.version)
+        return route.rules.pick(request, context) if route.rules else None
+
+    def _mark(
+        self, route: Route, context: RequestContext, variant: VariantPlan, *, by_chance: bool
+    ) -> None:
+        epoch = variant.weight_epoch if by_chance or not route.has_arms else 0
+        _assign(context, variant, epoch)
+        if route.has_arms and self._ids is not None and context.request_id:
+            context.request_id = self._seal(route, context.request_id, context)
+
+    def _seal(self, route: Route, request_id: str, context: RequestContext) -> str:
+        assert self._ids is not None
+        version = int(context.version) if context.version.isdigit() else 0
+        return self._ids.seal(
+            request_id, route.endpoint.name, version, context.weight_epoch, context.place
+        )
+
+    def _parted(self, route: Route, cohort: Cohort) -> list[Cohort]:
+        """Return a cohort as one for each variant that members of it get.
+
+        What all members have in common decides for all; only where chance does are they parted.
+        """
+        request, context = cohort.request, cohort.context
+        if route.is_keyed_by_input or not route.weighted:
+            one_by_one(self, cohort)
+            return []
+        try:
+            variant = self._chosen(route, request, context)
+        except SalverError:
+            one_by_one(self, cohort)
+            return []
+        if variant is not None:
+            return self._sealed(route, cohort, variant, by_chance=_CHOSEN)
+        key = key_of(request, context, route.endpoint)
+        if key is not None:
+            context.routing_key = key
+            context.place = sticky_point(request.endpoint, key, route.endpoint.salt)
+            return self._sealed(route, cohort, route.at(context.place), by_chance=_BY_CHANCE)
+        if len(route.weighted) == 1:
+            return self._sealed(route, cohort, route.weighted[0], by_chance=_BY_CHANCE)
+        members: dict[str, list[int]] = {}
+        draw, at = self._rng.randrange, route.at
+        for index in range(len(cohort)):
+            members.setdefault(at(draw(FULL_WEIGHT)).version, []).append(index)
+        parts = cohort.parted(list(members.values()))
+        whole: list[Cohort] = []
+        for version, part in zip(members, parts, strict=True):
+            variant = route.by_version[version]
+            whole += self._sealed(route, part, variant, by_chance=_BY_CHANCE)
+        return whole
+
+    def _sealed(
+        self, route: Route, cohort: Cohort, variant: VariantPlan, *, by_chance: bool
+    ) -> list[Cohort]:
+        context = cohort.context
+        self._mark(route, context, variant, by_chance=by_chance)
+        if route.has_arms and self._ids is not None:
+            cohort.request_ids[:] = [
+                self._seal(route, request_id, context) for request_id in cohort.request_ids
+            ]
+            cohort.audience.seated(cohort)
+        return [cohort]
 
 
-def _assign(context: RequestContext, variant: VariantPlan) -> None:
+def _assign(context: RequestContext, variant: VariantPlan, epoch: int) -> None:
     context.variant = variant.id
     context.version = variant.version
-    context.weight_epoch = variant.weight_epoch
+    context.weight_epoch = epoch
     context.idempotent = variant.idempotent

@@ -16,6 +16,7 @@ so that a worker can restart while control is away.
 
 import msgspec
 
+from salver.core.routing import Routing
 from salver.core.sequences import Sequences
 from salver.core.signature import Signature
 from salver.core.steps import Steps
@@ -282,7 +283,12 @@ ANSWERING_STATES = frozenset(("ready", "evicted", "reloading"))
 
 
 class VariantPlan(msgspec.Struct, frozen=True):
-    """One version behind an endpoint. ``weight`` is in basis points (10,000 = all traffic)."""
+    """One version behind an endpoint.
+
+    ``weight`` is its part of the traffic, ``sample`` the part of which it gets a copy whose answer
+    nobody waits for; both in basis points (10,000 = all traffic). ``role`` is primary, canary,
+    shadow, arm, or previous: kept, so that going back to it takes no time.
+    """
 
     id: str
     role: str
@@ -297,6 +303,7 @@ class VariantPlan(msgspec.Struct, frozen=True):
     policy: BatchPolicy = BatchPolicy()
     quarantine: str | None = None
     idempotent: bool = True
+    sample: int = 0
 
 
 class EndpointPlan(msgspec.Struct, frozen=True):
@@ -304,7 +311,8 @@ class EndpointPlan(msgspec.Struct, frozen=True):
 
     ``validation`` of declared ranges and categories is off, warn or reject. ``reason`` says why
     there is no ready variant, if there is none. ``cache`` lets gateways answer equal
-    requests alike.
+    requests alike. ``variants`` has the primary one first. ``headers`` are the names of the
+    header fields that ``routing`` looks at; ``salt`` makes each rollout begin with other callers.
     """
 
     name: str
@@ -314,6 +322,9 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     timeout_s: float = 30.0
     reason: str = ""
     cache: bool = False
+    routing: Routing = Routing()
+    headers: tuple[str, ...] = ()
+    salt: str = ""
 
 
 class WorkerPlan(msgspec.Struct, frozen=True):

@@ -57,6 +57,9 @@ class Room:
         self.results: dict[str, list[object]] = {}
         self.contexts: dict[str, RequestContext] = {}
 
+    def seated(self, cohort: Cohort) -> None:
+        """Need not know."""
+
     def answer(self, pieces: Sequence[Piece], response: JointResponse) -> None:
         """Note answers that come together."""
         values = np.frombuffer(response.outputs[0].buffer, "<f4").tolist()

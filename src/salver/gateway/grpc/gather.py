@@ -113,7 +113,8 @@ class CallGatherer:
             except SalverError:
                 return False
             call.deadline_ns = call.stream.begun_ns + limit_ns
-        kind = Kind(plan.target, principal, plan.form)
+        headers = self._inference.routing_headers(plan.target.endpoint, fields)
+        kind = Kind(plan.target, principal, plan.form, headers)
         lot = self._lots.get(kind)
         if lot is None:
             if len(self._lots) >= _MAX_LOTS:

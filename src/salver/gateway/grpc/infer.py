@@ -23,7 +23,7 @@ from salver.gateway.h2.stream import Stream
 from salver.gateway.oip.answer import recorded_name
 from salver.gateway.oip.content_types.asked import ContentTypes, read_content_types
 from salver.gateway.oip.decode import Decoded
-from salver.gateway.oip.infer import Inference
+from salver.gateway.oip.infer import Inference, some_of
 from salver.gateway.triton.classification import classified
 from salver.gateway.triton.parameters import class_count, custom_parameters, tensor_parameters
 from salver.observe.logs import get_logger
@@ -35,7 +35,9 @@ REQUEST = "inference.ModelInferRequest"
 
 
 class Replies(Protocol):
-    """Where the answer to one request goes."""
+    """Where the answer to one request goes; ``request_id`` is told with it where there is room."""
+
+    request_id: str
 
     def reply(self, parts: Sequence[Buffer], fields: bytes = b"") -> None:
         """Answer with one message, in parts."""
@@ -83,6 +85,7 @@ class GrpcAnswer(msgspec.Struct, eq=False):
                 response = InferenceResponse(outputs, response.timing, response.parameters)
             parts = encode(self.endpoint, context, response, notes, is_typed=self.is_typed)
             variant = literal(b"x-salver-variant", context.variant.encode())
+            self.call.request_id = context.request_id
             self.call.reply((*parts, *more), variant)
         except SalverError as error:
             self.fail(error)
@@ -101,6 +104,7 @@ class GrpcAnswer(msgspec.Struct, eq=False):
     def fail(self, error: SalverError) -> None:
         """Answer with a coded status."""
         if not self.finished:
+            self.call.request_id = self.context.request_id
             self.call.fail(error)
             self.finish(error.code, None)
 
@@ -175,6 +179,8 @@ class GrpcInference:
             self._limit(context, fields.get(b"grpc-timeout"), stream)
             trace = fields.get(b"traceparent")
             context.traceparent = None if trace is None else trace.decode("latin-1")
+            if endpoint.headers:
+                context.headers = some_of(fields, endpoint.headers)
             self.inference.handler(decoded.request, context, answer)
         except SalverError as error:
             answer.fail(error)

@@ -103,6 +103,7 @@ class Answer(msgspec.Struct, eq=False):
         """Answer with a coded error."""
         if self.finished:
             return
+        self.message.request_id = self.context.request_id
         self.message.fail(error)
         self._finish(error.code, None)
 
@@ -118,6 +119,7 @@ class Answer(msgspec.Struct, eq=False):
             return
         context = self.context
         head = opening(self.endpoint, context.version, context.caller_id)
+        self.message.request_id = context.request_id
         self.message.respond_json(variant_line(context.variant), head, text)
         self._finish("", timing, now_ns)
 
@@ -126,7 +128,7 @@ class Answer(msgspec.Struct, eq=False):
         decoded = cast(Decoded, self.decoded)
         head = opening(self.endpoint, context.version, decoded.caller_id, response.parameters)
         extra = b"x-salver-request-id: %b\r\n%b" % (
-            message.request_id.encode(),
+            context.request_id.encode(),
             variant_line(context.variant),
         )
         parts: list[Buffer]

@@ -57,17 +57,24 @@ class Gatherer:
             return
         form, payload, caller_id = member
         # Neighbours mostly have everything in common, which identities tell quickly.
-        if form is self._form and reading is self._reading and self._lot is not None:
-            lot = self._lot
+        known = self._lot
+        if (
+            form is self._form
+            and reading is self._reading
+            and known is not None
+            and not known.is_stale
+        ):
+            lot = known
         else:
-            lot = self._find_lot(reading, form)
+            lot = self._find_lot(message, reading, form)
         if reading.traceparent is not None:
             lot.is_traced = True
         message.on_gone = lot.on_left
         turn.add(lot, message, payload, caller_id)
 
-    def _find_lot(self, reading: Reading, form: RequestForm) -> "MessageLot":
-        kind = Kind(reading.target, reading.principal, form)
+    def _find_lot(self, message: HttpMessage, reading: Reading, form: RequestForm) -> "MessageLot":
+        headers = self._inference.routing_headers(reading.target.endpoint, message.headers)
+        kind = Kind(reading.target, reading.principal, form, headers)
         lot = self._lots.get(kind)
         if lot is None:
             if len(self._lots) >= _MAX_LOTS:

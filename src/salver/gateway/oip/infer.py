@@ -1,6 +1,6 @@
 """`POST …/infer`: from a message to the handlers, and from their answer to the message."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from salver.core.clock import Clock
@@ -85,6 +85,8 @@ class Inference:
             else:
                 decoded = self._decode(message, reading, endpoint)
             self.fill(context, decoded, endpoint)
+            if endpoint.headers:
+                context.headers = some_of(message.headers, endpoint.headers)
             answer.decoded = decoded
             if reading.plain_answer and not decoded.binary_default and decoded.outputs is None:
                 answer.joint = self
@@ -135,6 +137,16 @@ class Inference:
             _unknown(name)
         return endpoint
 
+    def routing_headers(
+        self, name: str, fields: Mapping[bytes, bytes]
+    ) -> tuple[tuple[str, str | None], ...]:
+        """Return what an endpoint's routing wants to know of the header fields of a request."""
+        endpoint = self.find(name)
+        if endpoint is None or not endpoint.headers:
+            return ()
+        found = some_of(fields, endpoint.headers)
+        return tuple([(field, found.get(field)) for field in endpoint.headers])
+
     def timeout_ns(self, endpoint: EndpointPlan) -> int:
         """Return how long a request to an endpoint may take."""
         timeout_s = endpoint.timeout_s
@@ -165,6 +177,12 @@ class Inference:
         if timeout_us:
             timeout_ns = min(int(timeout_us) * _MICROSECOND_NS, self._max_timeout_ns)
         return timeout_ns
+
+
+def some_of(fields: Mapping[bytes, bytes], names: Sequence[str]) -> dict[str, str]:
+    """Return the header fields of these names that are there."""
+    found = ((name, fields.get(name.encode())) for name in names)
+    return {name: value.decode("latin-1") for name, value in found if value is not None}
 
 
 def _unknown(endpoint: str) -> NoReturn:

@@ -111,6 +111,7 @@ class StreamReplies:
         self._speaker = speaker
         self._caller_id = caller_id
         self._marks_final = marks_final
+        self.request_id = ""
 
     def reply(self, parts: Sequence[Buffer], fields: bytes = b"") -> None:
         """Send a response; the head has gone, so ``fields`` have no place."""
