@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.artifact.manifest import FileEntry, Manifest
-from salver.control.planner import AddressOf, Desired, Observed, next_plan, same, successions
+from salver.control.planner import AddressOf, Arm, Desired, Observed, next_plan, same, successions
 from salver.core.errors import UnsupportedFormat
 from salver.core.signature import Signature, TensorSpec
 from salver.core.steps import Steps
@@ -349,3 +349,85 @@ def test_a_new_replica_is_asked_when_it_is_ready() -> None:
     assert plan.endpoints[0].variants[0].workers == ("shared-0",)
     plan = next_plan([more], seen(5, shared_0=ready, shared_1=ready), plan, ADDRESS)
     assert plan.endpoints[0].variants[0].workers == ("shared-0", "shared-1")
+
+
+def with_arms(*arms: tuple[int, str, int], primary: int = 1, **spec: object) -> Desired:
+    """Want a primary version and others beside it: version, role, weight."""
+    wanted = tuple(Arm(version(number), role, weight) for number, role, weight in arms)
+    return msgspec.structs.replace(want(primary, **spec), arms=wanted, salt="r1")
+
+
+def shares(plan: Plan) -> list[tuple[str, str, int]]:
+    """Return the variants of endpoint ``e``, their roles and weights."""
+    return [(each.id, each.role, each.weight) for each in plan.endpoints[0].variants]
+
+
+BOTH = {"m:1": "ready", "m:2": "ready"}
+
+
+def test_an_arm_gets_traffic_when_it_can_answer() -> None:
+    """Until then the primary version has all of it, and the arm is loaded."""
+    wanted = with_arms((2, "canary", 500))
+    plan = next_plan([wanted], seen(5, shared_0={"m:1": "ready"}), steady(), ADDRESS)
+    assert shares(plan) == [("m:1", "primary", 10_000)]
+    assert set(loads(plan, "shared-0")) == {"m:1", "m:2"}
+    plan = next_plan([wanted], seen(5, shared_0=BOTH), plan, ADDRESS)
+    assert shares(plan) == [("m:1", "primary", 9_500), ("m:2", "canary", 500)]
+    assert plan.endpoints[0].salt == "r1"
+
+
+def test_a_change_of_shares_begins_an_epoch_for_all() -> None:
+    """What is compared was counted while nothing changed, under a number that is never reused."""
+    observed = seen(5, shared_0=BOTH)
+    first = next_plan([with_arms((2, "canary", 500))], observed, steady(), ADDRESS)
+    assert {each.weight_epoch for each in first.endpoints[0].variants} == {6}
+    first = msgspec.structs.replace(first, number=8)
+    again = next_plan([with_arms((2, "canary", 500))], observed, first, ADDRESS)
+    assert same(again, first)
+    more = next_plan([with_arms((2, "canary", 2_500))], observed, first, ADDRESS)
+    assert {each.weight_epoch for each in more.endpoints[0].variants} == {9}
+
+
+def test_an_endpoint_that_was_made_anew_has_a_new_epoch() -> None:
+    """Its counts are not those of the one that had the name before."""
+    observed = seen(5, shared_0=BOTH)
+    gone = next_plan([], observed, steady(), ADDRESS)
+    anew = next_plan([want(1)], observed, msgspec.structs.replace(gone, number=9), ADDRESS)
+    assert anew.endpoints[0].variants[0].weight_epoch == 10
+
+
+def test_an_arm_that_becomes_primary_is_routed_at_once() -> None:
+    """Promotion, and going back while the old version is kept, wait for nothing."""
+    observed = seen(5, shared_0=BOTH)
+    canary = next_plan([with_arms((2, "canary", 500))], observed, steady(), ADDRESS)
+    nothing_seen = seen(5)
+    promoted = next_plan([with_arms((1, "previous", 0), primary=2)], nothing_seen, canary, ADDRESS)
+    assert shares(promoted) == [("m:2", "primary", 10_000), ("m:1", "previous", 0)]
+    back = next_plan([with_arms((2, "previous", 0))], nothing_seen, promoted, ADDRESS)
+    assert shares(back) == [("m:1", "primary", 10_000), ("m:2", "previous", 0)]
+    assert "m:2" in loads(back, "shared-0")
+
+
+def test_an_arm_that_is_not_wanted_gets_nothing_whatever_the_primary_does() -> None:
+    """An aborted rollout ends at once, also while another version is loading."""
+    observed = seen(5, shared_0=BOTH)
+    canary = next_plan([with_arms((2, "canary", 500))], observed, steady(), ADDRESS)
+    aborted = next_plan([want(1)], observed, canary, ADDRESS)
+    assert shares(aborted) == [("m:1", "primary", 10_000)]
+    third = next_plan([want(3)], observed, canary, ADDRESS)
+    assert shares(third) == [("m:1", "primary", 10_000)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(2, 6), st.integers(0, 12_000)), max_size=4),
+    st.sets(st.integers(1, 6)),
+)
+def test_weights_always_add_up(arms: list[tuple[int, int]], ready: set[int]) -> None:
+    """Whatever is wanted and ready, all traffic is given away, and to nobody twice."""
+    wanted = with_arms(*((number, "arm", weight) for number, weight in dict(arms).items()))
+    observed = seen(5, shared_0={f"m:{number}": "ready" for number in ready})
+    plan = next_plan([wanted], observed, steady(), ADDRESS)
+    assert sum(weight for _, _, weight in shares(plan)) == 10_000
+    assert all(weight >= 0 for _, _, weight in shares(plan))
+    assert len({name for name, _, _ in shares(plan)}) == len(shares(plan))
+    assert {name for name, _, _ in shares(plan)[1:]} <= {f"m:{number}" for number in ready}

@@ -247,6 +247,11 @@ class RunningServer:
         begun.wait(10)
         return event
 
+    def apply(self, plan: Plan) -> None:
+        """Act on a plan; to be called on the server's loop."""
+        self.check.apply(plan)
+        self.router.apply(plan)
+
     def release(self) -> None:
         """Answer what was held."""
         held, self.computer.held = self.computer.held, []
@@ -264,9 +269,10 @@ class RunningServer:
     async def _start(self) -> None:
         clock = SystemClock()
         check = SignatureCheck(self.last or self.computer, self.meter)
-        router = Router(check, random.Random(0))
-        check.apply(self.plan)
-        router.apply(self.plan)
+        self.ids = ids = RequestIds(b"k" * 32, 1, clock)
+        router = Router(check, random.Random(0), ids)
+        self.router, self.check = router, check
+        self.apply(self.plan)
         ring = ExchangeRing(1024 * 1024)
         ring.subscribe(self._record)
         self.ring = ring
@@ -281,7 +287,6 @@ class RunningServer:
             router.endpoints,
             lambda: self.plan.unloaded,
         )
-        ids = RequestIds(b"k" * 32, 1, clock)
         self.turn = turn = Turn(inference, ids)
         self.gatherer = gatherer = Gatherer(inference, turn, ids, self.settings)
         gather = gatherer.add if gathers(self.settings) else None
