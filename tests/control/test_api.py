@@ -221,3 +221,39 @@ def test_logs_hold_no_values(server: Server, tmp_path: Path) -> None:
         client.predict("secretive", [[8675309.0, 2.0]])
     for log in (server.home / "logs").glob("*.log"):
         assert "8675309" not in log.read_text()
+
+
+def test_how_callers_are_routed_is_kept_and_shown(
+    server: Server, api: httpx.Client, tmp_path: Path
+) -> None:
+    """Key and rules come from options and a file; variants say who gets how much."""
+    example = write_rows(tmp_path / "rows.json", [[1.0, 2.0]])
+    server.push(models.onnx_identity("FP32", 2), "routed", "--example", str(example))
+    rules = tmp_path / "routing.yaml"
+    rules.write_text("rules:\n  - {to: canary, headers: {x-beta: '1'}, max_bytes: 64}\n")
+    server.ok("deploy", "routed", "--routing", str(rules), "--routing-key", "header:x-user")
+    shown = api.get("/api/v1/endpoints/routed").json()
+    assert shown["routing"] == {
+        "key": "header:x-user",
+        "rules": [{"to": "canary", "headers": {"x-beta": "1"}, "max_bytes": 64}],
+    }
+    (variant,) = shown["variants"]
+    assert (variant["id"], variant["role"], variant["weight"]) == ("routed:1", "primary", 10_000)
+
+
+@pytest.mark.parametrize(
+    ("routing", "cause"),
+    [
+        ({"key": "cookie:a"}, "header:NAME"),
+        ({"keys": "header:a"}, "unknown field `keys`"),
+        ({"rules": [{"to": "canary"}]}, "holds for every request"),
+        ({"rules": [{"caller": "a"}]}, "missing required field `to`"),
+    ],
+)
+def test_a_routing_that_cannot_work_is_refused(
+    api: httpx.Client, routing: object, cause: str
+) -> None:
+    """Before anything is changed."""
+    response = api.put("/api/v1/endpoints/any", json={"model": "any", "routing": routing})
+    assert code(response) == "invalid_request"
+    assert cause in response.json()["error"]

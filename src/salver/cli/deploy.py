@@ -22,6 +22,8 @@ def command(
     max_padding: given.MaxPaddingOption = 0.1,
     cache: given.CacheOption = False,
     pin: given.PinOption = False,
+    routing_key: given.RoutingKeyOption = None,
+    routing: given.RoutingOption = None,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
     output: OutputOption = Output.TABLE,
@@ -48,6 +50,8 @@ def command(
             max_padding=max_padding,
             cache=cache,
             pin=pin,
+            routing=routing,
+            routing_key=routing_key,
         )
     if output is not Output.TABLE:
         emit(deployed, output)

@@ -1,6 +1,7 @@
 """What may be said of an endpoint when it is deployed."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,4 +71,17 @@ CacheOption = Annotated[
 ]
 PinOption = Annotated[
     bool, typer.Option("--pin", help="Keep it in memory, whatever else is asked for.")
+]
+RoutingKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--routing-key",
+        help="By what callers stick to a variant: header:NAME, parameter:NAME or input:NAME.",
+    ),
+]
+RoutingOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--routing", help="YAML or JSON: key, and rules for who gets which variant.", exists=True
+    ),
 ]

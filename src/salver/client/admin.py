@@ -67,6 +67,8 @@ class DeployOptions:
     max_padding: float | None = None
     cache: bool | None = None
     pin: bool = False
+    routing: str | Path | Mapping[str, Any] | None = None
+    routing_key: str | None = None
 
 
 _POLICY = (
@@ -135,6 +137,11 @@ def deploy(reference: str, options: DeployOptions) -> Steps[Json]:
             body[key] = value
     if options.pin:
         body["pinned"] = True
+    routing = {} if options.routing is None else dict(read_mapping(options.routing))
+    if options.routing_key is not None:
+        routing["key"] = options.routing_key
+    if routing:
+        body["routing"] = routing
     path = f"/endpoints/{endpoint}?wait=true&timeout_s={options.timeout_s:g}"
     reply = yield admin_call("PUT", path, body, options.timeout_s + _DEPLOY_MARGIN_S)
     answer: Json = json_of(reply)

@@ -169,10 +169,23 @@ class Deployer:
         return bool(gateways) and all(gateway.acknowledged >= number for gateway in gateways)
 
     def _routed(self, name: str) -> str:
-        for endpoint in self._reconciler.plan.endpoints:
-            if endpoint.name == name and endpoint.variants:
-                return endpoint.variants[0].id
-        return ""
+        variants = self._variants(name)
+        return variants[0]["id"] if variants else ""
+
+    def _variants(self, name: str) -> list[dict[str, Any]]:
+        """Return the variants that gateways are told of, the primary one first."""
+        return [
+            {
+                "id": variant.id,
+                "role": variant.role,
+                "weight": variant.weight,
+                "sample": variant.sample,
+                "weight_epoch": variant.weight_epoch,
+            }
+            for endpoint in self._reconciler.plan.endpoints
+            if endpoint.name == name
+            for variant in endpoint.variants
+        ]
 
     def _describe(self, item: Desired) -> dict[str, Any]:
         spec, version = item.spec, item.version
@@ -196,6 +209,8 @@ class Deployer:
             "pinned": spec.pinned,
             **_memory(item, observed),
             "validation": spec.validation,
+            "variants": self._variants(spec.name),
+            "routing": msgspec.to_builtins(spec.routing),
             "url": f"{self._http_url}/v2/models/{spec.name}/infer",
             "reason": reason,
         }

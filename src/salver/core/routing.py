@@ -58,6 +58,16 @@ class Routing(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
         return tuple(sorted(names | {name} if source == HEADER else names))
 
 
+def read_routing(document: object) -> Routing:
+    """Return a routing from plain values; raises ``InvalidRequest`` naming what is wrong."""
+    try:
+        routing = msgspec.convert(document, Routing)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"the routing: {error}") from error
+    check_routing(routing)
+    return routing
+
+
 def check_routing(routing: Routing) -> None:
     """Raise ``InvalidRequest`` for what cannot work, with the cause."""
     if routing.key:

@@ -91,3 +91,4 @@ class EndpointBody(Body):
     max_padding: float = Field(default=0.1, ge=0, lt=1)
     cache: bool = False
     pinned: bool = False
+    routing: dict[str, Any] | None = None

@@ -23,6 +23,7 @@ from salver.control.push import Document, Push, Pushed, Pusher
 from salver.control.reconcile import DatabaseThread, Reconciler
 from salver.core.errors import NotFound
 from salver.core.names import ModelReference, check_name
+from salver.core.routing import read_routing
 from salver.core.sequences import PaddedInput, Sequences
 from salver.core.settings import ControlSettings
 from salver.core.signature import TensorSpec
@@ -215,6 +216,7 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
             max_padding=body.max_padding,
             cache=body.cache,
             pinned=body.pinned,
+            routing=read_routing(body.routing or {}),
         )
         spec = await deployer.put(wanted, body.model)
         await services.record("deploy", name, model=body.model)
