@@ -384,8 +384,11 @@ def test_a_change_of_shares_begins_an_epoch_for_all() -> None:
     first = msgspec.structs.replace(first, number=8)
     again = next_plan([with_arms((2, "canary", 500))], observed, first, ADDRESS)
     assert same(again, first)
-    more = next_plan([with_arms((2, "canary", 2_500))], observed, first, ADDRESS)
-    assert {each.weight_epoch for each in more.endpoints[0].variants} == {9}
+    counted = msgspec.structs.replace(with_arms((2, "canary", 500)), evidence=b"columns")
+    for changed in (with_arms((2, "canary", 2_500)), counted):
+        plan = next_plan([changed], observed, first, ADDRESS)
+        assert {each.weight_epoch for each in plan.endpoints[0].variants} == {9}
+        assert plan.endpoints[0].evidence == changed.evidence
 
 
 def test_an_endpoint_that_was_made_anew_has_a_new_epoch() -> None:

@@ -54,7 +54,7 @@ class Desired(msgspec.Struct, frozen=True):
 
     ``version`` is None when that cannot be resolved, and ``problem`` says why. ``size_hint_bytes``
     is what it took in a worker with a memory budget, 0 before one has loaded it. ``salt`` says
-    which callers come first to the arms.
+    which callers come first to the arms, ``evidence`` what gateways count of them.
     """
 
     spec: EndpointSpec
@@ -62,6 +62,7 @@ class Desired(msgspec.Struct, frozen=True):
     problem: str = ""
     size_hint_bytes: int = 0
     salt: str = ""
+    evidence: bytes = b""
     arms: tuple[Arm, ...] = ()
 
     def each(self) -> "list[Desired]":
@@ -224,9 +225,10 @@ def _endpoint(
             reason = failed.error if failed is not None else f"{item.version.id} is loading"
     if variants:
         variants = _with_arms(variants[0], item, routed, observed)
+    same_split = before is not None and (before.salt, before.evidence) == (item.salt, item.evidence)
     return EndpointPlan(
         spec.name,
-        _since(variants, routed, epoch),
+        _since(variants, routed if same_split else (), epoch),
         DEFAULT_TENANT,
         spec.validation,
         spec.timeout_s,
@@ -235,6 +237,7 @@ def _endpoint(
         spec.routing,
         spec.routing.headers,
         item.salt,
+        item.evidence,
     )
 
 
@@ -261,7 +264,7 @@ def _with_arms(
 def _since(
     variants: tuple[VariantPlan, ...], routed: tuple[VariantPlan, ...], epoch: int
 ) -> tuple[VariantPlan, ...]:
-    """Begin a new weight epoch for all variants when who gets how much has changed.
+    """Begin a new weight epoch for all variants when who gets how much, or its count, has changed.
 
     Its number is larger than any that this installation has used, so that what is counted in
     two epochs is never added up.

@@ -43,7 +43,9 @@ class Route:
 
     def __init__(self, endpoint: EndpointPlan) -> None:
         self.endpoint = endpoint
-        self.weighted = [v for v in endpoint.variants if v.weight > 0]
+        # The primary one is the last: more weight for another only moves callers to that.
+        ordered = (*endpoint.variants[1:], *endpoint.variants[:1])
+        self.weighted = [v for v in ordered if v.weight > 0]
         self.thresholds = list(accumulate(v.weight for v in self.weighted))
         self.by_version = {v.version: v for v in endpoint.variants}
         self.rules = Rules(endpoint)

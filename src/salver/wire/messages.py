@@ -313,6 +313,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     there is no ready variant, if there is none. ``cache`` lets gateways answer equal
     requests alike. ``variants`` has the primary one first. ``headers`` are the names of the
     header fields that ``routing`` looks at; ``salt`` makes each rollout begin with other callers.
+    ``evidence`` says what gateways count for a rollout, as its room writes it down; empty for none.
     """
 
     name: str
@@ -325,6 +326,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     routing: Routing = Routing()
     headers: tuple[str, ...] = ()
     salt: str = ""
+    evidence: bytes = b""
 
 
 class WorkerPlan(msgspec.Struct, frozen=True):
