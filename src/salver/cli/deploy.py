@@ -24,6 +24,11 @@ def command(
     pin: given.PinOption = False,
     routing_key: given.RoutingKeyOption = None,
     routing: given.RoutingOption = None,
+    min_replicas: given.MinReplicasOption = None,
+    max_replicas: given.MaxReplicasOption = None,
+    scale_on: given.ScaleOnOption = given.ScaleOn.CONCURRENCY,
+    scale_target: given.ScaleTargetOption = None,
+    scale_down_delay_s: given.ScaleDownDelayOption = None,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
     output: OutputOption = Output.TABLE,
@@ -52,6 +57,11 @@ def command(
             pin=pin,
             routing=routing,
             routing_key=routing_key,
+            min_replicas=min_replicas,
+            max_replicas=max_replicas,
+            scale_on=scale_on.value,
+            scale_target=scale_target,
+            scale_down_delay_s=scale_down_delay_s,
         )
     if output is not Output.TABLE:
         emit(deployed, output)

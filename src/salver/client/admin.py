@@ -49,7 +49,8 @@ class DeployOptions:
     """How an endpoint shall serve a model; None is the server's own choice.
 
     ``timeout_s`` is how long to wait until it answers, ``request_timeout_s`` how long a request may
-    take that does not say so itself.
+    take that does not say so itself. With ``max_replicas`` their number follows ``scale_on``:
+    concurrency, queue or rate.
     """
 
     endpoint: str | None = None
@@ -69,11 +70,17 @@ class DeployOptions:
     pin: bool = False
     routing: str | Path | Mapping[str, Any] | None = None
     routing_key: str | None = None
+    min_replicas: int | None = None
+    max_replicas: int | None = None
+    scale_on: str | None = None
+    scale_target: float | None = None
+    scale_down_delay_s: float | None = None
 
 
 _POLICY = (
     "max_batch_size", "max_queue", "max_batch_tokens", "max_queue_delay_ms", "priorities",
-    "batching", "objective_ms", "max_padding", "cache",
+    "batching", "objective_ms", "max_padding", "cache", "min_replicas", "max_replicas", "scale_on",
+    "scale_target", "scale_down_delay_s",
 )  # fmt: skip
 
 

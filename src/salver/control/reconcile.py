@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ import msgspec
 
 from salver.control.hub import Hub
 from salver.control.planner import AddressOf, Desired, next_plan, same
+from salver.control.scaling import Scaler, Scaling
 from salver.core.clock import Clock
 from salver.core.errors import SalverError
 from salver.core.names import ModelReference
@@ -30,6 +32,8 @@ _FAILED_PAUSE_S = 1.0
 # The plan goes to every process, so a large registry is not shown whole.
 _MAX_MODELS = 1000
 _SIZE_RATIO = 1.5
+_AUTOSCALER = "autoscaler"
+_MAX_REASON = 500
 
 Result = TypeVar("Result")
 
@@ -72,6 +76,7 @@ class Reconciler:
         self._round = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
         self._hub: Hub | None = None
+        self.scaler = Scaler(settings, clock)
         self.plan = Plan(0, 0)
         self.desired: list[Desired] = []
 
@@ -145,8 +150,11 @@ class Reconciler:
         hub = self._hub
         assert hub is not None
         measured = hub.sizes()
-        self.desired, models = await self._database(lambda: self._read(measured))
-        plan = next_plan(self.desired, hub.observed(), self.plan, self._address_of, models)
+        desired, models = await self._database(lambda: self._read(measured))
+        observed = hub.observed()
+        self.desired = self.scaler.apply(desired, observed, hub, self.plan)
+        changes = self.scaler.changes(self.plan)
+        plan = next_plan(self.desired, observed, self.plan, self._address_of, models)
         if same(plan, self.plan) and self.plan.number:
             return
         number = await self._database(self._state.next_plan_number)
@@ -159,6 +167,15 @@ class Reconciler:
         self.plan = plan
         hub.push(plan)
         log.info("plan_pushed", number=number, endpoints=len(plan.endpoints))
+        await self._tell(changes)
+
+    async def _tell(self, changes: Mapping[str, Scaling]) -> None:
+        """Write down what autoscaling did, and why."""
+        for name, done in changes.items():
+            counts = {"before": str(done.before), "replicas": str(done.count)}
+            details = {**counts, "reason": done.reason[:_MAX_REASON]}
+            log.info("scaled", endpoint=name, panic=done.panics, **details)
+            await self._database(partial(self._state.record, _AUTOSCALER, "scale", name, details))
 
     def _read(self, measured: dict[str, int]) -> tuple[list[Desired], list[str]]:
         """Return what is wanted, and what the data port may load; remember measured sizes."""

@@ -39,6 +39,9 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     ``batching`` is fixed or adaptive, ``objective_ms`` the time within which adaptive batches
     answer, 0 for none. ``max_padding`` is the share of a batch that may be filling; ``cache`` keeps
     answers for requests that are equal. ``routing`` is about endpoints with several variants.
+    With ``max_replicas`` their number follows ``scale_on`` (concurrency, queue or rate), from
+    ``min_replicas`` (None is ``replicas``) on; ``scale_target`` is what one worker takes, for the
+    queue milliseconds. None of the others is the server's own choice.
     """
 
     name: str
@@ -60,6 +63,11 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     cache: bool = False
     pinned: bool = False
     routing: Routing = Routing()
+    min_replicas: int | None = None
+    max_replicas: int | None = None
+    scale_on: str = "concurrency"
+    scale_target: float | None = None
+    scale_down_delay_s: float | None = None
 
 
 class EventRecord(msgspec.Struct, frozen=True):

@@ -314,6 +314,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     requests alike. ``variants`` has the primary one first. ``headers`` are the names of the
     header fields that ``routing`` looks at; ``salt`` makes each rollout begin with other callers.
     ``evidence`` says what gateways count for a rollout, as its room writes it down; empty for none.
+    ``replicas`` is how many workers control wants for it; 0 in plans of older ones.
     """
 
     name: str
@@ -327,6 +328,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     headers: tuple[str, ...] = ()
     salt: str = ""
     evidence: bytes = b""
+    replicas: int = 0
 
 
 class WorkerPlan(msgspec.Struct, frozen=True):

@@ -217,6 +217,11 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
             cache=body.cache,
             pinned=body.pinned,
             routing=read_routing(body.routing or {}),
+            min_replicas=body.min_replicas,
+            max_replicas=body.max_replicas,
+            scale_on=body.scale_on,
+            scale_target=body.scale_target,
+            scale_down_delay_s=body.scale_down_delay_s,
         )
         spec = await deployer.put(wanted, body.model)
         await services.record("deploy", name, model=body.model)
