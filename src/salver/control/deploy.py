@@ -54,7 +54,7 @@ class Deployer:
             raise InvalidRequest(f"validation is one of {', '.join(_VALIDATIONS)}")
         if spec.batching not in _BATCHINGS:
             raise InvalidRequest(f"batching is one of {', '.join(_BATCHINGS)}")
-        self._reconciler.scaler.check(spec)
+        self._reconciler.scaler.rules.check(spec)
         reference = parse_reference(model)
         spec = await self._database(lambda: self._pin(spec, reference))
         self._reconciler.wake()
@@ -178,7 +178,7 @@ class Deployer:
         bounds = {"min_replicas": spec.min_replicas, "max_replicas": spec.max_replicas}
         if known is None:
             return {**bounds, "scaling": None}
-        policy = self._reconciler.scaler.policy(spec)
+        policy = self._reconciler.scaler.rules.policy(spec)
         decided = {
             "on": policy.metric,
             "target": spec.scale_target,

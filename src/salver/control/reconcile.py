@@ -12,6 +12,7 @@ import msgspec
 from salver.control.hub import Hub
 from salver.control.planner import AddressOf, Desired, next_plan, same
 from salver.control.scaling import Scaler, Scaling
+from salver.control.usage import reports_of
 from salver.core.clock import Clock
 from salver.core.errors import SalverError
 from salver.core.names import ModelReference
@@ -152,7 +153,7 @@ class Reconciler:
         measured = hub.sizes()
         desired, models = await self._database(lambda: self._read(measured))
         observed = hub.observed()
-        self.desired = self.scaler.apply(desired, observed, hub, self.plan)
+        self.desired = self.scaler.apply(desired, observed, lambda: reports_of(hub), self.plan)
         changes = self.scaler.changes(self.plan)
         plan = next_plan(self.desired, observed, self.plan, self._address_of, models)
         if same(plan, self.plan) and self.plan.number:

@@ -1,7 +1,9 @@
-"""What a gateway's counts say of the use of each variant."""
+"""What gateways' counts say of the use of each variant."""
 
+from salver.control.hub import GATEWAY, Hub
 from salver.core.errors import ERRORS_BY_CODE, Fault
 from salver.scale.autoscale.history import Usage
+from salver.scale.autoscale.telemetry import Report
 from salver.wire.messages import Snapshot
 
 _OPEN_NOW = ("salver_requests_open", "salver_requests_waiting")
@@ -39,3 +41,18 @@ def usage_of(snapshot: Snapshot) -> dict[str, Usage]:
 def _is_ours(code: str) -> bool:
     error = ERRORS_BY_CODE.get(code)
     return error is not None and (error.side is not Fault.CALLER or code == _LEFT)
+
+
+def reports_of(hub: Hub) -> list[Report]:
+    """Return the newest report of each connected gateway."""
+    return [
+        Report(
+            peer.hello.identity,
+            peer.hello.incarnation,
+            peer.snapshot.number,
+            peer.received_ns,
+            usage_of(peer.snapshot),
+        )
+        for peer in hub.peers(GATEWAY)
+        if peer.snapshot is not None
+    ]

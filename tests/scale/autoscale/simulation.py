@@ -62,7 +62,6 @@ class Simulation:
         self.wanted = start
         self.most_waiting = 1000.0
         self.decisions: list[tuple[float, Decision]] = []
-        self._start = start
         self._start_s = start_s
         self._starting: list[float] = []
         self.ready = start
@@ -85,7 +84,7 @@ class Simulation:
             for g in self.gateways
             if g.connected and g.number
         ]
-        subject = Subject(self.policy, self._start, self.ready, (VARIANT,))
+        subject = Subject(self.policy, self.wanted, self.ready, (VARIANT,))
         decision = self.scaler.look(self.now_ns, reports, {NAME: subject})[NAME]
         self.decisions.append((self.now_s, decision))
         self._scale(decision.wanted)

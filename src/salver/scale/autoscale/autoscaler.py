@@ -14,12 +14,12 @@ _S_NS = 1_000_000_000
 class Subject(NamedTuple):
     """An endpoint to decide for.
 
-    ``start`` is how many replicas it has when it is looked at for the first time; ``variants`` are
-    those that answer for it, of which ``ready`` workers can.
+    ``current`` is how many replicas it is to have so far; ``variants`` are those that answer for
+    it, of which ``ready`` workers can.
     """
 
     policy: Policy
-    start: int
+    current: int
     ready: int
     variants: Collection[str]
 
@@ -59,18 +59,14 @@ class Autoscaler:
             name: self._decide(name, subject, known, now_ns) for name, subject in subjects.items()
         }
 
-    def grant(self, name: str, count: int) -> None:
-        """Take note that fewer replicas were made than were wanted."""
-        self._deciders[name].wanted = count
-
     def _decide(self, name: str, subject: Subject, known: Known, now_ns: int) -> Decision:
         decider = self._deciders.get(name)
         if decider is None:
-            decider = self._deciders[name] = Decider(subject.start)
+            decider = self._deciders[name] = Decider()
         history = self._telemetry.histories[name]
         began_ns = self._began_ns(name, subject, history, now_ns)
         view = _view(subject, history, known, began_ns, now_ns)
-        return decider.decide(subject.policy, view)
+        return decider.decide(subject.policy, view, subject.current)
 
     def _began_ns(self, name: str, subject: Subject, history: History, now_ns: int) -> int:
         """Return from when on the past says something about the workers that there are now.

@@ -45,14 +45,13 @@ class _TooFew(NamedTuple):
 
 
 class Decider:
-    """State of one endpoint's autoscaling; ``wanted`` is where it begins.
+    """What is remembered of one endpoint between two looks.
 
     Steady load is never answered with a to and fro: what proved to be too few is not tried again
     while as much is asked, for an hour.
     """
 
-    def __init__(self, wanted: int) -> None:
-        self.wanted = wanted
+    def __init__(self) -> None:
         self._panic_since_ns: int | None = None
         self._panic_peak = 0
         self._recent: deque[tuple[int, int]] = deque()
@@ -68,9 +67,9 @@ class Decider:
         self._recent.clear()
         self._panic_since_ns, self._panic_peak, self._too_few = None, 0, None
 
-    def decide(self, policy: Policy, view: View) -> Decision:
-        """Return the next number; it is taken for granted until ``wanted`` is set lower."""
-        current = policy.clamp(self.wanted)
+    def decide(self, policy: Policy, view: View, current: int) -> Decision:
+        """Return what shall follow the ``current`` number."""
+        current = policy.clamp(current)
         if view.stable is None or view.panic is None:
             return self._hold(policy, view, current)
         pace = policy.pace
@@ -91,13 +90,12 @@ class Decider:
             note = f"{target} are enough, waits {policy.delay_s:g} s"
         if wanted > current:
             self._remember(view, current)
-        self.wanted = wanted
         note = note or view.caution
         return Decision(wanted, f"{reason}; {note}" if note else reason, self.panics)
 
     def _hold(self, policy: Policy, view: View, current: int) -> Decision:
-        self.wanted = self._delayed(policy, view.now_ns, current, current)
-        return Decision(self.wanted, view.caution or "no telemetry yet", self.panics)
+        wanted = self._delayed(policy, view.now_ns, current, current)
+        return Decision(wanted, view.caution or "no telemetry yet", self.panics)
 
     def _watch_panic(self, policy: Policy, view: View, ratio: float) -> None:
         if ratio >= policy.pace.panic_threshold:
