@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from tests import models
 from tests.e2e.load import Load, assert_unharmed
@@ -78,3 +79,28 @@ def _events(server: Server) -> list[dict[str, Any]]:
     headers = {"authorization": f"Bearer {token}"}
     events: list[dict[str, Any]] = httpx.get(f"{url}/api/v1/events", headers=headers).json()
     return events
+
+
+def test_a_name_that_is_wanted_again_waits_for_its_last_bearer(home: Path, tmp_path: Path) -> None:
+    """Fewer and at once more: the worker that still answers is never one of two of its name."""
+    with Server(home) as server:
+        server.push_scaled(tmp_path, path=models.onnx_slow(2, rounds=100))
+        server.ok("deploy", "scaled", "--replicas", "2")
+        with Load(server.port, "scaled", connections=16, pause_s=0.0) as busy:
+            wait_until(lambda: busy.answered > 16, "traffic")
+            for _ in range(3):
+                server.ok("deploy", "scaled", "--replicas", "1")
+                wait_until(lambda: server.pid_of("shared-1") is None, "it leaves")
+                server.ok("deploy", "scaled", "--replicas", "2")
+                assert len(_bearers(home, "shared-1")) == 1
+        assert_unharmed(busy)
+
+
+def _bearers(home: Path, identity: str) -> list[int]:
+    """Return the processes of a home that are this worker."""
+    found: list[int] = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "salver.engine" in words and identity in words and str(home) in words:
+            found.append(process.pid)
+    return found
