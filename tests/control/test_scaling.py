@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from salver.control.planner import Desired, Observed, next_plan
+from salver.control.planner import Arm, Desired, Observed, next_plan
 from salver.control.scaling import Scaler
 from salver.control.usage import usage_of
 from salver.core.clock import ManualClock
@@ -118,11 +118,15 @@ def test_a_floor_of_none_leaves_one_ordinary_worker() -> None:
 
 
 def test_the_machine_has_a_limit_and_the_reason_names_it() -> None:
-    """Of four workers one is taken by another endpoint and one by the server; two are left."""
+    """Of four workers one is another endpoint's, or two while it has a second version."""
     control = Control(settings=AutoscaleSettings(target_utilisation=1.0, max_workers=4))
     desired = [want("a", **SCALED), want("b", replicas=1)]
     assert control.run(30, desired, a=60.0)["a"] == 3
     assert "[worker_limit]" in control.scaler.scalings["a"].reason
+    beside = (Arm(coded(2, "b"), "canary", weight=500),)
+    control = Control(settings=AutoscaleSettings(target_utilisation=1.0, max_workers=4))
+    desired[1] = msgspec.structs.replace(desired[1], arms=beside)
+    assert control.run(30, desired, a=60.0)["a"] == 2
 
 
 def test_shared_workers_are_counted_once() -> None:

@@ -98,7 +98,7 @@ class Overview:
         for item in self._reconciler.desired:
             scaling = known.get(item.spec.name)
             if scaling is not None and item.version is not None:
-                for worker in placement(item, observed):
+                for worker in {w for one in item.each() for w in placement(one, observed)}:
                     found.setdefault(worker, []).append((item.spec.name, scaling))
         return lambda worker: found.get(worker, [])
 

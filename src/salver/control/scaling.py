@@ -160,10 +160,11 @@ class Scaler:
                     partial(_workers, item, observed),
                 )
             elif item.version is not None:
-                fixed.update(placement(self._with_count(item), observed))
+                fixed.update(_workers(item, observed, self._with_count(item).count))
         return share(asks, fixed, self._settings.max_workers)
 
 
 def _workers(item: Desired, observed: Observed, count: int) -> tuple[str, ...]:
-    """Return the workers of so many replicas of an endpoint."""
-    return placement(msgspec.structs.replace(item, replicas=count), observed)
+    """Return the workers of so many replicas of an endpoint, of all its versions."""
+    versions = msgspec.structs.replace(item, replicas=count).each()
+    return tuple(worker for one in versions for worker in placement(one, observed))
