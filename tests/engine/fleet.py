@@ -21,6 +21,7 @@ from salver.core.cohort import Cohort, CohortHandler, Piece
 from salver.core.context import ANONYMOUS, RequestContext
 from salver.core.errors import SalverError
 from salver.core.handler import Responder
+from salver.core.hosting import Execution
 from salver.core.request import InferenceRequest, InferenceResponse, JointResponse, form_of
 from salver.core.settings import EngineSettings
 from salver.core.signature import Signature
@@ -46,6 +47,7 @@ QUARANTINE = "quarantine-0"
 VARIANT = "affine:1"
 CLOCK = SystemClock()
 DEFAULT_POLICY = BatchPolicy()
+DEFAULT_EXECUTION = Execution()
 _START_TIMEOUT_S = 30.0
 
 
@@ -63,6 +65,7 @@ class Model:
     file: str = "model.txt"
     pinned: bool = False
     size_hint_bytes: int = 0
+    execution: Execution = DEFAULT_EXECUTION
 
 
 class Fleet:
@@ -162,6 +165,7 @@ class Fleet:
             trust_code=model.trust_code,
             pinned=model.pinned,
             size_hint_bytes=model.size_hint_bytes,
+            execution=model.execution,
         )
 
     def _worker(self, name: str, kind: str, loads: tuple[Load, ...]) -> WorkerPlan:

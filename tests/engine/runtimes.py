@@ -1,6 +1,7 @@
 """Runtimes that misbehave on demand, for the worker processes of these tests."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -83,3 +84,50 @@ class VerySlowAffine(Affine):
     """The same, half a second a batch."""
 
     seconds = 0.5
+
+
+class Meeting(Affine):
+    """The same, but a run ends only when another one runs beside it."""
+
+    _meeting = threading.Barrier(2)
+
+    def load(self, folder: Path, signature: Signature | None, options: RuntimeOptions) -> None:
+        """Remember the thread."""
+        self._thread = threading.get_ident()
+
+    def run(self, batch: Batch, outputs: tuple[str, ...] | None) -> Batch:
+        """Wait for the other; it must be another instance, in the thread it was loaded in."""
+        if threading.get_ident() != self._thread:
+            raise ModelFailed("this is not the thread that loaded it")
+        self._meeting.wait(10)
+        return super().run(batch, outputs)
+
+
+class Picky(Affine):
+    """The same; it loads only so many times in a process, as the file says."""
+
+    _loads = 0
+
+    def load(self, folder: Path, signature: Signature | None, options: RuntimeOptions) -> None:
+        """Load, or not any more."""
+        Picky._loads += 1
+        if Picky._loads > int((folder / "model.txt").read_text()):
+            raise LoadFailed("this one was one too many")
+
+
+class Sparse(Affine):
+    """The same; a process has room for three of it at a time."""
+
+    _loaded = 0
+
+    def load(self, folder: Path, signature: Signature | None, options: RuntimeOptions) -> None:
+        """Load, if there is room."""
+        if Sparse._loaded == 3:
+            raise LoadFailed("there are three already")
+        Sparse._loaded += 1
+        self._is_in = True
+
+    def unload(self) -> None:
+        """Make room, if it was loaded."""
+        Sparse._loaded -= getattr(self, "_is_in", False)
+        self._is_in = False

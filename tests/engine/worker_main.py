@@ -7,6 +7,9 @@ BATCH_RUNTIMES.update(
     {
         "affine": "tests.engine.runtimes:Affine",
         "ballast": "tests.engine.runtimes:Ballast",
+        "meeting": "tests.engine.runtimes:Meeting",
+        "picky": "tests.engine.runtimes:Picky",
+        "sparse": "tests.engine.runtimes:Sparse",
         "slow": "tests.engine.runtimes:SlowAffine",
         "very-slow": "tests.engine.runtimes:VerySlowAffine",
     }

@@ -29,6 +29,13 @@ def command(
     scale_on: given.ScaleOnOption = given.ScaleOn.CONCURRENCY,
     scale_target: given.ScaleTargetOption = None,
     scale_down_delay_s: given.ScaleDownDelayOption = None,
+    hosting: given.HostingOption = given.Hosting.AUTO,
+    instances: given.InstancesOption = 1,
+    threads: given.ThreadsOption = 0,
+    cpus: given.CpusOption = "",
+    memory_limit: given.MemoryLimitOption = "",
+    gpu: given.GpuOption = None,
+    provider: given.ProviderOption = given.Provider.AUTO,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
     output: OutputOption = Output.TABLE,
@@ -62,6 +69,13 @@ def command(
             scale_on=scale_on.value,
             scale_target=scale_target,
             scale_down_delay_s=scale_down_delay_s,
+            hosting=hosting.value,
+            instances=instances,
+            threads=threads,
+            cpus=cpus,
+            memory_limit_bytes=given.size_bytes(memory_limit),
+            gpu=gpu,
+            provider=provider.value,
         )
     if output is not Output.TABLE:
         emit(deployed, output)

@@ -1,10 +1,16 @@
 """What may be said of an endpoint when it is deployed."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from salver.core.hosting import MAX_GPU, MAX_INSTANCES, MAX_THREADS
+
+_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMGT]i?)?B?", re.IGNORECASE)
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 class Validation(StrEnum):
@@ -28,6 +34,36 @@ class Batching(StrEnum):
 
     FIXED = "fixed"
     ADAPTIVE = "adaptive"
+
+
+class Hosting(StrEnum):
+    """Which worker runs the model; auto shares unless it is code, streams, or has limits."""
+
+    AUTO = "auto"
+    SHARED = "shared"
+    DEDICATED = "dedicated"
+
+
+class Provider(StrEnum):
+    """What ONNX Runtime computes with; auto is CUDA where that works, else the CPU."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+
+
+def size_bytes(text: str) -> int:
+    """Read ``2GB``, ``512MiB`` or a number of bytes; 0 for nothing."""
+    if not text:
+        return 0
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise typer.BadParameter(f"{text[:40]!r} is no size; write 2GB, 512MiB or bytes")
+    number, unit = found[1], (found[2] or "").upper()
+    base = 1024 if unit.endswith("I") else 1000
+    scale: int = base ** _POWERS[unit.removesuffix("I")]
+    return round(float(number) * scale)
 
 
 ModelArgument = Annotated[
@@ -110,4 +146,28 @@ ScaleTargetOption = Annotated[
 ScaleDownDelayOption = Annotated[
     float | None,
     typer.Option("--scale-down-delay", min=0, max=3600, help="Seconds until there are fewer."),
+]
+HostingOption = Annotated[
+    Hosting, typer.Option("--hosting", help="A worker with others, or one of its own.")
+]
+InstancesOption = Annotated[
+    int,
+    typer.Option("--instances", min=1, max=MAX_INSTANCES, help="Batches at a time in a worker."),
+]
+ThreadsOption = Annotated[
+    int,
+    typer.Option("--threads", min=0, max=MAX_THREADS, help="For one batch; 0 engine.threads."),
+]
+CpusOption = Annotated[
+    str, typer.Option("--cpus", help="2 (so many) or 0-3,6 (these), in workers of its own.")
+]
+MemoryLimitOption = Annotated[
+    str, typer.Option("--memory-limit", help="2GB or 512MiB, for each worker of its own.")
+]
+GpuOption = Annotated[
+    int | None,
+    typer.Option("--gpu", min=0, max=MAX_GPU, help="The only GPU that its own workers see."),
+]
+ProviderOption = Annotated[
+    Provider, typer.Option("--provider", help="What ONNX Runtime computes with.")
 ]

@@ -21,11 +21,11 @@ _COLUMNS: dict[What, tuple[str, ...]] = {
     What.MODELS: ("name", "versions", "newest", "runtime", "memory_bytes", "aliases"),
     What.ENDPOINTS: (
         "name", "model", "version", "state", "ready_replicas", "replicas", "in_memory", "pinned",
-        "resident_bytes", "reason",
+        "resident_bytes", "hosting", "provider", "reason",
     ),
     What.WORKERS: (
         "id", "kind", "pid", "state", "models", "in_memory", "resident_bytes", "budget_bytes",
-        "restarts", "wanted", "why",
+        "providers", "restarts", "wanted", "why",
     ),
 }  # fmt: skip
 

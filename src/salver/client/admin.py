@@ -75,12 +75,20 @@ class DeployOptions:
     scale_on: str | None = None
     scale_target: float | None = None
     scale_down_delay_s: float | None = None
+    hosting: str | None = None
+    instances: int | None = None
+    threads: int | None = None
+    cpus: str | None = None
+    memory_limit_bytes: int | None = None
+    gpu: int | None = None
+    provider: str | None = None
 
 
 _POLICY = (
     "max_batch_size", "max_queue", "max_batch_tokens", "max_queue_delay_ms", "priorities",
     "batching", "objective_ms", "max_padding", "cache", "min_replicas", "max_replicas", "scale_on",
-    "scale_target", "scale_down_delay_s",
+    "scale_target", "scale_down_delay_s", "hosting", "instances", "threads", "cpus",
+    "memory_limit_bytes", "gpu", "provider",
 )  # fmt: skip
 
 

@@ -1,24 +1,32 @@
 """Endpoints: what is wanted of them, how they are, and waiting until they answer."""
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from salver.control.hub import GATEWAY, Hub
+from salver.control.in_force import providers, up_to_date_workers
+from salver.control.placement import has_own, runs_code
 from salver.control.planner import Desired, Observed, failure, ready_workers
 from salver.control.reconcile import DatabaseThread, Reconciler
 from salver.core.errors import (
+    Conflict,
     DeadlineExceeded,
     EndpointNotFound,
     InvalidRequest,
     LoadFailed,
+    NotFound,
     SalverError,
     from_code,
 )
+from salver.core.hosting import DEDICATED, SHARED, Hosting, check_hosting
 from salver.core.names import ModelReference, check_name, parse_reference
 from salver.registry.catalog import Catalog
-from salver.registry.records import EndpointSpec
+from salver.registry.records import EndpointSpec, VersionRecord
 from salver.registry.state import StateStore
+from salver.runtimes.table import is_stream
+from salver.wire.messages import ANSWERING_STATES
 
 _VALIDATIONS = ("off", "warn", "reject")
 _BATCHINGS = ("fixed", "adaptive")
@@ -46,8 +54,9 @@ class Deployer:
     async def put(self, spec: EndpointSpec, model: str) -> EndpointSpec:
         """Want an endpoint; a bare model name pins its newest version.
 
-        Raises ``ModelNotFound``, ``VersionNotFound``, ``AliasNotFound``, ``InvalidRequest`` or
-        ``WorkerLimit``.
+        Raises ``ModelNotFound``, ``VersionNotFound``, ``AliasNotFound``, ``InvalidRequest``,
+        ``WorkerLimit``, ``HostingRefused``, or ``Conflict`` where another endpoint has its version
+        hosted otherwise.
         """
         check_name(spec.name, "endpoint")
         if spec.validation not in _VALIDATIONS:
@@ -140,6 +149,7 @@ class Deployer:
 
     def _pin(self, spec: EndpointSpec, reference: ModelReference) -> EndpointSpec:
         record = self._catalog.resolve(reference)
+        self._check_hosting(spec, record)
         fixed = msgspec.structs.replace(
             spec,
             model=record.model,
@@ -147,6 +157,22 @@ class Deployer:
             alias=reference.alias,
         )
         return self._state.put_endpoint(fixed)
+
+    def _check_hosting(self, spec: EndpointSpec, record: VersionRecord) -> None:
+        hosting, runtime = spec.hosting, record.manifest.runtime
+        check_hosting(hosting, is_code=runs_code(record), is_stream=is_stream(runtime))
+        if hosting == Hosting():
+            return
+        for other in self._state.endpoints():
+            if other.name == spec.name or other.hosting in (hosting, Hosting()):
+                continue
+            with suppress(NotFound):
+                reference = ModelReference(other.model, other.version, other.alias)
+                if self._catalog.resolve(reference).id == record.id:
+                    raise Conflict(
+                        f"endpoint {other.name!r} has {record.id} hosted with other options; a "
+                        "version is hosted in one way: give the same, or change that one first"
+                    )
 
     def _settled(self, spec: EndpointSpec) -> object:
         """Return None when the endpoint answers, an error when it cannot, or ``_PENDING``."""
@@ -160,7 +186,7 @@ class Deployer:
         if failed is not None:
             return from_code(failed.code, f"{item.version.id} could not be loaded: {failed.error}")
         routed = self._routed(spec.name)
-        ready = ready_workers(item, observed)
+        ready = up_to_date_workers(item, observed)
         # What a burst brings besides is not waited for.
         needed = min(item.count, spec.replicas)
         if self._is_known() and routed == item.version.id and len(ready) >= needed:
@@ -207,12 +233,24 @@ class Deployer:
             for variant in endpoint.variants
         ]
 
+    def _answers(self, name: str, observed: Observed) -> bool:
+        """Tell whether a worker answers that gets an endpoint's requests, if not for long."""
+        return any(
+            (state := observed.workers.get(worker, {}).get(variant.id)) is not None
+            and state.state in ANSWERING_STATES
+            for endpoint in self._reconciler.plan.endpoints
+            if endpoint.name == name
+            for variant in endpoint.variants
+            for worker in variant.workers
+        )
+
     def _describe(self, item: Desired) -> dict[str, Any]:
         spec, version = item.spec, item.version
         observed = self._hub.observed()
         ready = ready_workers(item, observed)
         routed = self._routed(spec.name)
-        serving = version is not None and routed == version.id and bool(ready)
+        answers = bool(ready) or self._answers(spec.name, observed)
+        serving = version is not None and routed == version.id and answers
         failed = failure(item, observed)
         reason = item.problem or (failed.error if failed is not None else "")
         state = "ready" if serving else ("failed" if reason else "loading")
@@ -229,6 +267,7 @@ class Deployer:
             "workers": ready,
             "pinned": spec.pinned,
             **_memory(item, observed),
+            **_hosting(item, observed),
             "validation": spec.validation,
             "variants": self._variants(spec.name),
             "routing": msgspec.to_builtins(spec.routing),
@@ -243,6 +282,22 @@ def _memory(item: Desired, observed: Observed) -> dict[str, Any]:
     states = [worker[variant] for worker in observed.workers.values() if variant in worker]
     sizes = [state.resident_bytes for state in states if state.state == "ready"]
     return {"in_memory": len(sizes), "resident_bytes": sum(sizes)}
+
+
+def _hosting(item: Desired, observed: Observed) -> dict[str, Any]:
+    """Return where the wanted version runs and with how much; what it computes with is seen."""
+    hosting, version = item.place.hosting, item.version
+    execution, limits = hosting.execution, hosting.limits
+    is_own = version is not None and has_own(version, hosting)
+    return {
+        "hosting": DEDICATED if is_own else SHARED if version is not None else hosting.kind,
+        "instances": execution.instances,
+        "threads": execution.threads,
+        "cpus": limits.cpus,
+        "memory_limit_bytes": limits.memory_bytes,
+        "gpu": limits.gpu,
+        "provider": ",".join(sorted(providers(item, observed))) or execution.provider,
+    }
 
 
 _PENDING = object()

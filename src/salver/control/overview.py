@@ -83,6 +83,10 @@ class Overview:
                     "pid": snapshot.pid if snapshot is not None else entry["pid"],
                     "state": snapshot.state if snapshot is not None else "starting",
                     "models": [load.variant for load in worker.loads],
+                    "cpus": worker.limits.cpus,
+                    "memory_limit_bytes": worker.limits.memory_bytes,
+                    "gpu": worker.limits.gpu,
+                    "providers": _providers(snapshot),
                     **_memory(snapshot),
                     "restarts": entry["restarts"],
                     "wanted": [f"{name}:{own.count}" for name, own in scalings(worker.id)],
@@ -127,10 +131,22 @@ def _memory(snapshot: Snapshot | None) -> dict[str, Any]:
         "budget_bytes": int(budgets[0]) if budgets else None,
         "in_memory": sum(item.state == "ready" for item in snapshot.variants),
         "variants": [
-            {"variant": item.variant, "state": item.state, "memory_bytes": item.size_bytes}
+            {
+                "variant": item.variant,
+                "state": item.state,
+                "memory_bytes": item.size_bytes,
+                "instances": item.execution.instances if item.execution is not None else 1,
+                "provider": item.provider,
+            }
             for item in snapshot.variants
         ],
     }
+
+
+def _providers(snapshot: Snapshot | None) -> list[str]:
+    """Return what the models of a worker compute with."""
+    variants = () if snapshot is None else snapshot.variants
+    return sorted({item.provider for item in variants if item.provider})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,14 +6,23 @@ something better is ready, so that a failed load or a restart of control disturb
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from hashlib import sha256
 
 import msgspec
 
+from salver.control.placement import (
+    Place,
+    Wish,
+    execution,
+    has_own,
+    own_name,
+    places_of,
+    runs_code,
+    tag,
+)
 from salver.core.context import DEFAULT_TENANT
+from salver.core.hosting import NO_LIMITS, Execution, Limits
 from salver.core.steps import stepped
 from salver.registry.records import EndpointSpec, VersionRecord
-from salver.runtimes.table import is_code, is_stream
 from salver.wire.messages import (
     ANSWERING_STATES,
     BatchPolicy,
@@ -31,7 +40,6 @@ QUARANTINE_ID = "quarantine-0"
 LOCAL_SOURCE = "local"
 _ALL_TRAFFIC = 10_000
 PRIMARY, CANARY, SHADOW, PREVIOUS, ARM = "primary", "canary", "shadow", "previous", "arm"
-_LONG_NAME, _KEPT_NAME, _DIGEST = 32, 15, 16
 _SUCCESSOR = "."
 
 
@@ -53,9 +61,10 @@ class Desired(msgspec.Struct, frozen=True):
     """An endpoint that is wanted, with the version it means now, which is its primary one.
 
     ``version`` is None when that cannot be resolved, and ``problem`` says why. ``size_hint_bytes``
-    is what it took in a worker with a memory budget, 0 before one has loaded it. ``salt`` says
-    which callers come first to the arms, ``evidence`` what gateways count of them. ``replicas`` is
-    what autoscaling made of those that were asked for, None where it has no say.
+    is what it took in a worker with a memory budget, 0 before one has loaded it; ``size_bytes`` is
+    the same also without budgets. ``salt`` says which callers come first to the arms, ``evidence``
+    what gateways count of them. ``replicas`` is what autoscaling made of those that were asked for,
+    None where it has no say. ``places`` are those of the versions, by their ids.
     """
 
     spec: EndpointSpec
@@ -66,12 +75,25 @@ class Desired(msgspec.Struct, frozen=True):
     evidence: bytes = b""
     arms: tuple[Arm, ...] = ()
     replicas: int | None = None
+    size_bytes: int = 0
+    places: Mapping[str, Place] = {}
+
+    @property
+    def place(self) -> Place:
+        """Where the version is, and how it is run."""
+        found = self.places.get(self.version.id) if self.version is not None else None
+        return found or Place(self.spec.hosting)
 
     def each(self) -> "list[Desired]":
         """Return one wish for each version, the primary one first, without arms."""
         own = msgspec.structs.replace(self, arms=())
         return [own] + [
-            msgspec.structs.replace(own, version=arm.version, size_hint_bytes=arm.size_hint_bytes)
+            msgspec.structs.replace(
+                own,
+                version=arm.version,
+                size_hint_bytes=arm.size_hint_bytes,
+                size_bytes=arm.size_hint_bytes,
+            )
             for arm in self.arms
         ]
 
@@ -100,21 +122,23 @@ def next_plan(
     previous: Plan,
     address_of: "AddressOf",
     models: Sequence[str] = (),
+    shared_workers: int = 1,
 ) -> Plan:
     """Return the plan that follows ``previous``; its number is left for the caller to set.
 
-    ``models`` are those that the data port may load; gateways are told of the ones that no
-    endpoint is named after.
+    ``desired`` are as ``placed`` returns them. ``models`` are those that the data port may load;
+    gateways are told of the ones that no endpoint is named after.
     """
     wanted = [item for item in desired if item.version is not None]
     before = {endpoint.name: endpoint for endpoint in previous.endpoints}
+    each = [one for item in wanted for one in item.each()]
     endpoints = tuple(
         _endpoint(item, before.get(item.spec.name), observed, previous.number + 1)
         for item in desired
     )
-    loads = _wanted_loads([one for item in wanted for one in item.each()], observed)
+    loads = _wanted_loads(each, observed, shared_workers)
     _retain(loads, endpoints, observed, previous)
-    workers = _workers(loads, address_of)
+    workers = _workers(loads, _limits(each, observed, previous), address_of)
     names = {endpoint.name for endpoint in endpoints}
     unloaded = tuple(model for model in models if model not in names)
     return Plan(previous.number, previous.created_unix_ms, endpoints, workers, unloaded)
@@ -160,36 +184,45 @@ def _shared(name: str, succession: int) -> str:
     return f"{name}{_SUCCESSOR}{succession}" if succession else name
 
 
+def placed(desired: Sequence[Desired], previous: Plan, shared_workers: int = 1) -> list[Desired]:
+    """Return what is desired with the places of all its versions.
+
+    Versions stay where the plan before has them. A version has one hosting, whatever several
+    endpoints ask for.
+    """
+    found = [
+        Wish(one.version, one.spec, one.size_bytes)
+        for item in desired
+        for one in item.each()
+        if one.version is not None
+    ]
+    places = places_of(found, previous, shared_workers)
+    return [msgspec.structs.replace(item, places=places) for item in desired]
+
+
 def placement(item: Desired, observed: Observed) -> tuple[str, ...]:
     """Return the ids of the workers that shall host a version."""
-    version = item.version
+    version, place = item.version, item.place
     assert version is not None
-    if _runs_code(version) or is_stream(version.manifest.runtime):
-        own = _own(version)
+    if has_own(version, place.hosting):
+        own = own_name(version) + tag(place.hosting.limits, execution(version, place.hosting))
         return tuple(f"{DEDICATED}-{own}-{index}" for index in range(item.count))
-    names = (f"{SHARED}-{index}" for index in range(item.count))
+    start = place.start(item.count)
+    names = (f"{SHARED}-{index}" for index in range(start, start + item.count))
     return tuple(_shared(name, observed.successions.get(name, 0)) for name in names)
 
 
-def quarantine(version: VersionRecord) -> str:
-    """Return the id of the worker where a version's suspects run; code shares it with nobody."""
-    return f"{QUARANTINE}-{_own(version)}" if _runs_code(version) else QUARANTINE_ID
+def quarantine(item: Desired) -> str:
+    """Return the id of the worker where a version's suspects run.
 
-
-def _runs_code(version: VersionRecord) -> bool:
-    return version.manifest.trust_pickle or is_code(version.manifest.runtime)
-
-
-def _own(version: VersionRecord) -> str:
-    """Return what the names of a version's own workers have in common, short enough for a socket.
-
-    The path of a Unix socket has room for about a hundred characters. A name as long as shortened
-    ones are is shortened too, so that none can look like another's.
+    Code shares it with nobody; limits hold there too, so that what needs a process of its own
+    keeps it.
     """
-    model = version.model
-    if len(model) >= _LONG_NAME:
-        model = f"{model[:_KEPT_NAME]}.{sha256(model.encode()).hexdigest()[:_DIGEST]}"
-    return f"{model}-{version.version}"
+    version, limits = item.version, item.place.hosting.limits
+    assert version is not None
+    if runs_code(version) or limits != NO_LIMITS:
+        return f"{QUARANTINE}-{own_name(version)}{tag(limits, Execution())}"
+    return QUARANTINE_ID
 
 
 def failure(item: Desired, observed: Observed) -> VariantState | None:
@@ -199,9 +232,24 @@ def failure(item: Desired, observed: Observed) -> VariantState | None:
         return None
     for worker in placement(item, observed):
         state = observed.workers.get(worker, {}).get(version.id)
-        if state is not None and state.state == "failed":
+        has_failed = state is not None and (state.state == "failed" or _is_unchanged(state))
+        if state is not None and has_failed and is_tried(item, state):
             return state
     return None
+
+
+def _is_unchanged(state: VariantState) -> bool:
+    """Tell whether a version serves as before because it could not be changed."""
+    return state.state == "ready" and bool(state.code)
+
+
+def is_tried(item: Desired, state: VariantState) -> bool:
+    """Tell whether a worker has tried what is wanted now; old ones do not say what they tried."""
+    version = item.version
+    return version is not None and state.execution in (
+        None,
+        execution(version, item.place.hosting),
+    )
 
 
 def ready_workers(item: Desired, observed: Observed) -> list[str]:
@@ -320,7 +368,7 @@ def _variant(item: Desired, routed: tuple[VariantPlan, ...], observed: Observed)
         version.manifest.signature,
         _routable(item, known, observed),
         _policy(item),
-        quarantine(version),
+        quarantine(item),
     )
 
 
@@ -374,22 +422,26 @@ def _load(item: Desired) -> Load:
         steps=manifest.steps,
         pinned=item.spec.pinned,
         size_hint_bytes=item.size_hint_bytes,
+        execution=execution(version, item.place.hosting),
     )
 
 
-def _wanted_loads(wanted: list[Desired], observed: Observed) -> dict[str, dict[str, Load]]:
-    """Return the loads of each worker; one shared worker is always there, for a quick start."""
-    first = f"{SHARED}-0"
-    loads: dict[str, dict[str, Load]] = {_shared(first, observed.successions.get(first, 0)): {}}
+def _wanted_loads(
+    wanted: list[Desired], observed: Observed, shared_workers: int
+) -> dict[str, dict[str, Load]]:
+    """Return the loads of each worker; the shared ones are always there, for a quick start."""
+    loads: dict[str, dict[str, Load]] = {}
+    for name in [f"{SHARED}-{index}" for index in range(shared_workers)]:
+        loads[_shared(name, observed.successions.get(name, 0))] = {}
     for item in wanted:
         load = _load(item)
         for worker in placement(item, observed):
             others = loads.setdefault(worker, {})
             if load.variant not in others or load.pinned:
                 others[load.variant] = load
-        quarantined = msgspec.structs.replace(load, lazy=True)
-        assert item.version is not None
-        loads.setdefault(quarantine(item.version), {}).setdefault(load.variant, quarantined)
+        alone = msgspec.structs.replace(load.execution, instances=1)
+        quarantined = msgspec.structs.replace(load, lazy=True, execution=alone)
+        loads.setdefault(quarantine(item), {}).setdefault(load.variant, quarantined)
     return loads
 
 
@@ -417,10 +469,32 @@ def _routes(endpoints: tuple[EndpointPlan, ...]) -> set[tuple[str, str]]:
     return asked | {(v.quarantine, v.id) for v in variants if v.quarantine is not None}
 
 
-def _workers(loads: dict[str, dict[str, Load]], address_of: AddressOf) -> tuple[WorkerPlan, ...]:
+def _limits(
+    wanted: list[Desired], observed: Observed, previous: Plan
+) -> dict[str, tuple[Limits, int]]:
+    """Return limits and threads of the workers that have some; those of a worker never change."""
+    limits = {worker.id: (worker.limits, worker.threads) for worker in previous.workers}
+    for item in wanted:
+        hosting = item.place.hosting
+        own = (hosting.limits, hosting.execution.threads)
+        limits[quarantine(item)] = (hosting.limits, 0)
+        for worker in placement(item, observed):
+            limits[worker] = own if worker.startswith(DEDICATED) else (NO_LIMITS, 0)
+    return limits
+
+
+def _workers(
+    loads: dict[str, dict[str, Load]],
+    limits: dict[str, tuple[Limits, int]],
+    address_of: AddressOf,
+) -> tuple[WorkerPlan, ...]:
     return tuple(
         WorkerPlan(
-            worker, worker.split("-", 1)[0], address_of(worker), tuple(loads[worker].values())
+            worker,
+            worker.split("-", 1)[0],
+            address_of(worker),
+            tuple(loads[worker].values()),
+            *limits.get(worker, (NO_LIMITS, 0)),
         )
         for worker in sorted(loads)
     )

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from salver.control.hub import Hub
-from salver.control.planner import AddressOf, Desired, next_plan, same
+from salver.control.planner import AddressOf, Desired, next_plan, placed, same
 from salver.control.scaling import Scaler, Scaling
 from salver.control.usage import reports_of
 from salver.core.clock import Clock
@@ -153,9 +153,11 @@ class Reconciler:
         measured = hub.sizes()
         desired, models = await self._database(lambda: self._read(measured))
         observed = hub.observed()
-        self.desired = self.scaler.apply(desired, observed, lambda: reports_of(hub), self.plan)
+        shared = max(1, self._settings.engine.shared_workers)
+        items = placed(desired, self.plan, shared)
+        self.desired = self.scaler.apply(items, observed, lambda: reports_of(hub), self.plan)
         changes = self.scaler.changes(self.plan)
-        plan = next_plan(self.desired, observed, self.plan, self._address_of, models)
+        plan = next_plan(self.desired, observed, self.plan, self._address_of, models, shared)
         if same(plan, self.plan) and self.plan.number:
             return
         number = await self._database(self._state.next_plan_number)
@@ -195,7 +197,9 @@ class Reconciler:
             version = self._catalog.resolve(reference)
             engine = self._settings.engine
             budgeted = engine.memory_budget_bytes or engine.node_memory_budget_bytes
-            return Desired(spec, version, "", sizes.get(version.id, 0) if budgeted else 0)
+            size_bytes = sizes.get(version.id, 0)
+            hint_bytes = size_bytes if budgeted else 0
+            return Desired(spec, version, "", hint_bytes, size_bytes=size_bytes)
         except SalverError as error:
             return Desired(spec, None, error.message)
 

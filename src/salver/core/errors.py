@@ -14,7 +14,8 @@ here: ``gateway`` and ``control`` map codes to them.
     │   │   ├── UnknownInput        unknown_input
     │   │   ├── MissingInput        missing_input
     │   │   ├── UnknownOutput       unknown_output
-    │   │   └── ValueRejected       value_rejected
+    │   │   ├── ValueRejected       value_rejected
+    │   │   └── HostingRefused      hosting_refused
     │   ├── MalformedHttp           malformed_http
     │   ├── BodyTooLarge            body_too_large
     │   ├── HeadersTooLarge         headers_too_large
@@ -51,12 +52,14 @@ here: ``gateway`` and ``control`` map codes to them.
     │   ├── DeadlineExceeded        deadline_exceeded
     │   ├── StorageFull             storage_full
     │   ├── MemoryBudgetExceeded    memory_budget_exceeded
-    │   └── WorkerLimit             worker_limit
+    │   ├── WorkerLimit             worker_limit
+    │   └── ResourceUnavailable     resource_unavailable
     ├── ModelError                  side = model
     │   ├── ModelFailed             model_failed
     │   ├── NonFiniteOutput         non_finite_output
     │   ├── WorkerCrashed           worker_crashed
-    │   └── LoadFailed              load_failed
+    │   ├── LoadFailed              load_failed
+    │   └── MemoryLimitExceeded     memory_limit_exceeded
     └── PlatformError               side = platform
         ├── Internal                internal
         ├── DigestMismatch          digest_mismatch
@@ -159,6 +162,12 @@ class ValueRejected(InvalidRequest):
     """A value is outside the declared range or categories, and the endpoint rejects those."""
 
     code = "value_rejected"
+
+
+class HostingRefused(InvalidRequest):
+    """The model cannot be hosted in the way that was asked for."""
+
+    code = "hosting_refused"
 
 
 class MalformedHttp(CallerError):
@@ -377,6 +386,12 @@ class WorkerLimit(CapacityError):
     code = "worker_limit"
 
 
+class ResourceUnavailable(CapacityError):
+    """The worker's machine lacks a CPU, a GPU or an execution provider that was asked for."""
+
+    code = "resource_unavailable"
+
+
 class ModelFailed(ModelError):
     """The model raised an error on this input."""
 
@@ -399,6 +414,12 @@ class LoadFailed(ModelError):
     """The model could not be loaded."""
 
     code = "load_failed"
+
+
+class MemoryLimitExceeded(ModelError):
+    """The model needs more memory than its worker may have."""
+
+    code = "memory_limit_exceeded"
 
 
 class Internal(PlatformError):

@@ -138,6 +138,7 @@ class EngineSettings:
         20.0, "time after which a worker whose model's code lets nothing else run is restarted"
     )
     load_timeout_s: float = setting(120.0, "time a model may take to load")
+    shared_workers: int = setting(1, "shared workers among which models are spread by their sizes")
     memory_budget_bytes: int = setting(
         0, "memory of one shared worker; models not used lately leave it; 0 = all stay"
     )

@@ -3,6 +3,7 @@
 import msgspec
 
 from salver.artifact.manifest import Manifest
+from salver.core.hosting import Hosting
 from salver.core.routing import Routing
 
 
@@ -38,7 +39,8 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     keeps the model in memory where a budget sends others away.
     ``batching`` is fixed or adaptive, ``objective_ms`` the time within which adaptive batches
     answer, 0 for none. ``max_padding`` is the share of a batch that may be filling; ``cache`` keeps
-    answers for requests that are equal. ``routing`` is about endpoints with several variants.
+    answers for requests that are equal. ``routing`` is about endpoints with several variants,
+    ``hosting`` says where they run, and with how much.
     With ``max_replicas`` their number follows ``scale_on`` (concurrency, queue or rate), from
     ``min_replicas`` (None is ``replicas``) on; ``scale_target`` is what one worker takes, for the
     queue milliseconds. None of the others is the server's own choice.
@@ -68,6 +70,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     scale_on: str = "concurrency"
     scale_target: float | None = None
     scale_down_delay_s: float | None = None
+    hosting: Hosting = Hosting()
 
 
 class EventRecord(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from salver.core.errors import SalverError
+from salver.core.hosting import CPU
 from salver.core.settings import EngineSettings
 from salver.core.signature import Signature
 from salver.core.tensor import AnyArray
@@ -19,14 +20,16 @@ Batch = dict[str, AnyArray]
 class RuntimeOptions(NamedTuple):
     """What the host grants a runtime.
 
-    Compute threads, whether pickles and code may run, and how much memory the tensors of a batch
-    may take after a step that makes more of them.
+    Compute threads, whether pickles and code may run, how much memory the tensors of a batch
+    may take after a step that makes more of them, and what to compute with
+    (``core.hosting.PROVIDERS``), where there is a choice.
     """
 
     threads: int = 1
     trust_pickle: bool = False
     trust_code: bool = False
     step_bytes: int = EngineSettings().step_bytes
+    provider: str = CPU
 
 
 class Runtime(Protocol):
@@ -47,6 +50,11 @@ class Runtime(Protocol):
     def unload(self) -> None:
         """Release the model's memory; harmless when nothing is loaded."""
         ...
+
+
+def provider_of(runtime: Runtime) -> str:
+    """Return what a loaded runtime computes with, "" where it does not say."""
+    return str(getattr(runtime, "provider", ""))
 
 
 class BatchRuntime(Runtime, Protocol):

@@ -7,6 +7,7 @@ import numpy as np
 
 from salver.core.errors import LoadFailed, ModelFailed
 from salver.core.garbage import give_back
+from salver.core.hosting import CPU
 from salver.core.signature import VARIABLE, Column, Signature, TensorSpec
 from salver.runtimes.base import Batch, RuntimeOptions
 from salver.runtimes.checks import check_batch, only_file, pick
@@ -22,6 +23,8 @@ class LightgbmRuntime:
     The prediction is the model's transformed output: a probability for binary models, one column
     for each class for multiclass ones, the value for regressions.
     """
+
+    provider = CPU
 
     def __init__(self) -> None:
         self._booster: lightgbm.Booster | None = None

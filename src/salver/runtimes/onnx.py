@@ -9,10 +9,12 @@ import onnxruntime
 from salver.core.datatypes import BYTES
 from salver.core.errors import InvalidArtifact, LoadFailed, ModelFailed
 from salver.core.garbage import give_back
+from salver.core.hosting import CPU
 from salver.core.signature import VARIABLE, Signature, TensorSpec
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch, RuntimeOptions
 from salver.runtimes.checks import as_text, check_batch, only_file, pick
+from salver.runtimes.providers import CPU_NAME, short_name, to_try, unavailable
 
 _TYPES = {
     "tensor(bool)": "BOOL",
@@ -52,12 +54,7 @@ class OnnxRuntime:
         settings.log_severity_level = _ERRORS_ONLY
         # Spinning threads would take the cores of the other processes.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), settings, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's own exception classes have no common base
-            raise LoadFailed(f"ONNX Runtime refused {path.name}: {error}"[:_MAX_CAUSE]) from error
+        self._session = _session(path, settings, options.provider)
         # Without any, the session makes some for each run.
         self._run_options = onnxruntime.RunOptions()
         self._signature = signature or _signature_of(self._session)
@@ -65,6 +62,11 @@ class OnnxRuntime:
         self._text_inputs = frozenset(
             spec.name for spec in self._signature.inputs if spec.datatype == BYTES
         )
+
+    @property
+    def provider(self) -> str:
+        """What the session computes with, as far as that can compute the graph."""
+        return "" if self._session is None else short_name(self._session.get_providers()[0])
 
     def signature(self) -> Signature | None:
         """Return the graph's inputs and outputs."""
@@ -112,6 +114,30 @@ def first_use() -> None:
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(_SMALLEST, settings, providers=["CPUExecutionProvider"])
     session.run(None, {"x": np.ones(1, np.float32)})
+
+
+def _session(
+    path: Path, settings: onnxruntime.SessionOptions, asked: str
+) -> onnxruntime.InferenceSession:
+    """Return a session on the provider that was asked for, or on the best that works.
+
+    Where a device or a library is missing, ONNX Runtime says so or goes back to the CPU silently.
+    """
+    there = onnxruntime.get_available_providers()
+    for names in to_try(asked, there):
+        try:
+            session = onnxruntime.InferenceSession(str(path), settings, providers=names)
+        except Exception as error:  # ONNX Runtime's own exception classes have no common base
+            why = f"ONNX Runtime refused {path.name}: {error}"[:_MAX_CAUSE]
+            if names == [CPU_NAME]:
+                raise LoadFailed(why) from error
+        else:
+            why = "no device works with it"
+            if session.get_providers()[0] == names[0]:
+                return session
+    # What the CPU cannot load either is the file's fault, and told as such.
+    _session(path, settings, CPU)
+    raise unavailable(asked, [name for name in there if name != names[0]], why)
 
 
 def _signature_of(session: onnxruntime.InferenceSession) -> Signature:

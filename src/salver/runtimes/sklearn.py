@@ -10,6 +10,7 @@ import skops.io
 
 from salver.core.errors import LoadFailed, ModelFailed, PickleRefused
 from salver.core.garbage import give_back
+from salver.core.hosting import CPU
 from salver.core.signature import Signature
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch, RuntimeOptions
@@ -32,6 +33,8 @@ class SklearnRuntime:
     clusterings and outlier detectors ``label``; transformers ``output``. A model with one input
     gets an array, one with several a frame with a column for each (which takes pandas).
     """
+
+    provider = CPU
 
     def __init__(self) -> None:
         self._model: Any = None

@@ -16,6 +16,7 @@ from salver.runtimes.base import (
     RuntimeOptions,
     Sink,
     StreamRuntime,
+    provider_of,
 )
 from salver.runtimes.checks import check_batch, pick
 from salver.runtimes.steps.base import Apply, Specs
@@ -100,6 +101,11 @@ class SteppedRuntime:
         self._inner = inner
         self._around = Around(steps)
         self._row_by_row = row_by_row
+
+    @property
+    def provider(self) -> str:
+        """What the model computes with."""
+        return provider_of(self._inner)
 
     def load(self, folder: Path, signature: Signature | None, options: RuntimeOptions) -> None:
         """Load the model; see ``Around.load``."""

@@ -7,6 +7,7 @@ import xgboost
 
 from salver.core.errors import LoadFailed, ModelFailed
 from salver.core.garbage import give_back
+from salver.core.hosting import CPU
 from salver.core.signature import VARIABLE, Column, Signature, TensorSpec
 from salver.runtimes.base import Batch, RuntimeOptions
 from salver.runtimes.checks import check_batch, only_file, pick
@@ -22,6 +23,8 @@ class XgboostRuntime:
     The prediction is the model's transformed output: a probability for ``binary:logistic``, one
     column for each class for ``multi:softprob``, the value for regressions.
     """
+
+    provider = CPU
 
     def __init__(self) -> None:
         self._booster: xgboost.Booster | None = None

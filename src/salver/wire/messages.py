@@ -16,6 +16,7 @@ so that a worker can restart while control is away.
 
 import msgspec
 
+from salver.core.hosting import Execution, Limits
 from salver.core.routing import Routing
 from salver.core.sequences import Sequences
 from salver.core.signature import Signature
@@ -93,7 +94,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
     With ``steps``, ``runtime`` is as ``core.steps.stepped`` names it: a worker of version 2 would
     leave the steps out, and refuses the name.
     In a worker with a memory budget ``pinned`` stays in memory, and ``size_hint_bytes`` is what an
-    earlier load took: 0 for a version that nobody has loaded yet.
+    earlier load took: 0 for a version that nobody has loaded yet. A worker that does not know
+    ``execution`` runs one instance, on the CPU.
     """
 
     variant: str
@@ -109,6 +111,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
     steps: Steps | None = None
     pinned: bool = False
     size_hint_bytes: int = 0
+    execution: Execution = Execution()
 
 
 class Unload(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -246,7 +249,9 @@ class VariantState(msgspec.Struct, frozen=True, array_like=True):
 
     ``state`` is pending, loading, ready, failed, draining or lazy; with a memory budget also
     evicted (out of memory, comes back for the next request) or reloading (on its way). ``code``
-    and ``error`` say why it failed. ``size_bytes`` is what loading it took, also while it is out.
+    and ``error`` say why it failed, or why a ready one did not take over a changed execution.
+    ``size_bytes`` is what loading it took, also while it is out. ``execution`` is the one in force
+    (None from workers that know none), ``provider`` what it computes with ("" for code).
     """
 
     variant: str
@@ -255,6 +260,8 @@ class VariantState(msgspec.Struct, frozen=True, array_like=True):
     error: str = ""
     resident_bytes: int = 0
     size_bytes: int = 0
+    execution: Execution | None = None
+    provider: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True, array_like=True, tag=11):
@@ -335,13 +342,16 @@ class WorkerPlan(msgspec.Struct, frozen=True):
     """One worker process: where it listens and what it hosts.
 
     ``address`` is ``unix:PATH`` or ``tcp://HOST:PORT``; ``kind`` is shared, dedicated or
-    quarantine.
+    quarantine. ``limits`` hold for the whole process from its start; ``threads`` are those of
+    libraries that are told once, 0 for what ``engine.threads`` says.
     """
 
     id: str
     kind: str
     address: str
     loads: tuple[Load, ...] = ()
+    limits: Limits = Limits()
+    threads: int = 0
 
 
 class Plan(msgspec.Struct, frozen=True):

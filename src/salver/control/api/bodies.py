@@ -4,6 +4,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from salver.core.hosting import (
+    AUTO,
+    MAX_GPU,
+    MAX_INSTANCES,
+    MAX_THREADS,
+    Execution,
+    Hosting,
+    Limits,
+)
+
 _DIGEST = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -97,3 +107,18 @@ class EndpointBody(Body):
     scale_on: str = Field(default="concurrency", max_length=16)
     scale_target: float | None = Field(default=None, gt=0, le=1_000_000)
     scale_down_delay_s: float | None = Field(default=None, ge=0, le=3600)
+    hosting: str = Field(default=AUTO, max_length=16)
+    instances: int = Field(default=1, ge=1, le=MAX_INSTANCES)
+    threads: int = Field(default=0, ge=0, le=MAX_THREADS)
+    cpus: str = Field(default="", max_length=256)
+    memory_limit_bytes: int = Field(default=0, ge=0, le=2**50)
+    gpu: int | None = Field(default=None, ge=0, le=MAX_GPU)
+    provider: str = Field(default=AUTO, max_length=16)
+
+    def wanted_hosting(self) -> Hosting:
+        """Return where the version shall run, and with how much."""
+        return Hosting(
+            self.hosting,
+            Execution(self.instances, self.threads, self.provider),
+            Limits(self.cpus, self.memory_limit_bytes, self.gpu),
+        )

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from salver.core.clock import Clock
-from salver.core.errors import LoadFailed
+from salver.core.errors import LoadFailed, ResourceUnavailable, SalverError
+from salver.core.hosting import Limits
 from salver.core.settings import EngineSettings, Settings
 from salver.engine.ledger import clear
 from salver.engine.materialize import remove
 from salver.engine.worker.host import BatchHost
+from salver.engine.worker.limits import OwnLimits
 from salver.engine.worker.link import GatewayLink
 from salver.engine.worker.loader import Loader
 from salver.engine.worker.loading import Loading
@@ -89,6 +91,9 @@ class Worker:
         self._turn: Turn | None = None
         self._kind = ""
         self._runs_code = False
+        self._own_limits = OwnLimits(identity.home / "run", identity.id)
+        self._limits: Limits | None = None
+        self._unlimited: SalverError | None = None
         self._shelf: Shelf | None = None
         self._links: set[GatewayLink] = set()
         self._snapshots = 0
@@ -157,6 +162,7 @@ class Worker:
         own = next((worker for worker in plan.workers if worker.id == self._identity.id), None)
         if own is not None:
             self._kind = own.kind
+            self._limit(own.limits)
         if self._kind == _QUARANTINE and self._turn is None:
             self._turn = Turn()
         loads = {load.variant: load for load in own.loads} if own is not None else {}
@@ -167,9 +173,7 @@ class Worker:
                 self._retiring.append(self._hosts.pop(variant))
                 host.retire()
             else:
-                host.update(wanted)
-                if self._shelf is not None and isinstance(host, BatchHost):
-                    self._shelf.update(host)
+                self._update(host, wanted)
         for variant, load in loads.items():
             if variant not in self._hosts:
                 self._host(load)
@@ -242,7 +246,8 @@ class Worker:
                 self._changed,
                 engine.load_timeout_s,
             )
-            host = BatchHost(batches, engine, clock, meter, self._turn, self._free_slot())
+            slots = self._free_slots(load.execution.instances if self._turn is None else 1)
+            host = BatchHost(batches, engine, clock, meter, self._turn, slots)
         self._hosts[load.variant] = host
         self._scarcity.refuse_if_needed(host)
         if self._shelf is not None and isinstance(host, BatchHost):
@@ -251,10 +256,28 @@ class Worker:
         if not load.lazy or is_stream(load.runtime):
             host.begin_load()
 
+    def _limit(self, limits: Limits) -> None:
+        """Set the limits that this process starts with; without them it loads nothing.
+
+        A plan with others has another worker for them.
+        """
+        if self._limits is None:
+            self._limits = limits
+            try:
+                self._own_limits.start(limits, is_spare=self._kind == _QUARANTINE)
+            except (SalverError, OSError, ValueError) as error:
+                self._unlimited = (
+                    error
+                    if isinstance(error, SalverError)
+                    else ResourceUnavailable(f"this worker cannot limit itself: {error}")
+                )
+
     def _alone(self, load_runtime: Callable[[Load], Loaded]) -> Callable[[Load], Loaded]:
         """Return a way to load that keeps code away from other models, whatever the plan says."""
 
         def guarded(load: Load) -> Loaded:
+            if self._unlimited is not None:
+                raise self._unlimited
             others = self._hosts.keys() - {load.variant}
             if load.trust_code and (self._kind == _SHARED or others):
                 raise LoadFailed(
@@ -264,11 +287,23 @@ class Worker:
 
         return guarded
 
-    def _free_slot(self) -> int:
-        """Return the lowest slot of the ledgers that no version here uses."""
+    def _free_slots(self, count: int) -> tuple[int, ...]:
+        """Return the lowest slots of the ledgers that no version here uses."""
         hosts = (*self._hosts.values(), *self._retiring)
-        used = {host.slot for host in hosts if isinstance(host, BatchHost)}
-        return min(set(range(len(used) + 1)) - used)
+        used = {slot for h in hosts if isinstance(h, BatchHost) for slot in h.seats.slots}
+        return tuple(sorted(set(range(len(used) + count)) - used)[:count])
+
+    def _update(self, host: AnyHost, load: Load) -> None:
+        """Take over what changed of a version that is hosted."""
+        host.update(load)
+        if not isinstance(host, BatchHost):
+            return
+        missing = load.execution.instances - len(host.seats.slots)
+        if missing > 0 and self._turn is None:
+            host.seats.add_slots(self._free_slots(missing))
+        host.renew()
+        if self._shelf is not None:
+            self._shelf.update(host)
 
     def _accept(self, connection: Connection) -> GatewayLink:
         engine, address = self._settings.engine, parse_address(self._identity.address)
@@ -348,6 +383,8 @@ def _state(host: AnyHost) -> VariantState:
         error.message if error is not None else "",
         loading.resident_bytes,
         loading.size_bytes,
+        loading.tried,
+        loading.provider,
     )
 
 

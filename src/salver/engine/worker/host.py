@@ -14,6 +14,7 @@ from salver.engine.worker.loading import Loading
 from salver.engine.worker.queueing import Queueing
 from salver.engine.worker.refusals import late, refusal
 from salver.engine.worker.run import Failure, Outcome, execute
+from salver.engine.worker.seats import Seat, Seats
 from salver.engine.worker.turn import Turn
 from salver.engine.worker.watchdog import Watchdog
 from salver.observe.meter import Meter
@@ -42,7 +43,7 @@ class BatchHost:
         clock: Clock,
         meter: Meter,
         turn: Turn | None = None,
-        slot: int = 0,
+        slots: tuple[int, ...] = (0,),
     ) -> None:
         self.loading = loading
         self.last_used_ns = clock.monotonic_ns()
@@ -50,7 +51,6 @@ class BatchHost:
         self._clock = clock
         self._meter = meter
         self._turn = turn
-        self.slot = slot
         self._holding = False
         self._queueing = Queueing(settings, clock)
         self._queue = self._queueing.queue
@@ -59,17 +59,18 @@ class BatchHost:
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._at_read_end = False
-        self._busy = False
         self._cold = False
         self.when_out: Callable[[], None] | None = None
         self._mean_run_ns: float | None = None
         self._is_inline = settings.runner == "inline"
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"run-{loading.load.variant}")
+        self._threads = self._one_thread()
         self._labels = (loading.load.variant,)
-        self._watchdog = Watchdog(clock, settings.stuck_s) if loading.load.trust_code else None
+        self._is_code = loading.load.trust_code
+        self.seats = Seats(slots, self._watch, alone=turn is not None)
+        self.seats.fill(loading.runtime, self._threads)
         self.update(loading.load)
-        loading.finished = self._loaded
+        loading.finished, loading.swapped = self._loaded, self._swapped
 
     @property
     def load(self) -> Load:
@@ -79,7 +80,8 @@ class BatchHost:
     @property
     def idle(self) -> bool:
         """Tell whether nothing waits, runs or loads."""
-        return not (self._queue or self._aside or self._busy or self.loading.active)
+        loads = self.loading.active or self.loading.renewing
+        return not (self._queue or self._aside or self.seats.running or loads)
 
     def update(self, load: Load) -> None:
         """Take over a changed policy of the same version."""
@@ -116,7 +118,7 @@ class BatchHost:
                 queue.append(job)
         else:
             self._enqueue_what_fits(jobs, count)
-        if queue.requests and not (self._scheduled or self._busy or loading.active):
+        if queue.requests and not (self._scheduled or self.seats.is_full or loading.active):
             if self._policy.max_queue_delay_ms <= 0 and reply.is_reading():
                 self._scheduled = self._at_read_end = True
             else:
@@ -170,6 +172,7 @@ class BatchHost:
 
     def give_up(self) -> BatchRuntime | None:
         """Give the loaded model away; the next request asks for it again."""
+        self.seats.fill(None, self._threads)
         return self.loading.take_out()
 
     def unload(self) -> None:
@@ -187,14 +190,48 @@ class BatchHost:
         """Load in this version's thread."""
         self.loading.begin(self._threads)
 
+    def renew(self) -> None:
+        """Load as ``load`` says by now, beside what serves; nothing to do if it was tried so."""
+        loading = self.loading
+        is_tried = loading.tried in (None, loading.load.execution)
+        if is_tried or loading.active or loading.renewing or loading.load.lazy:
+            return
+        if loading.runtime is not None:
+            loading.renew(self._one_thread())
+        elif loading.state == "failed":
+            loading.retry()
+            if not loading.managed:
+                self.begin_load()
+
     def _loaded(self) -> None:
         self._release()
+        self.seats.fill(self.loading.runtime, self._threads)
         if self.loading.error is not None:
             self.refuse_waiting(self.loading.error)
             if self.load.lazy:
                 self.loading.rearm()
         elif self._queue:
             self._schedule()
+        self.renew()
+
+    def _swapped(self, before: BatchRuntime | None, threads: ThreadPoolExecutor) -> None:
+        """Run in what was loaded beside ``before``, which goes when its last batch is done."""
+        runtime = self.loading.runtime
+        if runtime is not None and runtime is not before:
+            threads, self._threads = self._threads, threads
+            self.seats.fill(runtime, self._threads)
+        if before is not None:
+            threads.submit(before.unload)
+        threads.shutdown(wait=False)
+        if self._queue.requests and not self._scheduled:
+            self._schedule()
+        self.renew()
+
+    def _watch(self) -> Watchdog | None:
+        return Watchdog(self._clock, self._settings.stuck_s) if self._is_code else None
+
+    def _one_thread(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, thread_name_prefix=f"run-{self.load.variant}")
 
     def _schedule(self) -> None:
         self._scheduled = True
@@ -212,7 +249,8 @@ class BatchHost:
         self._scheduled = self._at_read_end = False
         self._timer = None
         turn = self._turn
-        if self._busy or self._announcing or self.loading.active or not self._queue.requests:
+        seats, is_held = self.seats, self._announcing or self.loading.active
+        if seats.is_full or is_held or not self._queue.requests:
             if turn is not None:
                 turn.offer()
             return
@@ -226,22 +264,29 @@ class BatchHost:
             self._cold = True
             (self.when_out or self.begin_load)()
             return
-        jobs = self._announced(self._next_jobs())
+        seat = seats.next()
+        jobs = self._announced(self._next_jobs(), seat.slot)
         # Code never runs in the loop: it may hang, and may want one thread for all its calls.
-        if jobs and (self._watchdog is not None or not self._is_inline):
-            self._busy = True
-            if self._watchdog is not None:
-                self._watchdog.begin(jobs, self._hurried)
-            future = self._threads.submit(
-                execute, runtime, jobs, self._clock, self._queueing.padder
-            )
-            future.add_done_callback(
-                lambda done: self._loop.call_soon_threadsafe(self._ran, jobs, done)
-            )
+        if jobs and (seats.are_many or self._is_code or not self._is_inline):
+            self._run_in(seat, jobs)
             return
         if jobs:
             self._respond(jobs, execute(runtime, jobs, self._clock, self._queueing.padder))
         self._next()
+
+    def _run_in(self, seat: Seat, jobs: list[Job]) -> None:
+        """Run a batch in its thread, and the next one beside it where there is another seat."""
+        seats, watchdog = self.seats, seat.watchdog
+        seats.take()
+        if watchdog is not None:
+            watchdog.begin(jobs, self._hurried)
+        padder = self._queueing.padder
+        future = seat.threads.submit(execute, seat.runtime, jobs, self._clock, padder)
+        future.add_done_callback(
+            lambda done: self._loop.call_soon_threadsafe(self._ran, seat, jobs, done)
+        )
+        if self._queue.requests and not (seats.is_full or self._scheduled):
+            self._schedule()
 
     def _release(self) -> None:
         if self._holding and self._turn is not None:
@@ -286,7 +331,7 @@ class BatchHost:
             job.reply.fail(job, late())
         return False
 
-    def _announced(self, jobs: list[Job]) -> list[Job]:
+    def _announced(self, jobs: list[Job], slot: int) -> list[Job]:
         """Tell the callers' gateways before the run, since it may be the process's last.
 
         Returns the jobs whose gateway has been told; the others wait until theirs reads again.
@@ -300,7 +345,7 @@ class BatchHost:
         told: list[Job] = []
         for group in groups:
             reply = group[0].reply
-            if reply.announce(self.slot, ids_of(group)):
+            if reply.announce(slot, ids_of(group)):
                 told += group
             else:
                 self._put_aside(reply, group)
@@ -316,7 +361,7 @@ class BatchHost:
             self._aside -= len(group)
             self._announcing -= on_its_way
             self._queue.put_back(group)
-            if not self._scheduled and not self._busy:
+            if not self._scheduled and not self.seats.is_full:
                 self._schedule()
 
         reply.when_unblocked(back)
@@ -325,10 +370,10 @@ class BatchHost:
         """Tell whether the one request in quarantine keeps others from their last chance."""
         return self._turn is not None and bool(self._queue)
 
-    def _ran(self, jobs: list[Job], done: "Future[Outcome]") -> None:
-        self._busy = False
-        if self._watchdog is not None:
-            self._watchdog.end()
+    def _ran(self, seat: Seat, jobs: list[Job], done: "Future[Outcome]") -> None:
+        self.seats.leave(seat)
+        if seat.watchdog is not None:
+            seat.watchdog.end()
         try:
             self._respond(jobs, done.result())
         finally:

@@ -1,6 +1,7 @@
 """Turns a Load into a runtime that holds the model: verify, copy, load."""
 
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from salver.core.errors import LoadFailed
 from salver.core.garbage import settle
 from salver.core.steps import unstepped
 from salver.engine.materialize import materialize, remove
+from salver.engine.worker.crew import Crew
 from salver.runtimes.base import BatchRuntime, RuntimeOptions, StreamRuntime
 from salver.runtimes.stepped import SteppedRuntime, SteppedStreamRuntime
 from salver.runtimes.table import prepare_batch
@@ -50,9 +52,8 @@ class Loader:
 
     def batch(self, load: Load) -> BatchRuntime:
         """Return a loaded batch runtime; raises ``LoadFailed`` or ``DigestMismatch``."""
-        runtime = self._create_batch(_runtime_name(load))
-        if load.steps is not None:
-            runtime = SteppedRuntime(runtime, load.steps, row_by_row=self._row_by_row)
+        count = load.execution.instances
+        runtime = self._batch(load) if count == 1 else Crew(partial(self._batch, load), count)
         runtime.load(self._fetch(load), load.signature, self._options(load))
         return runtime
 
@@ -72,6 +73,13 @@ class Loader:
         """Return the private folder of a version; its name comes from digests only."""
         return self._scratch / sha256(f"{load.variant}\0{load.digest}".encode()).hexdigest()[:32]
 
+    def _batch(self, load: Load) -> BatchRuntime:
+        """Return an empty runtime with the steps of a version."""
+        runtime = self._create_batch(_runtime_name(load))
+        if load.steps is None:
+            return runtime
+        return SteppedRuntime(runtime, load.steps, row_by_row=self._row_by_row)
+
     def _fetch(self, load: Load) -> Path:
         if load.source != LOCAL_SOURCE:
             raise LoadFailed(
@@ -82,7 +90,13 @@ class Loader:
         return folder
 
     def _options(self, load: Load) -> RuntimeOptions:
-        return self._granted._replace(trust_pickle=load.trust_pickle, trust_code=load.trust_code)
+        execution = load.execution
+        return self._granted._replace(
+            threads=execution.threads or self._granted.threads,
+            trust_pickle=load.trust_pickle,
+            trust_code=load.trust_code,
+            provider=execution.provider,
+        )
 
 
 def _runtime_name(load: Load) -> str:

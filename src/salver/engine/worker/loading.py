@@ -8,10 +8,12 @@ from typing import Generic, TypeVar
 from salver.core.clock import Clock
 from salver.core.errors import LoadFailed, SalverError
 from salver.core.garbage import trim
+from salver.core.hosting import Execution
+from salver.engine.worker.limits import explained
 from salver.observe.logs import get_logger
 from salver.observe.memory import heap_bytes, resident_bytes
 from salver.observe.meter import Meter
-from salver.runtimes.base import Runtime
+from salver.runtimes.base import Runtime, provider_of
 from salver.wire.messages import Load
 
 log = get_logger(__name__)
@@ -31,6 +33,10 @@ class Loading(Generic[LoadedRuntime]):
     A *managed* version may leave memory and come back: evicted, reloading, ready. Once it was
     ``proven`` to load these changes concern nobody outside and are not told. ``size_bytes`` is
     what the last load took, also while it is out.
+
+    ``tried`` is the execution that the last attempt ended with, ``error`` how. A loaded version
+    whose execution changes is loaded once more beside itself; ``swapped`` is called with what it
+    replaces and with the thread that loaded it.
     """
 
     def __init__(
@@ -48,9 +54,12 @@ class Loading(Generic[LoadedRuntime]):
         self.refusing: SalverError | None = None
         self.runtime: LoadedRuntime | None = None
         self.resident_bytes = self.size_bytes = 0
-        self.active = False
+        self.active = self.renewing = False
         self.managed = self.proven = False
+        self.tried: Execution | None = None
+        self.provider = ""
         self.finished: Callable[[], None] = _nothing
+        self.swapped: Callable[[LoadedRuntime | None, ThreadPoolExecutor], None] = _kept
         self._load_runtime = load_runtime
         self._clock = clock
         self._meter = meter
@@ -83,14 +92,34 @@ class Loading(Generic[LoadedRuntime]):
             self.state = "reloading" if self.proven else "loading"
         self._tell()
         self._timer = self._loop.call_later(self._timeout_s, self._late)
-        started_ns = self._clock.monotonic_ns()
-        future = threads.submit(self._measure, prepare or _nothing)
+        started_ns, load = self._clock.monotonic_ns(), self.load
+        future = threads.submit(self._measure, load, prepare or _nothing)
         future.add_done_callback(
-            lambda done: self._loop.call_soon_threadsafe(self._loaded, done, started_ns)
+            lambda done: self._loop.call_soon_threadsafe(self._loaded, done, started_ns, load)
         )
+
+    def renew(self, threads: ThreadPoolExecutor) -> None:
+        """Load once more as ``load`` says now, while what is loaded serves.
+
+        If that fails it goes on to serve, with ``error`` set.
+        """
+        self.renewing = True
+        started_ns, load = self._clock.monotonic_ns(), self.load
+        future = threads.submit(self._measure, load, _nothing)
+        future.add_done_callback(
+            lambda done: self._loop.call_soon_threadsafe(
+                self._renewed, done, started_ns, load, threads
+            )
+        )
+
+    def retry(self) -> None:
+        """Forget a failure, since something else is to be tried."""
+        self.state, self.error = "loading", None
+        self._tell()
 
     def fail(self, error: SalverError) -> None:
         """Take note that a load that had not begun will not."""
+        self.tried = self.load.execution
         self._failed(error)
         self._changed()
 
@@ -122,7 +151,7 @@ class Loading(Generic[LoadedRuntime]):
         if not (self.managed and self.proven):
             self._changed()
 
-    def _measure(self, prepare: Callable[[], None]) -> tuple[LoadedRuntime, int]:
+    def _measure(self, load: Load, prepare: Callable[[], None]) -> tuple[LoadedRuntime, int]:
         """Load and return what that took; in a thread, other loads may go on in other threads.
 
         What the heap gave out counts where memory that was free before hides it in the resident
@@ -130,14 +159,17 @@ class Loading(Generic[LoadedRuntime]):
         """
         prepare()
         resident, heap = resident_bytes(), heap_bytes()
-        runtime = self._load_runtime(self.load)
+        runtime = self._load_runtime(load)
         # Reading a file takes several times its size for a moment, which is not the model's.
         trim()
-        least = sum([file.size_bytes for file in self.load.files])
+        least = sum([file.size_bytes for file in load.files])
         return runtime, max(resident_bytes() - resident, heap_bytes() - heap, least)
 
-    def _loaded(self, done: "Future[tuple[LoadedRuntime, int]]", started_ns: int) -> None:
+    def _loaded(
+        self, done: "Future[tuple[LoadedRuntime, int]]", started_ns: int, load: Load
+    ) -> None:
         self.active = False
+        self.tried = load.execution
         if self._timer is not None:
             self._timer.cancel()
         error = self._outcome(done, started_ns)
@@ -149,6 +181,31 @@ class Loading(Generic[LoadedRuntime]):
             self._settled(None, 0)
         self.finished()
 
+    def _renewed(
+        self,
+        done: "Future[tuple[LoadedRuntime, int]]",
+        started_ns: int,
+        load: Load,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self.renewing = False
+        self.tried = load.execution
+        before, size_bytes = self.runtime, self.size_bytes
+        if before is None or self.state == "draining":
+            # Nobody needs it here any more; if somebody asks again, it is loaded anew.
+            if done.exception() is None:
+                threads.submit(done.result()[0].unload)
+            threads.shutdown(wait=False)
+            return
+        error = self._outcome(done, started_ns)
+        if error is None:
+            self.swapped(before, threads)
+        else:
+            threads.shutdown(wait=False)
+            self._settled(before, size_bytes)
+            self._note(error)
+        self._changed()
+
     def _outcome(
         self, done: "Future[tuple[LoadedRuntime, int]]", started_ns: int
     ) -> SalverError | None:
@@ -157,14 +214,16 @@ class Loading(Generic[LoadedRuntime]):
         try:
             runtime, size_bytes = done.result()
         except SalverError as error:
-            return error
+            return explained(error)
         except Exception as error:  # whatever a library raises on a damaged file
-            return LoadFailed(f"{variant}: {type(error).__name__}: {error}"[:_MAX_CAUSE])
+            failed = LoadFailed(f"{variant}: {type(error).__name__}: {error}"[:_MAX_CAUSE])
+            failed.__cause__ = error
+            return explained(failed)
         refused = self._settled(runtime, size_bytes)
         if refused is not None:
             return refused
         seconds = (self._clock.monotonic_ns() - started_ns) / 1e9
-        self.runtime = runtime
+        self.runtime, self.provider = runtime, provider_of(runtime)
         self.resident_bytes = self.size_bytes = size_bytes
         self._meter.add("salver_model_loads_total", (variant,))
         self._meter.histogram("salver_model_load_seconds", (variant,)).observe(seconds)
@@ -185,16 +244,24 @@ class Loading(Generic[LoadedRuntime]):
             self._changed()
 
     def _failed(self, error: SalverError) -> None:
-        variant = self.load.variant
-        self.error = error
         if self.state != "draining":
             self.state = "failed"
+        self._note(error)
+
+    def _note(self, error: SalverError) -> None:
+        variant = self.load.variant
+        self.error = error
         self._meter.add("salver_model_load_failures_total", (variant, error.code))
         log.error("model_load_failed", variant=variant, code=error.code, cause=error.message)
 
 
 def _nothing() -> None:
     """Stand in until the host has said what to do."""
+
+
+def _kept(before: object, threads: ThreadPoolExecutor) -> None:
+    """Do so where nothing is ever replaced."""
+    del before, threads
 
 
 def _stays(runtime: object, size_bytes: int) -> SalverError | None:

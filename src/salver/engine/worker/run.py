@@ -6,6 +6,7 @@ from salver.core.clock import Clock
 from salver.core.errors import InvalidTensor, ModelFailed, SalverError
 from salver.engine.worker.batch import Answer, assemble, disassemble
 from salver.engine.worker.job import Job
+from salver.engine.worker.limits import explained
 from salver.engine.worker.padding import Padder
 from salver.runtimes.base import BatchRuntime
 
@@ -49,8 +50,10 @@ def execute(
 def failure(error: Exception) -> SalverError:
     """Return what a runtime raised as a domain error."""
     if isinstance(error, SalverError):
-        return error
-    return ModelFailed(f"the model failed: {type(error).__name__}: {error}"[:_MAX_CAUSE])
+        return explained(error)
+    failed = ModelFailed(f"the model failed: {type(error).__name__}: {error}"[:_MAX_CAUSE])
+    failed.__cause__ = error
+    return explained(failed)
 
 
 def _run(runtime: BatchRuntime, jobs: list[Job], padder: Padder | None) -> list[Answer]:

@@ -69,7 +69,7 @@ class Supervisor:
         self._run = options.home / "run"
         self._logs = options.home / "logs"
         self._children: dict[str, Child] = {}
-        self._wanted: set[str] = set()
+        self._wanted: dict[str, int] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._gone_restarts: dict[str, int] = {}
         self._snapshots = 0
@@ -174,13 +174,13 @@ class Supervisor:
 
         One that is still stopping comes back when it has: two would share a socket and files.
         """
-        wanted = self._wanted = {worker.id for worker in plan.workers}
+        wanted = self._wanted = {worker.id: worker.threads for worker in plan.workers}
         running = {
             c.command.identity for c in self._children.values() if c.command.role == "worker"
         }
-        for identity in wanted - running - self._leaving.keys():
-            self._start_child(self._worker(identity))
-        for identity in running - wanted:
+        for identity in wanted.keys() - running - self._leaving.keys():
+            self._start_child(self._worker(identity, wanted[identity]))
+        for identity in running - wanted.keys():
             child = self._children.pop(identity)
             self._gone_restarts[identity] = self._restarts(identity, child)
             task = asyncio.create_task(child.stop(self._settings.supervisor.stop_timeout_s))
@@ -192,7 +192,7 @@ class Supervisor:
         del self._leaving[identity]
         stopped = task.cancelled() or self._stopping
         if identity in self._wanted and not stopped:
-            self._start_child(self._worker(identity))
+            self._start_child(self._worker(identity, self._wanted[identity]))
             self._write_table()
 
     def snapshot(self) -> Snapshot:
@@ -236,8 +236,8 @@ class Supervisor:
             f"gateway-{index}", "gateway", "salver.gateway", tuple(arguments), descriptors
         )
 
-    def _worker(self, identity: str) -> Command:
-        threads = str(self._settings.engine.threads)
+    def _worker(self, identity: str, own_threads: int = 0) -> Command:
+        threads = str(own_threads or self._settings.engine.threads)
         return Command(
             identity,
             "worker",
