@@ -29,6 +29,8 @@ def command(
     scale_on: given.ScaleOnOption = given.ScaleOn.CONCURRENCY,
     scale_target: given.ScaleTargetOption = None,
     scale_down_delay_s: given.ScaleDownDelayOption = None,
+    idle: given.IdleOption = None,
+    warm_up: given.WarmUpOption = True,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
     output: OutputOption = Output.TABLE,
@@ -62,6 +64,8 @@ def command(
             scale_on=scale_on.value,
             scale_target=scale_target,
             scale_down_delay_s=scale_down_delay_s,
+            idle_s=idle,
+            warm_up=warm_up,
         )
     if output is not Output.TABLE:
         emit(deployed, output)

@@ -24,6 +24,7 @@ from salver.wire.messages import (
     VariantPlan,
     VariantState,
     WorkerPlan,
+    routes,
 )
 
 SHARED, DEDICATED, QUARANTINE = "shared", "dedicated", "quarantine"
@@ -55,7 +56,8 @@ class Desired(msgspec.Struct, frozen=True):
     ``version`` is None when that cannot be resolved, and ``problem`` says why. ``size_hint_bytes``
     is what it took in a worker with a memory budget, 0 before one has loaded it. ``salt`` says
     which callers come first to the arms, ``evidence`` what gateways count of them. ``replicas`` is
-    what autoscaling made of those that were asked for, None where it has no say.
+    what autoscaling made of those that were asked for, None where it has no say. ``idle_s`` is when
+    it leaves if nobody asks, 0 for never.
     """
 
     spec: EndpointSpec
@@ -66,6 +68,7 @@ class Desired(msgspec.Struct, frozen=True):
     evidence: bytes = b""
     arms: tuple[Arm, ...] = ()
     replicas: int | None = None
+    idle_s: float = 0.0
 
     def each(self) -> "list[Desired]":
         """Return one wish for each version, the primary one first, without arms."""
@@ -86,12 +89,14 @@ class Observed(msgspec.Struct, frozen=True):
 
     ``workers``: each connected worker's variants. ``acknowledged``: the oldest plan number that a
     live gateway acts on, None when none is connected. ``successions`` counts for shared workers
-    how often each was replaced.
+    how often each was replaced. ``asleep`` are workers and versions of theirs that can be asked
+    although no process runs.
     """
 
     workers: Mapping[str, Mapping[str, VariantState]]
     acknowledged: int | None
     successions: Mapping[str, int] = {}
+    asleep: Collection[tuple[str, str]] = ()
 
 
 def next_plan(
@@ -209,12 +214,25 @@ def ready_workers(item: Desired, observed: Observed) -> list[str]:
     version = item.version
     if version is None:
         return []
-    states = ((worker, observed.workers.get(worker, {})) for worker in placement(item, observed))
     return [
         worker
-        for worker, variants in states
-        if (state := variants.get(version.id)) is not None and state.state in ANSWERING_STATES
+        for worker in placement(item, observed)
+        if _can_answer(observed.workers.get(worker, {}).get(version.id))
+        or (worker, version.id) in observed.asleep
     ]
+
+
+def asleep(plan: Plan, workers: Collection[str]) -> frozenset[tuple[str, str]]:
+    """Return what can be asked of on-demand workers that are not among the connected ones.
+
+    Only what a plan routes: a version is routed once it has been loaded.
+    """
+    absent = {w.id for w in plan.workers if w.on_demand and w.id not in workers}
+    return frozenset([route for route in routes(plan) if route[0] in absent])
+
+
+def _can_answer(state: VariantState | None) -> bool:
+    return state is not None and state.state in ANSWERING_STATES
 
 
 def _endpoint(
@@ -374,6 +392,8 @@ def _load(item: Desired) -> Load:
         steps=manifest.steps,
         pinned=item.spec.pinned,
         size_hint_bytes=item.size_hint_bytes,
+        golden=manifest.golden if item.spec.warm_up else "",
+        idle_s=item.idle_s,
     )
 
 
@@ -385,12 +405,21 @@ def _wanted_loads(wanted: list[Desired], observed: Observed) -> dict[str, dict[s
         load = _load(item)
         for worker in placement(item, observed):
             others = loads.setdefault(worker, {})
-            if load.variant not in others or load.pinned:
-                others[load.variant] = load
+            others[load.variant] = _for_both(load, others.get(load.variant))
         quarantined = msgspec.structs.replace(load, lazy=True)
         assert item.version is not None
         loads.setdefault(quarantine(item.version), {}).setdefault(load.variant, quarantined)
     return loads
+
+
+def _for_both(load: Load, other: Load | None) -> Load:
+    """Return the load of a version that several endpoints want: it stays where one wants that."""
+    if other is None:
+        return load
+    chosen = load if load.pinned else other
+    both_leave = load.idle_s > 0 and other.idle_s > 0
+    idle_s = max(load.idle_s, other.idle_s) if both_leave else 0.0
+    return msgspec.structs.replace(chosen, idle_s=idle_s)
 
 
 def _retain(
@@ -400,7 +429,7 @@ def _retain(
     previous: Plan,
 ) -> None:
     """Keep what gateways may still route to."""
-    routed = _routes(endpoints) | _routes(previous.endpoints)
+    routed = routes(Plan(0, 0, endpoints)) | routes(previous)
     acknowledged = observed.acknowledged
     all_know = acknowledged is not None and acknowledged >= previous.number
     for worker in previous.workers:
@@ -410,17 +439,14 @@ def _retain(
                 loads.setdefault(worker.id, {})[load.variant] = load
 
 
-def _routes(endpoints: tuple[EndpointPlan, ...]) -> set[tuple[str, str]]:
-    """Return which workers may be asked for which versions."""
-    variants = [variant for endpoint in endpoints for variant in endpoint.variants]
-    asked = {(worker, variant.id) for variant in variants for worker in variant.workers}
-    return asked | {(v.quarantine, v.id) for v in variants if v.quarantine is not None}
-
-
 def _workers(loads: dict[str, dict[str, Load]], address_of: AddressOf) -> tuple[WorkerPlan, ...]:
     return tuple(
-        WorkerPlan(
-            worker, worker.split("-", 1)[0], address_of(worker), tuple(loads[worker].values())
-        )
-        for worker in sorted(loads)
+        _worker(worker, tuple(loads[worker].values()), address_of) for worker in sorted(loads)
     )
+
+
+def _worker(worker: str, loads: tuple[Load, ...], address_of: AddressOf) -> WorkerPlan:
+    kind = worker.split("-", 1)[0]
+    is_own = kind != SHARED and worker != QUARANTINE_ID
+    on_demand = is_own and all(load.idle_s > 0 for load in loads)
+    return WorkerPlan(worker, kind, address_of(worker), loads, on_demand)

@@ -93,7 +93,9 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
     With ``steps``, ``runtime`` is as ``core.steps.stepped`` names it: a worker of version 2 would
     leave the steps out, and refuses the name.
     In a worker with a memory budget ``pinned`` stays in memory, and ``size_hint_bytes`` is what an
-    earlier load took: 0 for a version that nobody has loaded yet.
+    earlier load took: 0 for a version that nobody has loaded yet. ``golden`` is the digest of
+    examples that run before the version is ready. With ``idle_s`` it leaves memory when nobody has
+    asked for it so long.
     """
 
     variant: str
@@ -109,6 +111,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
     steps: Steps | None = None
     pinned: bool = False
     size_hint_bytes: int = 0
+    golden: str = ""
+    idle_s: float = 0.0
 
 
 class Unload(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -219,7 +223,11 @@ class Credit(msgspec.Struct, frozen=True, array_like=True, tag=9, gc=False):
 
 
 class Drain(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """Finish what was accepted and take nothing new, then say so in a ``Snapshot``."""
+    """Finish what was accepted and take nothing new, then say so in a ``Snapshot``.
+
+    A worker that nobody needs says it to its gateways. They close the link once they have all
+    answers, and what they send before that is answered.
+    """
 
     reason: str = ""
 
@@ -335,13 +343,15 @@ class WorkerPlan(msgspec.Struct, frozen=True):
     """One worker process: where it listens and what it hosts.
 
     ``address`` is ``unix:PATH`` or ``tcp://HOST:PORT``; ``kind`` is shared, dedicated or
-    quarantine.
+    quarantine. One that is ``on_demand`` runs only while somebody asks it: whoever connects to its
+    address has it started, and it leaves when it was idle for long.
     """
 
     id: str
     kind: str
     address: str
     loads: tuple[Load, ...] = ()
+    on_demand: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -355,6 +365,13 @@ class Plan(msgspec.Struct, frozen=True):
     endpoints: tuple[EndpointPlan, ...] = ()
     workers: tuple[WorkerPlan, ...] = ()
     unloaded: tuple[str, ...] = ()
+
+
+def routes(plan: Plan) -> set[tuple[str, str]]:
+    """Return which workers gateways may ask for which versions, quarantines included."""
+    variants = [variant for endpoint in plan.endpoints for variant in endpoint.variants]
+    asked = {(worker, variant.id) for variant in variants for worker in variant.workers}
+    return asked | {(v.quarantine, v.id) for v in variants if v.quarantine is not None}
 
 
 class PlanPush(msgspec.Struct, frozen=True, array_like=True, tag=12):

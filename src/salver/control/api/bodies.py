@@ -97,3 +97,5 @@ class EndpointBody(Body):
     scale_on: str = Field(default="concurrency", max_length=16)
     scale_target: float | None = Field(default=None, gt=0, le=1_000_000)
     scale_down_delay_s: float | None = Field(default=None, ge=0, le=3600)
+    idle_s: float | None = Field(default=None, ge=1, le=30 * 86400)
+    warm_up: bool = True

@@ -222,6 +222,8 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
             scale_on=body.scale_on,
             scale_target=body.scale_target,
             scale_down_delay_s=body.scale_down_delay_s,
+            idle_s=body.idle_s,
+            warm_up=body.warm_up,
         )
         spec = await deployer.put(wanted, body.model)
         await services.record("deploy", name, model=body.model)
