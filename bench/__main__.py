@@ -11,7 +11,7 @@ from bench import machine
 from bench.environments import BENCH
 from bench.failure import BenchError
 from bench.options import Options, parse
-from bench.parts import binary, grpc, grpc_binary, json_large, startup, tabular
+from bench.parts import binary, cold, grpc, grpc_binary, json_large, startup, tabular
 from bench.report import render, write
 from bench.results import Results
 from bench.workspace import Workspace, make_workspace
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[[Options, Workspace, Results], None]] = {
     "grpc-binary": grpc_binary.run,
     "json-large": json_large.run,
     "startup": startup.run,
+    "cold": cold.run,
 }
 PEERS = {"ceiling": "onnxruntime", "mlserver": "mlserver", "triton": "nvidia-pytriton"}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench.servers.table import SERVERS
 
-PARTS = ("tabular", "grpc", "binary", "grpc-binary", "json-large", "startup")
+PARTS = ("tabular", "grpc", "binary", "grpc-binary", "json-large", "startup", "cold")
 
 
 @dataclass(frozen=True, slots=True)

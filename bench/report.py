@@ -36,6 +36,7 @@ def render(results: Results) -> str:
         _transfers(f"{TENSOR} over gRPC, identity model", results.grpc_binary),
         _json_large(results),
         _startup(results),
+        _cold(results),
     ]
     return "\n\n".join(text for text in [*sections, _targets(results)] if text) + "\n"
 
@@ -190,6 +191,22 @@ def _startup(results: Results) -> str:
         "back after the worker's death s",
     ]
     return "## Start-up with one model\n\n" + table(header, rows)
+
+
+def _cold(results: Results) -> str:
+    if not results.cold:
+        return ""
+    rows = [
+        [
+            way,
+            f"{1e3 * median(figures, float):.0f}",
+            f"{1e3 * min(figures):.0f} to {1e3 * max(figures):.0f}",
+            str(len(figures)),
+        ]
+        for way, figures in results.cold.items()
+    ]
+    header = ["where the model runs", "first answer ms, median", "range", "starts"]
+    return "## From no replica to the first answer\n\n" + table(header, rows)
 
 
 def _targets(results: Results) -> str:

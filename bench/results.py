@@ -56,6 +56,7 @@ class Results:
     grpc_binary: dict[str, dict[int, list[Transfer]]] = field(default_factory=dict)
     json_large: dict[str, list[Sample]] = field(default_factory=dict)
     startup: dict[str, list[StartUp]] = field(default_factory=dict)
+    cold: dict[str, list[float]] = field(default_factory=dict)
 
 
 def throughput_ratio(results: Results, upper: str, lower: str, connections: int) -> float | None:

@@ -22,6 +22,7 @@ OF_TRITON = 2.5
 P50_OF_CEILING = 1.6
 FIRST_ANSWER_S = 1.5
 MEMORY_MB = 350.0
+COLD_S = {"own process, warm": 0.15, "own process, started anew": 1.0}
 RECOVERY_S = 2.0
 GRPC_OF_CEILING = 0.6
 GRPC_OF_TRITON = 2.5
@@ -67,7 +68,19 @@ def verdicts(results: Results) -> list[Verdict]:
     found.append(_at_most("Salver, first answer after (s)", seconds, FIRST_ANSWER_S))
     found.append(_at_most("Salver, back after its only worker died (s)", recovery, RECOVERY_S))
     found.append(_at_most("Salver, memory of all processes (MB, PSS)", memory, MEMORY_MB))
-    return found + _grpc(results) + _large(results)
+    return found + _grpc(results) + _large(results) + _cold(results)
+
+
+def _cold(results: Results) -> list[Verdict]:
+    """From no replica to the first answer, with a warm process and without."""
+    found = []
+    for way, bound_s in COLD_S.items():
+        starts = results.cold.get(way)
+        median_s = statistics.median(starts) if starts else None
+        found.append(
+            _at_most(f"Salver, first answer of a cold model, {way} (s)", median_s, bound_s)
+        )
+    return found
 
 
 def _grpc(results: Results) -> list[Verdict]:

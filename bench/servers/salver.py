@@ -34,15 +34,7 @@ class Salver(Server):
 
     def provision(self) -> None:
         """Fill a home: start once, push and deploy each model, stop."""
-        self._salver = BENCH.parent / ".venv" / "bin" / "salver"
-        if not self._salver.is_file():
-            raise BenchError(f"{self._salver} is missing; run: make env")
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        self._key = secrets.token_urlsafe(24)
-        digest = hashlib.sha256(self._key.encode()).hexdigest()
-        keys = {"keys": [{"sha256": digest, "principal": "bench"}]}
-        (self.folder / "keys.yaml").write_text(json.dumps(keys))
+        self.begin()
         self._command(*self._up(), "--detach")
         try:
             for model in self.models:
@@ -52,6 +44,18 @@ class Salver(Server):
                 self._command("deploy", f"{model}:1")
         finally:
             self._command("stop")
+
+    def begin(self) -> None:
+        """Make an empty home and a key."""
+        self._salver = BENCH.parent / ".venv" / "bin" / "salver"
+        if not self._salver.is_file():
+            raise BenchError(f"{self._salver} is missing; run: make env")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self._key = secrets.token_urlsafe(24)
+        digest = hashlib.sha256(self._key.encode()).hexdigest()
+        keys = {"keys": [{"sha256": digest, "principal": "bench"}]}
+        (self.folder / "keys.yaml").write_text(json.dumps(keys))
 
     def _up(self) -> list[str]:
         self._port, self._grpc_port = free_port(), free_port()

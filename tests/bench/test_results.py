@@ -69,13 +69,24 @@ def test_verdicts_of_grpc_and_large_bodies_follow_the_bounds() -> None:
         "salver": [Sample(15.0, 1.0, 1.0, 0)],
         "triton": [Sample(10.0, 1.0, 1.0, 0)],
     }
-    words = [verdict.word for verdict in verdicts(results)][8:]
+    words = [verdict.word for verdict in verdicts(results)][8:-2]
     assert words == [
         *("met", "met", "met"),
         *("met", "NOT MET", "NOT MET"),
         *("met", "NOT MET", "met", "NOT MET"),
         "met",
     ]
+
+
+def test_verdicts_of_cold_starts_follow_the_bounds() -> None:
+    """The medians count, with a warm process and without."""
+    results = make_results({})
+    results.cold = {
+        "own process, warm": [0.1, 0.15, 9.0],
+        "own process, started anew": [0.1, 1.1, 1.2],
+    }
+    assert [verdict.word for verdict in verdicts(results)][-2:] == ["met", "NOT MET"]
+    assert "1100" in render(results)
 
 
 def test_report_counts_failed_calls() -> None:

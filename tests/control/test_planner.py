@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.artifact.manifest import FileEntry, Manifest
-from salver.control.planner import AddressOf, Arm, Desired, Observed, next_plan, same, successions
+from salver.control.planner import (
+    AddressOf,
+    Arm,
+    Desired,
+    Observed,
+    asleep,
+    next_plan,
+    ready_workers,
+    same,
+    successions,
+)
 from salver.core.errors import UnsupportedFormat
 from salver.core.signature import Signature, TensorSpec
 from salver.core.steps import Steps
@@ -434,3 +444,47 @@ def test_weights_always_add_up(arms: list[tuple[int, int]], ready: set[int]) -> 
     assert all(weight >= 0 for _, _, weight in shares(plan))
     assert len({name for name, _, _ in shares(plan)}) == len(shares(plan))
     assert {name for name, _, _ in shares(plan)[1:]} <= {f"m:{number}" for number in ready}
+
+
+def idle(number: int, model: str = "m", *, idle_s: float = 60.0) -> Desired:
+    """Want an endpoint of a coded version that leaves while nobody asks."""
+    spec = EndpointSpec(f"e-{model}-{idle_s:g}", model, number, min_replicas=0)
+    return Desired(spec, coded(number, model), idle_s=idle_s)
+
+
+def test_only_workers_of_their_own_run_on_demand() -> None:
+    """A version's own worker and quarantine run on demand, those that it shares run always."""
+    shared = msgspec.structs.replace(want(1), idle_s=60.0)
+    plan = next_plan([idle(1, "own"), shared], seen(), EMPTY, ADDRESS)
+    on_demand = {worker.id for worker in plan.workers if worker.on_demand}
+    assert on_demand == {"dedicated-own-1-0", "quarantine-own-1"}
+    assert {load.idle_s for worker in plan.workers for load in worker.loads} == {60.0}
+    always = next_plan([idle(1, "own", idle_s=0.0)], seen(), plan, ADDRESS)
+    assert not any(worker.on_demand for worker in always.workers if "own" in worker.id)
+
+
+def test_a_version_is_loaded_once_before_it_may_sleep() -> None:
+    """What never was ready is not routed; once it was it stays so while no process runs."""
+    first = next_plan([idle(1)], seen(), EMPTY, ADDRESS)
+    assert first.endpoints[0].variants == ()
+    assert asleep(first, ()) == frozenset()
+    ready = seen(dedicated_m_1_0={"m:1": "ready"})
+    second = next_plan([idle(1)], ready, first, ADDRESS)
+    assert second.endpoints[0].variants[0].workers == ("dedicated-m-1-0",)
+    sleeping = msgspec.structs.replace(seen(), asleep=asleep(second, ()))
+    assert ready_workers(idle(1), sleeping) == ["dedicated-m-1-0"]
+    assert asleep(second, ("dedicated-m-1-0",)) == {("quarantine-m-1", "m:1")}
+    third = next_plan([idle(1)], sleeping, second, ADDRESS)
+    assert same(second, third)
+
+
+def test_a_version_stays_where_one_of_its_endpoints_wants_that() -> None:
+    """With two endpoints the longer idle time holds, and none if one never wants it to leave."""
+    longer = next_plan([idle(1, idle_s=5.0), idle(1, idle_s=9.0)], seen(), EMPTY, ADDRESS)
+    stays = [
+        next_plan([idle(1, idle_s=one), idle(1, idle_s=other)], seen(), EMPTY, ADDRESS)
+        for one, other in ((5.0, 0.0), (0.0, 5.0))
+    ]
+    for plan, idle_s in ((longer, 9.0), (stays[0], 0.0), (stays[1], 0.0)):
+        loads = [load for worker in plan.workers for load in worker.loads if not load.lazy]
+        assert [load.idle_s for load in loads] == [idle_s]

@@ -1,15 +1,13 @@
 """The options of `salver bench`."""
 
-import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from salver.bench.figures import Arrivals
-from salver.cli.options import Output
+from salver.cli.options import Output, duration_option
 
 RATE_PER_S = 100.0
 DURATION_S = 10.0
@@ -19,10 +17,6 @@ SLO_S = 0.1
 TIMEOUT_S = 10.0
 MAX_RATE_PER_S = 20_000.0
 MAX_DURATION_S = 600.0
-
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(us|ms|s|m|h)?")
-_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_LONGEST_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +54,6 @@ class Asked:
     output: Output
 
 
-def duration(text: str) -> float:
-    """Return the seconds of ``500us``, ``100ms``, ``10s``, ``2m`` or ``1h``; a bare number too."""
-    found = _DURATION.fullmatch(text.strip())
-    value_s = float(found[1]) * _UNITS_S[found[2] or "s"] if found else math.nan
-    if not 0 <= value_s <= _LONGEST_S:
-        raise typer.BadParameter(f"{text!r} is no duration; write 500us, 100ms, 10s, 2m or 1h")
-    return value_s
-
-
-def _duration_option(name: str, text: str) -> Any:
-    return typer.Option(name, parser=duration, metavar="<duration>", help=text)
-
-
 FileArgument = Annotated[
     str | None,
     typer.Argument(help="What to send, as for predict. [default: golden example, or made up]"),
@@ -92,17 +73,17 @@ ColdOption = Annotated[
 ]
 DurationOption = Annotated[
     float | None,
-    _duration_option("--duration", "How long to measure. [default: 10s; 3s a step of --ramp]"),
+    duration_option("--duration", "How long to measure. [default: 10s; 3s a step of --ramp]"),
 ]
 WarmupOption = Annotated[
     float | None,
-    _duration_option("--warmup", "The same load before, not counted. [default: 1s]"),
+    duration_option("--warmup", "The same load before, not counted. [default: 1s]"),
 ]
 ArrivalsOption = Annotated[
     Arrivals, typer.Option("--arrivals", help="Gaps between requests: all the same, or random.")
 ]
 SloOption = Annotated[
-    float | None, _duration_option("--slo", "Answers within this are good. [default: 100ms]")
+    float | None, duration_option("--slo", "Answers within this are good. [default: 100ms]")
 ]
 QuantileOption = Annotated[
     float, typer.Option("--quantile", min=1, max=99.999, help="Percentile to be within --slo.")
@@ -119,7 +100,7 @@ ConnectionsOption = Annotated[
     int, typer.Option("--connections", min=1, max=16384, help="Requests in flight at most.")
 ]
 TimeoutOption = Annotated[
-    float | None, _duration_option("--timeout", "Longest wait for an answer. [default: 10s]")
+    float | None, duration_option("--timeout", "Longest wait for an answer. [default: 10s]")
 ]
 CyclesOption = Annotated[
     int, typer.Option("--cycles", min=1, max=100, help="Cold starts to measure.")
@@ -128,7 +109,7 @@ MaxRateOption = Annotated[
     float, typer.Option("--max-rate", min=1, help="Never offer more a second.")
 ]
 MaxDurationOption = Annotated[
-    float | None, _duration_option("--max-duration", "Never take longer a step. [default: 10m]")
+    float | None, duration_option("--max-duration", "Never take longer a step. [default: 10m]")
 ]
 RemoteOption = Annotated[
     bool, typer.Option("--allow-remote", help="Load a server that is not this machine.")

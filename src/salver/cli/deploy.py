@@ -36,6 +36,8 @@ def command(
     memory_limit: given.MemoryLimitOption = "",
     gpu: given.GpuOption = None,
     provider: given.ProviderOption = given.Provider.AUTO,
+    idle: given.IdleOption = None,
+    warm_up: given.WarmUpOption = True,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
     output: OutputOption = Output.TABLE,
@@ -76,6 +78,8 @@ def command(
             memory_limit_bytes=given.size_bytes(memory_limit),
             gpu=gpu,
             provider=provider.value,
+            idle_s=idle,
+            warm_up=warm_up,
         )
     if output is not Output.TABLE:
         emit(deployed, output)

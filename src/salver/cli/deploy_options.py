@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from salver.cli.options import duration_option
 from salver.core.hosting import MAX_GPU, MAX_INSTANCES, MAX_THREADS
 
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMGT]i?)?B?", re.IGNORECASE)
@@ -113,6 +114,13 @@ MaxPaddingOption = Annotated[
 CacheOption = Annotated[
     bool, typer.Option("--cache", help="Answer equal requests alike, from memory.")
 ]
+IdleOption = Annotated[
+    float | None,
+    duration_option("--idle", "--min-replicas 0: time unused until it leaves, such as 5m."),
+]
+WarmUpOption = Annotated[
+    bool, typer.Option("--warm-up/--no-warm-up", help="Run golden examples before it answers.")
+]
 PinOption = Annotated[
     bool, typer.Option("--pin", help="Keep it in memory, whatever else is asked for.")
 ]
@@ -130,7 +138,8 @@ RoutingOption = Annotated[
     ),
 ]
 MinReplicasOption = Annotated[
-    int | None, typer.Option("--min-replicas", min=0, max=64, help="[default: --replicas]")
+    int | None,
+    typer.Option("--min-replicas", min=0, max=64, help="0: none while idle. [default: --replicas]"),
 ]
 MaxReplicasOption = Annotated[
     int | None,

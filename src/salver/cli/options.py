@@ -1,12 +1,18 @@
 """Options that several commands share, with the same names and help everywhere."""
 
+import math
+import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from salver.client.sync import Client
+
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(us|ms|s|m|h)?")
+_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST_S = 24 * 3600.0
 
 
 class Output(StrEnum):
@@ -15,6 +21,20 @@ class Output(StrEnum):
     TABLE = "table"
     JSON = "json"
     YAML = "yaml"
+
+
+def duration(text: str) -> float:
+    """Return the seconds of ``500us``, ``100ms``, ``10s``, ``2m`` or ``1h``; a bare number too."""
+    found = _DURATION.fullmatch(text.strip())
+    value_s = float(found[1]) * _UNITS_S[found[2] or "s"] if found else math.nan
+    if not 0 <= value_s <= _LONGEST_S:
+        raise typer.BadParameter(f"{text!r} is no duration; write 500us, 100ms, 10s, 2m or 1h")
+    return value_s
+
+
+def duration_option(name: str, text: str) -> Any:
+    """Return an option that takes a duration."""
+    return typer.Option(name, parser=duration, metavar="<duration>", help=text)
 
 
 HomeOption = Annotated[

@@ -82,13 +82,15 @@ class DeployOptions:
     memory_limit_bytes: int | None = None
     gpu: int | None = None
     provider: str | None = None
+    idle_s: float | None = None
+    warm_up: bool = True
 
 
 _POLICY = (
     "max_batch_size", "max_queue", "max_batch_tokens", "max_queue_delay_ms", "priorities",
     "batching", "objective_ms", "max_padding", "cache", "min_replicas", "max_replicas", "scale_on",
     "scale_target", "scale_down_delay_s", "hosting", "instances", "threads", "cpus",
-    "memory_limit_bytes", "gpu", "provider",
+    "memory_limit_bytes", "gpu", "provider", "idle_s",
 )  # fmt: skip
 
 
@@ -157,6 +159,8 @@ def deploy(reference: str, options: DeployOptions) -> Steps[Json]:
         routing["key"] = options.routing_key
     if routing:
         body["routing"] = routing
+    if not options.warm_up:
+        body["warm_up"] = False
     path = f"/endpoints/{endpoint}?wait=true&timeout_s={options.timeout_s:g}"
     reply = yield admin_call("PUT", path, body, options.timeout_s + _DEPLOY_MARGIN_S)
     answer: Json = json_of(reply)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from salver.control.planner import Observed, successions
+from salver.control.planner import Observed, asleep, successions
 from salver.core.clock import Clock
 from salver.core.errors import NotReady, WireError
 from salver.observe.logs import get_logger
@@ -141,7 +141,8 @@ class Hub:
         ]
         successors = {} if self.plan is None else successions(self.plan, worn)
         numbers = [peer.acknowledged for peer in self.peers(GATEWAY)]
-        return Observed(workers, min(numbers) if numbers else None, successors)
+        sleeping = frozenset() if self.plan is None else asleep(self.plan, workers)
+        return Observed(workers, min(numbers) if numbers else None, successors, sleeping)
 
     def sizes(self) -> dict[str, int]:
         """Return the most that each version took in a worker's memory when it was loaded."""

@@ -16,7 +16,7 @@ from salver.observe.prometheus import render
 from salver.registry.catalog import Catalog
 from salver.wire.messages import Snapshot
 
-_NOT_RUNNING: dict[str, Any] = {"pid": None, "restarts": 0}
+_NOT_RUNNING: dict[str, Any] = {"pid": None, "restarts": 0, "state": "starting"}
 
 
 class Overview:
@@ -81,7 +81,7 @@ class Overview:
                     "id": worker.id,
                     "kind": worker.kind,
                     "pid": snapshot.pid if snapshot is not None else entry["pid"],
-                    "state": snapshot.state if snapshot is not None else "starting",
+                    "state": snapshot.state if snapshot is not None else entry["state"],
                     "models": [load.variant for load in worker.loads],
                     "cpus": worker.limits.cpus,
                     "memory_limit_bytes": worker.limits.memory_bytes,

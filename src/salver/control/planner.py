@@ -33,6 +33,7 @@ from salver.wire.messages import (
     VariantPlan,
     VariantState,
     WorkerPlan,
+    routes,
 )
 
 SHARED, DEDICATED, QUARANTINE = "shared", "dedicated", "quarantine"
@@ -64,7 +65,8 @@ class Desired(msgspec.Struct, frozen=True):
     is what it took in a worker with a memory budget, 0 before one has loaded it; ``size_bytes`` is
     the same also without budgets. ``salt`` says which callers come first to the arms, ``evidence``
     what gateways count of them. ``replicas`` is what autoscaling made of those that were asked for,
-    None where it has no say. ``places`` are those of the versions, by their ids.
+    None where it has no say. ``places`` are those of the versions, by their ids. ``idle_s`` is when
+    it leaves if nobody asks, 0 for never.
     """
 
     spec: EndpointSpec
@@ -77,6 +79,7 @@ class Desired(msgspec.Struct, frozen=True):
     replicas: int | None = None
     size_bytes: int = 0
     places: Mapping[str, Place] = {}
+    idle_s: float = 0.0
 
     @property
     def place(self) -> Place:
@@ -108,12 +111,14 @@ class Observed(msgspec.Struct, frozen=True):
 
     ``workers``: each connected worker's variants. ``acknowledged``: the oldest plan number that a
     live gateway acts on, None when none is connected. ``successions`` counts for shared workers
-    how often each was replaced.
+    how often each was replaced. ``asleep`` are workers and versions of theirs that can be asked
+    although no process runs.
     """
 
     workers: Mapping[str, Mapping[str, VariantState]]
     acknowledged: int | None
     successions: Mapping[str, int] = {}
+    asleep: Collection[tuple[str, str]] = ()
 
 
 def next_plan(
@@ -257,12 +262,25 @@ def ready_workers(item: Desired, observed: Observed) -> list[str]:
     version = item.version
     if version is None:
         return []
-    states = ((worker, observed.workers.get(worker, {})) for worker in placement(item, observed))
     return [
         worker
-        for worker, variants in states
-        if (state := variants.get(version.id)) is not None and state.state in ANSWERING_STATES
+        for worker in placement(item, observed)
+        if _can_answer(observed.workers.get(worker, {}).get(version.id))
+        or (worker, version.id) in observed.asleep
     ]
+
+
+def asleep(plan: Plan, workers: Collection[str]) -> frozenset[tuple[str, str]]:
+    """Return what can be asked of on-demand workers that are not among the connected ones.
+
+    Only what a plan routes: a version is routed once it has been loaded.
+    """
+    absent = {w.id for w in plan.workers if w.on_demand and w.id not in workers}
+    return frozenset([route for route in routes(plan) if route[0] in absent])
+
+
+def _can_answer(state: VariantState | None) -> bool:
+    return state is not None and state.state in ANSWERING_STATES
 
 
 def _endpoint(
@@ -423,6 +441,8 @@ def _load(item: Desired) -> Load:
         pinned=item.spec.pinned,
         size_hint_bytes=item.size_hint_bytes,
         execution=execution(version, item.place.hosting),
+        golden=manifest.golden if item.spec.warm_up else "",
+        idle_s=item.idle_s,
     )
 
 
@@ -437,12 +457,21 @@ def _wanted_loads(
         load = _load(item)
         for worker in placement(item, observed):
             others = loads.setdefault(worker, {})
-            if load.variant not in others or load.pinned:
-                others[load.variant] = load
+            others[load.variant] = _for_both(load, others.get(load.variant))
         alone = msgspec.structs.replace(load.execution, instances=1)
         quarantined = msgspec.structs.replace(load, lazy=True, execution=alone)
         loads.setdefault(quarantine(item), {}).setdefault(load.variant, quarantined)
     return loads
+
+
+def _for_both(load: Load, other: Load | None) -> Load:
+    """Return the load of a version that several endpoints want: it stays where one wants that."""
+    if other is None:
+        return load
+    chosen = load if load.pinned else other
+    both_leave = load.idle_s > 0 and other.idle_s > 0
+    idle_s = max(load.idle_s, other.idle_s) if both_leave else 0.0
+    return msgspec.structs.replace(chosen, idle_s=idle_s)
 
 
 def _retain(
@@ -452,7 +481,7 @@ def _retain(
     previous: Plan,
 ) -> None:
     """Keep what gateways may still route to."""
-    routed = _routes(endpoints) | _routes(previous.endpoints)
+    routed = routes(Plan(0, 0, endpoints)) | routes(previous)
     acknowledged = observed.acknowledged
     all_know = acknowledged is not None and acknowledged >= previous.number
     for worker in previous.workers:
@@ -460,13 +489,6 @@ def _retain(
             needed = (worker.id, load.variant) in routed or not all_know
             if needed and load.variant not in loads.get(worker.id, {}):
                 loads.setdefault(worker.id, {})[load.variant] = load
-
-
-def _routes(endpoints: tuple[EndpointPlan, ...]) -> set[tuple[str, str]]:
-    """Return which workers may be asked for which versions."""
-    variants = [variant for endpoint in endpoints for variant in endpoint.variants]
-    asked = {(worker, variant.id) for variant in variants for worker in variant.workers}
-    return asked | {(v.quarantine, v.id) for v in variants if v.quarantine is not None}
 
 
 def _limits(
@@ -489,12 +511,19 @@ def _workers(
     address_of: AddressOf,
 ) -> tuple[WorkerPlan, ...]:
     return tuple(
-        WorkerPlan(
-            worker,
-            worker.split("-", 1)[0],
-            address_of(worker),
-            tuple(loads[worker].values()),
-            *limits.get(worker, (NO_LIMITS, 0)),
-        )
+        _worker(worker, tuple(loads[worker].values()), limits, address_of)
         for worker in sorted(loads)
     )
+
+
+def _worker(
+    worker: str,
+    loads: tuple[Load, ...],
+    limits: dict[str, tuple[Limits, int]],
+    address_of: AddressOf,
+) -> WorkerPlan:
+    kind = worker.split("-", 1)[0]
+    is_own = kind != SHARED and worker != QUARANTINE_ID
+    on_demand = is_own and all(load.idle_s > 0 for load in loads)
+    own_limits, threads = limits.get(worker, (NO_LIMITS, 0))
+    return WorkerPlan(worker, kind, address_of(worker), loads, own_limits, threads, on_demand)

@@ -197,9 +197,12 @@ class Reconciler:
             version = self._catalog.resolve(reference)
             engine = self._settings.engine
             budgeted = engine.memory_budget_bytes or engine.node_memory_budget_bytes
+            idle_s = 0.0
+            if spec.min_replicas == 0:
+                idle_s = engine.idle_s if spec.idle_s is None else spec.idle_s
             size_bytes = sizes.get(version.id, 0)
             hint_bytes = size_bytes if budgeted else 0
-            return Desired(spec, version, "", hint_bytes, size_bytes=size_bytes)
+            return Desired(spec, version, "", hint_bytes, size_bytes=size_bytes, idle_s=idle_s)
         except SalverError as error:
             return Desired(spec, None, error.message)
 

@@ -152,6 +152,13 @@ class EngineSettings:
         256 * _MIB, "with a budget: memory a worker may hold besides its models before it is worn"
     )
     worn_after_s: float = setting(60.0, "time after which a worn worker is replaced; 0 = never")
+    idle_s: float = setting(
+        300.0, "time after which an unused model deployed with --min-replicas 0 leaves"
+    )
+    warm_up: str = setting(
+        "run", "golden examples before a version answers: run, check (compare answers), or off"
+    )
+    warm_up_s: float = setting(5.0, "time after which no further golden example begins")
     probe_timeout_s: float = setting(120.0, "time the examination of a pushed model may take")
     probe_memory_bytes: int = setting(
         8192 * _MIB, "address space of the process that examines a pushed model"
@@ -254,6 +261,12 @@ class SupervisorSettings:
     backoff_max_s: float = setting(10.0, "longest pause between restarts")
     backoff_reset_s: float = setting(3.0, "healthy time after which the pause starts over")
     stop_timeout_s: float = setting(25.0, "time a process gets to stop before it is killed")
+    warm_processes: int = setting(
+        1, "processes kept ready for workers that start on demand; 0 = each is started anew"
+    )
+    warm_runtimes: str = setting(
+        "onnx,python,python-stream", "runtimes that these have imported, with commas between"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import asyncio
 import os
 import secrets
 import signal
+import socket
 from pathlib import Path
 
 import uvloop
@@ -16,10 +17,13 @@ from salver.core.settings_file import read_settings
 from salver.engine.memory import uninitialised
 from salver.engine.worker.app import Worker, WorkerIdentity
 from salver.engine.worker.loader import Loader
+from salver.engine.worker.warmup import warm_up
 from salver.observe.logs import configure_logs
 from salver.runtimes.base import RuntimeOptions
 from salver.runtimes.table import create_batch, create_stream
 from salver.wire.transport import LinkOptions, TlsFiles
+
+_LEAVE_TIMEOUT_S = 5.0
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,7 +34,10 @@ def main(arguments: list[str] | None = None) -> None:
     configure_logs(settings.observe.log_level, process=options.id, pid=os.getpid())
     token = Path(options.token_file).read_text().strip() if options.token_file else ""
     address = options.address or f"unix:{home / 'run' / f'worker-{options.id}.sock'}"
-    identity = WorkerIdentity(options.id, secrets.token_hex(8), address, home, token)
+    door = None if options.listen_fd is None else socket.socket(fileno=options.listen_fd)
+    identity = WorkerIdentity(
+        options.id, secrets.token_hex(8), address, home, token, door, options.woken_ns
+    )
     uvloop.run(_serve(identity, settings, _tls(options)))
 
 
@@ -39,6 +46,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--id", required=True, help="identity of this worker in the plan")
     parser.add_argument("--home", required=True, help="folder of the server's state")
     parser.add_argument("--address", help="unix:PATH or tcp://HOST:PORT [run/worker-ID.sock]")
+    parser.add_argument("--listen-fd", type=int, help="inherited socket that listens there")
+    parser.add_argument("--woken-ns", type=int, default=0, help="when somebody asked for it")
     parser.add_argument("--token-file", help="file with the token that gateways must send")
     parser.add_argument("--tls-certificate")
     parser.add_argument("--tls-key")
@@ -47,8 +56,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 async def _serve(identity: WorkerIdentity, settings: Settings, tls: TlsFiles | None) -> None:
-    stopping = asyncio.Event()
+    stopping, leaving = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def unneeded() -> None:
+        leaving.set()
+        stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     engine, home = settings.engine, identity.home
@@ -59,12 +73,15 @@ async def _serve(identity: WorkerIdentity, settings: Settings, tls: TlsFiles | N
         create_batch,
         create_stream,
         row_by_row=engine.steps == "rows",
+        warm_up=warm_up(engine, SystemClock()),
     )
     links = LinkOptions(tls, engine.max_frame_bytes, engine.coalesce, uninitialised)
-    worker = Worker(identity, settings, loader, SystemClock(), links)
+    worker = Worker(identity, settings, loader, SystemClock(), links, unneeded)
     await worker.start()
     settle()
     await stopping.wait()
+    if leaving.is_set():
+        await worker.leave(_LEAVE_TIMEOUT_S)
     await worker.drain(settings.http.drain_timeout_s)
     await worker.stop()
 

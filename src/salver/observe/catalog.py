@@ -107,6 +107,28 @@ METRICS: dict[str, Metric] = {
             "Time to verify and load a model.",
             SECONDS_BUCKETS,
         ),
+        Metric(
+            "salver_cold_starts_total",
+            Kind.COUNTER,
+            ("variant", "waited_for"),
+            "Times a model was loaded because a request came for it: model (its process ran) or "
+            "process (that was started as well).",
+        ),
+        Metric(
+            "salver_cold_start_seconds",
+            Kind.HISTOGRAM,
+            ("variant", "waited_for"),
+            "Time from the request that wanted a model back to its being loaded.",
+            SECONDS_BUCKETS,
+        ),
+        Metric(
+            "salver_cold_request_seconds",
+            Kind.HISTOGRAM,
+            _ENDPOINT,
+            "Time from the first byte of a request that waited for its model to its answer; its "
+            "count by that of all requests is the share of cold ones.",
+            SECONDS_BUCKETS,
+        ),
         Metric("salver_batches_total", Kind.COUNTER, ("variant",), "Batches run."),
         Metric(
             "salver_requests_dropped_total",

@@ -49,20 +49,27 @@ class ExchangeMetrics:
         codes: Counter[str] = Counter()
         totals_ns: list[int] = []
         timings: list[Timing] = []
+        cold_ns: list[int] = []
         for record in records:
             if isinstance(record, JointExchange):
                 count = len(record)
                 codes[""] += count
                 totals_ns += [record.total_ns] * count
                 timings += record.timings
+                if record.timings[0].cold:
+                    cold_ns += [record.total_ns] * count
             else:
                 codes[record.code] += 1
                 totals_ns.append(record.total_ns)
                 if record.timing is not None:
                     timings.append(record.timing)
+                    if record.timing.cold:
+                        cold_ns.append(record.total_ns)
         for code, count in codes.items():
             self._meter.add("salver_requests_total", (*labels, code or "ok"), count)
         self._observe(_DURATIONS[:1], labels, [totals_ns])
+        if cold_ns:
+            self._observe(("salver_cold_request_seconds",), labels, [cold_ns])
         if timings:
             durations = [[one.queue_ns for one in timings], [one.run_ns for one in timings]]
             self._observe(_DURATIONS[1:], labels, durations)

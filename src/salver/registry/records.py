@@ -36,7 +36,9 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """What somebody wants an endpoint to be.
 
     ``version`` is set for a fixed version, ``alias`` for one that follows an alias. ``pinned``
-    keeps the model in memory where a budget sends others away.
+    keeps the model in memory where a budget sends others away. ``min_replicas`` is None for as many
+    as ``replicas``; with 0 the model leaves when nobody asked for ``idle_s`` (None: as the settings
+    say). ``warm_up`` runs golden examples before a version answers.
     ``batching`` is fixed or adaptive, ``objective_ms`` the time within which adaptive batches
     answer, 0 for none. ``max_padding`` is the share of a batch that may be filling; ``cache`` keeps
     answers for requests that are equal. ``routing`` is about endpoints with several variants,
@@ -71,6 +73,8 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     scale_target: float | None = None
     scale_down_delay_s: float | None = None
     hosting: Hosting = Hosting()
+    idle_s: float | None = None
+    warm_up: bool = True
 
 
 class EventRecord(msgspec.Struct, frozen=True):

@@ -1,9 +1,15 @@
 """ONNX models on ONNX Runtime."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# Its telemetry would run a thread in every process, keep a database in the user's home folder,
+# and may send it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime
 
 from salver.core.datatypes import BYTES

@@ -95,7 +95,9 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
     leave the steps out, and refuses the name.
     In a worker with a memory budget ``pinned`` stays in memory, and ``size_hint_bytes`` is what an
     earlier load took: 0 for a version that nobody has loaded yet. A worker that does not know
-    ``execution`` runs one instance, on the CPU.
+    ``execution`` runs one instance, on the CPU. ``golden`` is the digest of examples that run
+    before the version is ready. With ``idle_s`` it leaves memory when nobody has asked for it so
+    long.
     """
 
     variant: str
@@ -112,6 +114,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
     pinned: bool = False
     size_hint_bytes: int = 0
     execution: Execution = Execution()
+    golden: str = ""
+    idle_s: float = 0.0
 
 
 class Unload(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -222,7 +226,11 @@ class Credit(msgspec.Struct, frozen=True, array_like=True, tag=9, gc=False):
 
 
 class Drain(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """Finish what was accepted and take nothing new, then say so in a ``Snapshot``."""
+    """Finish what was accepted and take nothing new, then say so in a ``Snapshot``.
+
+    A worker that nobody needs says it to its gateways. They close the link once they have all
+    answers, and what they send before that is answered.
+    """
 
     reason: str = ""
 
@@ -343,7 +351,9 @@ class WorkerPlan(msgspec.Struct, frozen=True):
 
     ``address`` is ``unix:PATH`` or ``tcp://HOST:PORT``; ``kind`` is shared, dedicated or
     quarantine. ``limits`` hold for the whole process from its start; ``threads`` are those of
-    libraries that are told once, 0 for what ``engine.threads`` says.
+    libraries that are told once, 0 for what ``engine.threads`` says. One that is ``on_demand`` runs
+    only while somebody asks it: whoever connects to its address has it started, and it leaves when
+    it was idle for long.
     """
 
     id: str
@@ -352,6 +362,7 @@ class WorkerPlan(msgspec.Struct, frozen=True):
     loads: tuple[Load, ...] = ()
     limits: Limits = Limits()
     threads: int = 0
+    on_demand: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -365,6 +376,13 @@ class Plan(msgspec.Struct, frozen=True):
     endpoints: tuple[EndpointPlan, ...] = ()
     workers: tuple[WorkerPlan, ...] = ()
     unloaded: tuple[str, ...] = ()
+
+
+def routes(plan: Plan) -> set[tuple[str, str]]:
+    """Return which workers gateways may ask for which versions, quarantines included."""
+    variants = [variant for endpoint in plan.endpoints for variant in endpoint.variants]
+    asked = {(worker, variant.id) for variant in variants for worker in variant.workers}
+    return asked | {(v.quarantine, v.id) for v in variants if v.quarantine is not None}
 
 
 class PlanPush(msgspec.Struct, frozen=True, array_like=True, tag=12):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ _DEFAULT_OPTIONS = LinkOptions()
 class Listener:
     """An open door; ``address`` has the real port."""
 
-    def __init__(self, address: str, server: asyncio.Server, path: Path | None) -> None:
+    def __init__(self, address: str, server: asyncio.Server, path: Path | None = None) -> None:
         self.address = address
         self._server = server
         self._path = path
@@ -105,8 +106,12 @@ async def listen(
     hello: Hello,
     accept: Callable[[Connection], Receiver],
     options: LinkOptions = _DEFAULT_OPTIONS,
+    door: socket.socket | None = None,
 ) -> Listener:
-    """Open a door. Raises ``InvalidSettings`` for TCP beyond this machine without TLS."""
+    """Open a door. Raises ``InvalidSettings`` for TCP beyond this machine without TLS.
+
+    ``door`` is a Unix socket that listens at the address already; it stays when this is closed.
+    """
     place = parse_address(address)
     limits = LinkLimits(options.max_frame_bytes, options.coalesce, options.allocate)
     loop = asyncio.get_running_loop()
@@ -114,6 +119,10 @@ async def listen(
     def factory() -> Connection:
         return Connection(hello, accept, initiator=False, limits=limits)
 
+    if door is not None:
+        return Listener(
+            address, await loop.create_unix_server(factory, sock=door, backlog=_BACKLOG)
+        )
     if isinstance(place, UnixAddress):
         path = Path(place.path)
         path.unlink(missing_ok=True)  # noqa: ASYNC240 - a door opens before anything is served
@@ -125,7 +134,7 @@ async def listen(
         factory, place.host, place.port, ssl=context, backlog=_BACKLOG
     )
     port = server.sockets[0].getsockname()[1]
-    return Listener(f"tcp://{place.host}:{port}", server, None)
+    return Listener(f"tcp://{place.host}:{port}", server)
 
 
 def _client_context(place: TcpAddress, tls: TlsFiles | None) -> ssl.SSLContext | None:

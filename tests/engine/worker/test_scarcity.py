@@ -35,7 +35,7 @@ async def lazy_worker() -> AsyncIterator[tuple[Worker, Callers]]:
     blobs, models = home / "blobs" / "sha256", home / "run" / "models" / QUARANTINE
     identity = WorkerIdentity(QUARANTINE, "test", f"unix:{home}/run/worker-{QUARANTINE}.sock", home)
     loader = Loader(blobs, models, RuntimeOptions(), create_batch, create_stream)
-    worker = Worker(identity, Settings(), loader, CLOCK, LinkOptions())
+    worker = Worker(identity, Settings(), loader, CLOCK, LinkOptions(), lambda: None)
     try:
         await worker.start()
         async with client_of(running) as callers:

@@ -114,6 +114,8 @@ class EndpointBody(Body):
     memory_limit_bytes: int = Field(default=0, ge=0, le=2**50)
     gpu: int | None = Field(default=None, ge=0, le=MAX_GPU)
     provider: str = Field(default=AUTO, max_length=16)
+    idle_s: float | None = Field(default=None, ge=1, le=30 * 86400)
+    warm_up: bool = True
 
     def wanted_hosting(self) -> Hosting:
         """Return where the version shall run, and with how much."""

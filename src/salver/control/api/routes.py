@@ -223,6 +223,8 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
             scale_target=body.scale_target,
             scale_down_delay_s=body.scale_down_delay_s,
             hosting=body.wanted_hosting(),
+            idle_s=body.idle_s,
+            warm_up=body.warm_up,
         )
         spec = await deployer.put(wanted, body.model)
         await services.record("deploy", name, model=body.model)

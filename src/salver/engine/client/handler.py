@@ -8,7 +8,7 @@ network may have run what it never announced.
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from salver.core.clock import Clock
@@ -129,7 +129,7 @@ class EngineClient:
     def ready_workers(self, variant: str) -> int:
         """Return how many workers can answer for this variant now."""
         route = self._routes.get(variant)
-        return 0 if route is None else sum(variant in link.ready for link in route.links)
+        return 0 if route is None else sum(link.can_answer(variant) for link in route.links)
 
     def apply(self, plan: Plan) -> None:
         """Know the workers and variants of this plan from now on."""
@@ -140,7 +140,9 @@ class EngineClient:
                 # Its requests are answered first; the sweep closes it after that.
                 self._leaving.append(self._links.pop(identity))
         for identity, worker in workers.items():
-            if identity not in self._links:
+            if identity in self._links:
+                self._links[identity].update(worker)
+            else:
                 settings = self._settings
                 link = WorkerLink(
                     worker,
@@ -283,11 +285,44 @@ class EngineClient:
                 continue
             if pending.quarantined:
                 if link is route.quarantine and route.plan.id in link.ready:
-                    del self._waiting[pending]
+                    self._wait_no_more(pending)
                     self._dispatch(pending, link)
             elif link in route.links and route.plan.id in link.ready:
-                del self._waiting[pending]
+                self._wait_no_more(pending)
                 self._dispatch(pending, route.best())
+
+    def failed(self, link: WorkerLink, errors: Mapping[str, SalverError]) -> None:
+        """End what waited for this worker to start, unless another one may answer."""
+        for pending in list(self._waiting):
+            route = pending.route
+            error = errors.get(route.plan.id)
+            asked = [route.quarantine] if pending.quarantined else route.links
+            if error is not None and link in asked and not pending.done:
+                self._wait_no_more(pending)
+                self._end(pending, error)
+
+    def _wait(self, pending: Pending) -> None:
+        if pending not in self._waiting:
+            self._waiting[pending] = None
+            pending.route.waiting += 1
+
+    def _wait_no_more(self, pending: Pending) -> None:
+        if pending in self._waiting:
+            del self._waiting[pending]
+            pending.route.waiting -= 1
+
+    def _wake(self, pending: Pending, sleepers: Sequence[Link]) -> None:
+        """Have the workers of a version started and wait for one, or refuse."""
+        route = pending.route
+        errors = [link.wake(route.plan.id) for link in sleepers]
+        room = route.plan.policy.max_queue
+        if all(errors):
+            self._end(pending, errors[0] or _no_worker(pending))
+        elif route.waiting >= room:
+            full = f"{room} requests wait for {route.plan.id} to start already; try again later"
+            self._end(pending, Overloaded(full, retry_after_s=_RETRY_AFTER_S))
+        else:
+            self._wait(pending)
 
     def _dispatch(self, pending: Pending, link: Link | None) -> None:
         """Send; without a link wait for one that the plan has just named, or refuse."""
@@ -296,8 +331,10 @@ class EngineClient:
                 link.send(pending)
             except Exception as error:  # whatever it was, the caller must be answered
                 self.unsendable(pending, error)
+        elif sleepers := pending.route.sleepers:
+            self._wake(pending, sleepers)
         elif self._clock.monotonic_ns() < pending.route.settle_ns:
-            self._waiting[pending] = None
+            self._wait(pending)
         else:
             self._end(pending, _no_worker(pending))
 
@@ -316,8 +353,10 @@ class EngineClient:
             self._end(pending, _crashed(pending))
         elif pending.route.plan.id in link.ready:
             self._dispatch(pending, link)
+        elif link.on_demand:
+            self._wake(pending, [link])
         else:
-            self._waiting[pending] = None
+            self._wait(pending)
 
     def _retry(self, pending: Pending, link: Link | None) -> None:
         if link is not None:
@@ -336,7 +375,7 @@ class EngineClient:
         link, pending.link = pending.link, None
         if link is not None:
             link.cancel(pending)
-        self._waiting.pop(pending, None)
+        self._wait_no_more(pending)
 
     def _refusal(self, context: RequestContext) -> SalverError:
         if self._draining:
@@ -361,10 +400,18 @@ class EngineClient:
         for pending in late:
             self._forget(pending)
             self._end(pending, _late())
-        unsettled = [p for p in self._waiting if not p.quarantined and p.route.settle_ns <= now_ns]
+        unsettled = [
+            pending
+            for pending in self._waiting
+            if not pending.quarantined
+            and pending.route.settle_ns <= now_ns
+            and not pending.route.sleepers
+        ]
         for pending in unsettled:
             self._forget(pending)
             self._end(pending, _no_worker(pending))
+        for link in self._links.values():
+            link.close_if_left()
         for link in [link for link in self._leaving if not link.open_count]:
             self._leaving.remove(link)
             link.stop()

@@ -1,7 +1,7 @@
 """The link to one worker: what it can answer, and what it was asked."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +34,7 @@ from salver.wire.messages import (
     Chunk,
     ChunkMany,
     Credit,
+    Drain,
     Fail,
     Hello,
     Message,
@@ -49,6 +50,7 @@ QUARANTINE = "quarantine"
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.05
 _NOT_RUN = ("draining", "not_ready", "memory_budget_exceeded")
+_FAILED, _RETRY_AFTER_S = "failed", 1.0
 _LAZY = frozenset(("ready", "lazy", "loading"))
 
 
@@ -79,9 +81,16 @@ class Owner(Protocol):
         """Take note that the link's worker can answer something it could not before."""
         ...
 
+    def failed(self, link: "WorkerLink", errors: Mapping[str, SalverError]) -> None:
+        """Take note that a worker that was started on demand cannot answer for some versions."""
+        ...
+
 
 class WorkerLink:
-    """Keeps a connection to one worker, for as long as the plan names it."""
+    """Keeps a connection to one worker, for as long as the plan names it.
+
+    To one that runs on demand it connects when somebody asks for that with ``wake``.
+    """
 
     def __init__(
         self,
@@ -95,6 +104,7 @@ class WorkerLink:
     ) -> None:
         self.identity = worker.id
         self.address = worker.address
+        self.on_demand = worker.on_demand
         # Quarantine loads a model when the first request for it comes.
         self._answering = _LAZY if worker.kind == QUARANTINE else ANSWERING_STATES
         self.pending: dict[int, Pending] = {}
@@ -113,6 +123,9 @@ class WorkerLink:
         self._loop = asyncio.get_running_loop()
         self._last_id = 0
         self._lost = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._leaving = False
+        self._failed: dict[str, SalverError] = {}
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -125,13 +138,37 @@ class WorkerLink:
         """Requests without a final answer."""
         return len(self.pending) + self.held.members
 
+    def can_answer(self, variant: str) -> bool:
+        """Tell whether the worker answers for a version now, or would if it were started."""
+        return variant in self.ready or (self.on_demand and self._connection is None)
+
+    def update(self, worker: WorkerPlan) -> None:
+        """Take over whether the worker runs on demand."""
+        self.on_demand = worker.on_demand
+        if not self.on_demand:
+            self._wanted.set()
+
+    def wake(self, variant: str) -> SalverError | None:
+        """Have the worker started; returns why it cannot answer if it just said so."""
+        if self._connection is None or self._leaving:
+            self._wanted.set()
+            return None
+        return self._failed.get(variant)
+
+    def close_if_left(self) -> None:
+        """Close the link to a worker that wants to leave, when all it had was answered."""
+        if self._leaving and not self.open_count and self._connection is not None:
+            self._connection.close()
+
     @property
     def takes_cohorts(self) -> bool:
         """Tell whether the worker understands them."""
         return self._joins
 
     def start(self, timeout_s: float, options: LinkOptions) -> None:
-        """Connect, and reconnect whenever the worker comes back."""
+        """Connect, and reconnect whenever the worker comes back or is wanted again."""
+        if not self.on_demand:
+            self._wanted.set()
         self._task = asyncio.create_task(self._stay_connected(timeout_s, options))
 
     def stop(self) -> None:
@@ -237,12 +274,28 @@ class WorkerLink:
         elif isinstance(message, Fail):
             self._fail(message)
         elif isinstance(message, Snapshot):
-            before = self.ready
-            self.ready = frozenset(
-                [item.variant for item in message.variants if item.state in self._answering]
-            )
-            if self.ready - before:
-                self._owner.usable(self)
+            self._told(message)
+        elif isinstance(message, Drain):
+            self._leaving, self.ready = True, frozenset()
+            self.close_if_left()
+
+    def _told(self, snapshot: Snapshot) -> None:
+        """Take note of which versions can answer and which never will."""
+        if self._leaving:
+            return
+        before = self.ready
+        self.ready = frozenset(
+            [item.variant for item in snapshot.variants if item.state in self._answering]
+        )
+        if self.ready - before:
+            self._owner.usable(self)
+        self._failed = {
+            item.variant: from_code(item.code, item.error, _RETRY_AFTER_S)
+            for item in snapshot.variants
+            if item.state == _FAILED
+        }
+        if self._failed and self.on_demand:
+            self._owner.failed(self, self._failed)
 
     def on_lost(self, error: WireError | None) -> None:
         """Hand the open requests to the owner."""
@@ -250,6 +303,7 @@ class WorkerLink:
         self._joins = self._is_terse = False
         self._turn = []
         self.ready = frozenset()
+        self._leaving, self._failed = False, {}
         for held in self.held:
             self.take_apart(held)
         pending, self.pending = list(self.pending.values()), {}
@@ -398,6 +452,8 @@ class WorkerLink:
 
     def _accepted(self, connection: Connection) -> "WorkerLink":
         self._connection = connection
+        if self.on_demand:
+            self._wanted.clear()
         peer = connection.peer
         if peer is not None and peer.version >= FIRST_COHORT_VERSION:
             self._joins = self._gathers
@@ -409,6 +465,7 @@ class WorkerLink:
         pause_s = _FIRST_PAUSE_S
         while True:
             self._lost.clear()
+            await self._wanted.wait()
             try:
                 await connect(self.address, self._hello, self._accepted, timeout_s, options)
             except SalverError:

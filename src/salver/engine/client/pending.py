@@ -7,7 +7,7 @@ import msgspec
 
 from salver.core.cohort import Cohort
 from salver.core.context import RequestContext
-from salver.core.errors import InvalidRequest, WireError
+from salver.core.errors import InvalidRequest, SalverError, WireError
 from salver.core.handler import Responder
 from salver.core.request import InferenceRequest
 from salver.core.tensor import Tensor
@@ -24,6 +24,15 @@ class Link(Protocol):
 
     identity: str
     ready: frozenset[str]
+    on_demand: bool
+
+    def can_answer(self, variant: str) -> bool:
+        """Tell whether the worker answers for a version now, or would if it were started."""
+        ...
+
+    def wake(self, variant: str) -> SalverError | None:
+        """Have the worker started; returns why it cannot answer if it just said so."""
+        ...
 
     @property
     def open_count(self) -> int:
@@ -58,8 +67,8 @@ class VariantRoute:
     Until ``settle_ns`` (monotonic) a request may wait for a link: the plan names workers whose
     greeting may still be on its way. After that, no link means a refusal. ``when_room`` is called
     when requests have ended, while somebody waits for that. ``ejected`` names workers that get
-    nothing while another one can answer. ``open_ns`` adds up how long each request was open, until
-    it was last counted.
+    nothing while another one can answer. ``waiting`` counts requests for which no link is ready.
+    ``open_ns`` adds up how long each request was open, until it was last counted.
     """
 
     __slots__ = (
@@ -72,6 +81,7 @@ class VariantRoute:
         "plan",
         "quarantine",
         "settle_ns",
+        "waiting",
         "when_room",
     )
 
@@ -81,6 +91,7 @@ class VariantRoute:
         self.quarantine: Link | None = None
         self.in_flight = 0
         self.settle_ns = 0
+        self.waiting = 0
         self.when_room: Callable[[], None] | None = None
         self.ejected: frozenset[str] = frozenset()
         self.open_ns = 0
@@ -109,6 +120,11 @@ class VariantRoute:
         self.in_flight = in_flight - count
         if self.when_room is not None:
             self.when_room()
+
+    @property
+    def sleepers(self) -> list[Link]:
+        """Return the links whose workers run on demand."""
+        return [link for link in self.links if link.on_demand]
 
     def best(self, besides: Link | None = None) -> Link | None:
         """Return the usable link with the least outstanding work.

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +36,14 @@ from salver.wire.connection import Connection
 from salver.wire.follower import PlanFollower
 from salver.wire.messages import (
     PROTOCOL_VERSION,
+    Drain,
     Hello,
     Load,
     Plan,
     Snapshot,
     VariantState,
     WorkerPlan,
+    routes,
 )
 from salver.wire.transport import LinkOptions, Listener, listen
 
@@ -49,6 +52,7 @@ log = get_logger(__name__)
 _IDLE_CHECK_S = 1.0
 _DRAIN_POLL_S = 0.01
 
+_LEAVING = "leaving"
 _QUARANTINE, _SHARED = "quarantine", "shared"
 
 AnyHost = BatchHost | StreamHost
@@ -57,19 +61,26 @@ Loaded = TypeVar("Loaded")
 
 @dataclass(frozen=True, slots=True)
 class WorkerIdentity:
-    """Who this worker is and where it listens."""
+    """Who this worker is and where it listens.
+
+    ``door`` listens there already, if the supervisor keeps it open; ``woken_ns`` is when somebody
+    connected to it (monotonic), 0 if nobody did.
+    """
 
     id: str
     incarnation: str
     address: str
     home: Path
     token: str = ""
+    door: socket.socket | None = None
+    woken_ns: int = 0
 
 
 class Worker:
     """Component of one worker process.
 
-    A worker that the plan calls a quarantine does one thing at a time over all its versions.
+    A worker that the plan calls a quarantine does one thing at a time over all its versions. One
+    that is on demand calls ``unneeded`` when nobody has asked it for long; ``leave`` is due then.
     """
 
     def __init__(
@@ -79,12 +90,16 @@ class Worker:
         loader: Loader,
         clock: Clock,
         links: LinkOptions,
+        unneeded: Callable[[], None],
     ) -> None:
         self._identity = identity
         self._settings = settings
         self._loader = loader
         self._clock = clock
         self._link_options = links
+        self._unneeded = unneeded
+        self._on_demand = False
+        self._routed: frozenset[str] = frozenset()
         self._meter = Meter()
         self._hosts: dict[str, AnyHost] = {}
         self._retiring: list[AnyHost] = []
@@ -112,7 +127,9 @@ class Worker:
         self._loader.clear()
         clear(identity.home / "run", identity.id)
         hello = Hello(PROTOCOL_VERSION, "worker", identity.id, identity.incarnation, identity.token)
-        self._listener = await listen(identity.address, hello, self._accept, self._link_options)
+        self._listener = await listen(
+            identity.address, hello, self._accept, self._link_options, identity.door
+        )
         self._state = "ready"
         run = identity.home / "run"
         self._follower = PlanFollower(
@@ -126,6 +143,23 @@ class Worker:
         await self._follower.start()
         keeping, watching = self._keep_house(), self._scarcity.guard.watch()
         self._housekeeping = [asyncio.create_task(keeping), asyncio.create_task(watching)]
+
+    async def leave(self, timeout_s: float) -> None:
+        """Have every gateway close its link, and answer what each still sent before that.
+
+        Who connects from now on waits for the next process.
+        """
+        self._state = _LEAVING
+        if self._listener is not None:
+            await self._listener.close()
+        for link in list(self._links):
+            link.connection.send(Drain("idle"))
+        deadline_ns = self._clock.monotonic_ns() + round(timeout_s * 1e9)
+        while self._links:
+            is_late = self._clock.monotonic_ns() > deadline_ns
+            if is_late and not any(link.open_jobs for link in self._links):
+                break
+            await asyncio.sleep(_DRAIN_POLL_S)
 
     async def drain(self, timeout_s: float) -> None:
         """Accept no new links, and finish what was accepted."""
@@ -161,8 +195,10 @@ class Worker:
         """Load what is new in this worker's part of the plan and let go of what is not in it."""
         own = next((worker for worker in plan.workers if worker.id == self._identity.id), None)
         if own is not None:
-            self._kind = own.kind
+            self._kind, self._on_demand = own.kind, own.on_demand
             self._limit(own.limits)
+        name = self._identity.id
+        self._routed = frozenset([variant for worker, variant in routes(plan) if worker == name])
         if self._kind == _QUARANTINE and self._turn is None:
             self._turn = Turn()
         loads = {load.variant: load for load in own.loads} if own is not None else {}
@@ -174,6 +210,7 @@ class Worker:
                 host.retire()
             else:
                 self._update(host, wanted)
+                self._let_go_when_idle(host)
         for variant, load in loads.items():
             if variant not in self._hosts:
                 self._host(load)
@@ -253,8 +290,25 @@ class Worker:
         if self._shelf is not None and isinstance(host, BatchHost):
             self._shelf.add(host)
             return
-        if not load.lazy or is_stream(load.runtime):
+        self._let_go_when_idle(host)
+        if self._on_demand and host.loading.state == "evicted":
+            # Whoever had this process started wants it.
+            host.loading.wanted_ns, host.loading.wakes = self._identity.woken_ns, "process"
             host.begin_load()
+        elif host.loading.state == "loading":
+            host.begin_load()
+
+    def _let_go_when_idle(self, host: AnyHost) -> None:
+        """Have a version leave memory while nobody asks for it, if the plan wants that."""
+        load = host.load
+        if load.lazy or (self._shelf is not None and isinstance(host, BatchHost)):
+            return
+        if load.idle_s > 0:
+            host.loading.come_and_go(proven=load.variant in self._routed)
+        elif host.loading.managed:
+            host.loading.stay()
+            if host.loading.state == "evicted" and not host.loading.active:
+                host.begin_load()
 
     def _limit(self, limits: Limits) -> None:
         """Set the limits that this process starts with; without them it loads nothing.
@@ -318,6 +372,8 @@ class Worker:
         )
         self._links.add(link)
         connection.send(self._announcement())
+        if self._state == _LEAVING:
+            connection.send(Drain("idle"))
         return link
 
     def _announcement(self) -> Snapshot:
@@ -351,7 +407,6 @@ class Worker:
         self._worn = worn
 
     async def _keep_house(self) -> None:
-        idle_ns = round(self._settings.engine.quarantine_idle_s * 1e9)
         while True:
             self._expect_life()
             await asyncio.sleep(_IDLE_CHECK_S)
@@ -367,10 +422,33 @@ class Worker:
                 )
                 if host.load.variant not in self._hosts:
                     remove(self._loader.folder(host.load))
-            now_ns = self._clock.monotonic_ns()
-            for host in self._hosts.values():
-                if host.load.lazy and host.idle and now_ns - host.last_used_ns > idle_ns:
-                    host.unload()
+            self._send_idle_away(self._clock.monotonic_ns())
+
+    def _send_idle_away(self, now_ns: int) -> None:
+        """Let go of what was not asked for, or of the whole process."""
+        hosts = [*self._hosts.values(), *self._retiring]
+        if self._on_demand and hosts and all(self._is_unneeded(host, now_ns) for host in hosts):
+            self._unneeded()
+            return
+        for host in self._hosts.values():
+            if self._idle_s(host.load) and self._is_unneeded(host, now_ns):
+                self._send_away(host)
+
+    def _send_away(self, host: AnyHost) -> None:
+        shelf = self._shelf
+        if shelf is None or isinstance(host, StreamHost) or not shelf.send_away(host):
+            host.unload()
+
+    def _idle_s(self, load: Load) -> float:
+        return self._settings.engine.quarantine_idle_s if load.lazy else load.idle_s
+
+    def _is_unneeded(self, host: AnyHost, now_ns: int) -> bool:
+        """Tell whether a version was idle for long; the only news of a first load is its state."""
+        load = host.load
+        if not host.idle or (not load.lazy and load.variant not in self._routed):
+            return False
+        idle_s = load.idle_s if self._on_demand else self._idle_s(load)
+        return now_ns - host.last_used_ns > idle_s * 1e9
 
 
 def _state(host: AnyHost) -> VariantState:

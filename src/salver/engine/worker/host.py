@@ -25,6 +25,7 @@ from salver.wire.messages import Infer, InferMany, Load
 _SMOOTHING = 0.2
 _US_NS = 1000
 _S_NS = 1_000_000_000
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 
 
 class BatchHost:
@@ -59,7 +60,8 @@ class BatchHost:
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._at_read_end = False
-        self._cold = False
+        self._came_ns = 0
+        self._pause_s = _FIRST_PAUSE_S
         self.when_out: Callable[[], None] | None = None
         self._mean_run_ns: float | None = None
         self._is_inline = settings.runner == "inline"
@@ -210,7 +212,12 @@ class BatchHost:
             self.refuse_waiting(self.loading.error)
             if self.load.lazy:
                 self.loading.rearm()
-        elif self._queue:
+            elif self.loading.managed and self.when_out is None:
+                self._loop.call_later(self._pause_s, self.loading.rearm)
+                self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            return
+        self._pause_s, self._came_ns = _FIRST_PAUSE_S, self._clock.monotonic_ns()
+        if self._queue:
             self._schedule()
         self.renew()
 
@@ -261,7 +268,7 @@ class BatchHost:
                 return
         runtime = self.loading.runtime
         if runtime is None:
-            self._cold = True
+            self.loading.wanted_ns = self.loading.wanted_ns or self._clock.monotonic_ns()
             (self.when_out or self.begin_load)()
             return
         seat = seats.next()
@@ -394,8 +401,7 @@ class BatchHost:
         self._meter.add("salver_batches_total", self._labels)
         self._took(outcome.run_ns)
         self._queueing.learn(jobs, outcome)
-        cold, self._cold = self._cold, False
-        timing = Timing(0, 0, outcome.run_ns, 0, rows_of(jobs) or 1, cold)
+        timing = Timing(0, 0, outcome.run_ns, 0, rows_of(jobs) or 1, self._is_cold(jobs))
         last = jobs[0].reply
         for answer in outcome.answers:
             reply = answer.job.reply if isinstance(answer, Failure) else answer.jobs[0].reply
@@ -407,6 +413,15 @@ class BatchHost:
             else:
                 send_answer(answer, outcome.started_ns, timing)
         last.flush()
+
+    def _is_cold(self, jobs: list[Job]) -> bool:
+        """Tell whether some of these waited for the model to be loaded."""
+        if not self._came_ns:
+            return False
+        cold = any(job.arrival_ns < self._came_ns for job in jobs)
+        if not cold:
+            self._came_ns = 0
+        return cold
 
 
 def _told_apart(jobs: list[Job], now_ns: int) -> list[Job]:

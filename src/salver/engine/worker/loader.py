@@ -5,11 +5,12 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from salver.core.errors import LoadFailed
+from salver.core.errors import LoadFailed, SalverError
 from salver.core.garbage import settle
 from salver.core.steps import unstepped
 from salver.engine.materialize import materialize, remove
 from salver.engine.worker.crew import Crew
+from salver.engine.worker.warmup import keep_cold
 from salver.runtimes.base import BatchRuntime, RuntimeOptions, StreamRuntime
 from salver.runtimes.stepped import SteppedRuntime, SteppedStreamRuntime
 from salver.runtimes.table import prepare_batch
@@ -30,6 +31,7 @@ class Loader:
         create_stream: Callable[[str], StreamRuntime],
         *,
         row_by_row: bool = False,
+        warm_up: Callable[[BatchRuntime, Load, Path], None] = keep_cold,
     ) -> None:
         self._blobs = blobs
         self._scratch = scratch
@@ -37,6 +39,7 @@ class Loader:
         self._create_batch = create_batch
         self._create_stream = create_stream
         self._row_by_row = row_by_row
+        self._warm_up = warm_up
         self._prepared: set[str] = set()
 
     def prepare(self, load: Load) -> None:
@@ -51,10 +54,18 @@ class Loader:
             settle()
 
     def batch(self, load: Load) -> BatchRuntime:
-        """Return a loaded batch runtime; raises ``LoadFailed`` or ``DigestMismatch``."""
+        """Return a loaded batch runtime whose examples have run.
+
+        Raises ``LoadFailed``, ``DigestMismatch`` or ``GoldenMismatch``.
+        """
         count = load.execution.instances
         runtime = self._batch(load) if count == 1 else Crew(partial(self._batch, load), count)
         runtime.load(self._fetch(load), load.signature, self._options(load))
+        try:
+            self._warm_up(runtime, load, self._blobs)
+        except SalverError:
+            runtime.unload()
+            raise
         return runtime
 
     def stream(self, load: Load) -> StreamRuntime:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+import msgspec
+
 from salver.core.clock import Clock
 from salver.core.errors import LoadFailed, SalverError
 from salver.core.garbage import trim
@@ -32,7 +34,8 @@ class Loading(Generic[LoadedRuntime]):
 
     A *managed* version may leave memory and come back: evicted, reloading, ready. Once it was
     ``proven`` to load these changes concern nobody outside and are not told. ``size_bytes`` is
-    what the last load took, also while it is out.
+    what the last load took, also while it is out. ``wanted_ns`` is since when somebody waits for
+    what is out, and ``wakes`` what that has to wait for: model, or process.
 
     ``tried`` is the execution that the last attempt ended with, ``error`` how. A loaded version
     whose execution changes is loaded once more beside itself; ``swapped`` is called with what it
@@ -58,6 +61,8 @@ class Loading(Generic[LoadedRuntime]):
         self.managed = self.proven = False
         self.tried: Execution | None = None
         self.provider = ""
+        self.wanted_ns = 0
+        self.wakes = "model"
         self.finished: Callable[[], None] = _nothing
         self.swapped: Callable[[LoadedRuntime | None, ThreadPoolExecutor], None] = _kept
         self._load_runtime = load_runtime
@@ -84,6 +89,19 @@ class Loading(Generic[LoadedRuntime]):
         self.size_bytes = self.load.size_hint_bytes
         if self.size_bytes:
             self.state, self.proven = "evicted", True
+
+    def come_and_go(self, *, proven: bool) -> None:
+        """Let this version leave memory and come back, with nobody to decide about it.
+
+        ``proven`` tells that an earlier process could load it: it is out until it is wanted.
+        """
+        self.managed = True
+        if proven and self.state == "loading" and not self.active:
+            self.state, self.proven = "evicted", True
+
+    def stay(self) -> None:
+        """Let this version leave memory no more."""
+        self.managed = False
 
     def begin(self, threads: ThreadPoolExecutor, prepare: Callable[[], None] | None = None) -> None:
         """Load in a thread, after ``prepare`` was called there."""
@@ -159,6 +177,9 @@ class Loading(Generic[LoadedRuntime]):
         """
         prepare()
         resident, heap = resident_bytes(), heap_bytes()
+        if self.proven and not self.renewing:
+            # Examples would only keep those waiting who want it back.
+            load = msgspec.structs.replace(load, golden="")
         runtime = self._load_runtime(load)
         # Reading a file takes several times its size for a moment, which is not the model's.
         trim()
@@ -174,6 +195,7 @@ class Loading(Generic[LoadedRuntime]):
             self._timer.cancel()
         error = self._outcome(done, started_ns)
         if error is not None:
+            self.wanted_ns = 0
             self._failed(error)
         self._tell()
         self.proven = self.proven or self.runtime is not None
@@ -225,12 +247,21 @@ class Loading(Generic[LoadedRuntime]):
         seconds = (self._clock.monotonic_ns() - started_ns) / 1e9
         self.runtime, self.provider = runtime, provider_of(runtime)
         self.resident_bytes = self.size_bytes = size_bytes
+        self._count_cold_start()
         self._meter.add("salver_model_loads_total", (variant,))
         self._meter.histogram("salver_model_load_seconds", (variant,)).observe(seconds)
         log.info("model_loaded", variant=variant, seconds=round(seconds, 4), size_bytes=size_bytes)
         if self.state != "draining":
             self.state, self.error = "ready", None
         return None
+
+    def _count_cold_start(self) -> None:
+        if self.wanted_ns:
+            labels = (self.load.variant, self.wakes)
+            waited_s = (self._clock.monotonic_ns() - self.wanted_ns) / 1e9
+            self._meter.add("salver_cold_starts_total", labels)
+            self._meter.histogram("salver_cold_start_seconds", labels).observe(waited_s)
+        self.wanted_ns, self.wakes = 0, "model"
 
     def _late(self) -> None:
         # A thread cannot be ended; the version is ready after all if it comes back.

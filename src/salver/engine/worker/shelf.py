@@ -147,6 +147,16 @@ class Shelf:
         self._leaving += self._evict(self.residency.surplus(_EVERYTHING, self._idle()))
         self._release_soon()
 
+    def send_away(self, host: Host) -> bool:
+        """Send one model away that nobody asks for; False for one that is not kept here."""
+        variant = host.loading.load.variant
+        if self._hosts.get(variant) is not host:
+            return False
+        if host.loading.state == "ready" and not host.loading.load.pinned:
+            self._leaving += self._evict((variant,))
+            self._release_soon()
+        return True
+
     def close(self) -> None:
         """Load nothing more."""
         self._wanted.clear()

@@ -35,13 +35,14 @@ class StreamSink:
     returned from ``submit``.
     """
 
-    def __init__(self, job: Job, clock: Clock, ended: Callable[[Job], None]) -> None:
+    def __init__(self, job: Job, clock: Clock, ended: Callable[[Job], None], *, cold: bool) -> None:
         self.cancel_runtime: Callable[[], None] | None = None
         self._job = job
         self._clock = clock
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._started_ns = clock.monotonic_ns()
+        self._cold = cold
         self._sequence = 0
         self._credit = threading.Semaphore(job.credit or _UNARY_CREDIT)
         self._closed = threading.Event()
@@ -74,7 +75,8 @@ class StreamSink:
         """Send the final, empty chunk."""
         if not self._closed.is_set():
             run_ns = self._clock.monotonic_ns() - self._started_ns
-            self._post({}, Timing(self._started_ns - self._job.arrival_ns, 0, run_ns))
+            queue_ns = self._started_ns - self._job.arrival_ns
+            self._post({}, Timing(queue_ns, 0, run_ns, cold=self._cold))
             self._close()
 
     def fail(self, error: SalverError) -> None:
@@ -107,14 +109,19 @@ class StreamSink:
 
 
 class StreamHost:
-    """One loaded version behind a ``StreamRuntime``; streams pass the batcher by."""
+    """One loaded version behind a ``StreamRuntime``; streams pass the batcher by.
+
+    Those that come while it is on its way back into memory begin when it is there.
+    """
 
     def __init__(self, loading: Loading[StreamRuntime], clock: Clock) -> None:
         self.loading = loading
         self.last_used_ns = clock.monotonic_ns()
         self._clock = clock
         self._open: dict[int, StreamSink] = {}
+        self._waiting: list[Job] = []
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"load-{loading.load.variant}")
+        loading.finished = self._loaded
 
     @property
     def load(self) -> Load:
@@ -123,8 +130,8 @@ class StreamHost:
 
     @property
     def idle(self) -> bool:
-        """Tell whether no stream is open and nothing loads."""
-        return not self._open and not self.loading.active
+        """Tell whether no stream is open or waits and nothing loads."""
+        return not (self._open or self._waiting or self.loading.active)
 
     def update(self, load: Load) -> None:
         """Take over a changed policy of the same version."""
@@ -134,11 +141,27 @@ class StreamHost:
         """Load in a thread of this version."""
         self.loading.begin(self._threads)
 
+    def _loaded(self) -> None:
+        """Begin what waited for the model, or end it with what loading failed with."""
+        waiting, self._waiting = self._waiting, []
+        runtime, error = self.loading.runtime, self.loading.error
+        for job in waiting:
+            if job.cancelled:
+                continue
+            if runtime is not None:
+                self._begin(runtime, job, cold=True)
+            elif error is not None:
+                job.reply.fail(job, error)
+        if error is not None and self.loading.returns:
+            asyncio.get_running_loop().call_later(RETRY_AFTER_S, self.loading.rearm)
+
     def accept(self, reply: Reply, infer: Infer, payload: Buffer) -> Job:
         """Begin a stream, or refuse it at once."""
         job = one_job(reply, infer, payload, self._clock.monotonic_ns(), batches=False)
-        refused = refusal(self.loading, len(self._open))
+        refused = refusal(self.loading, len(self._open) + len(self._waiting))
         runtime = self.loading.runtime
+        if refused is None and runtime is None and self.loading.returns:
+            return self._keep(reply, job)
         if refused is None and runtime is None:
             refused = NotReady(f"{infer.variant} is not loaded", retry_after_s=RETRY_AFTER_S)
         if refused is None and infer.remaining_us <= 0:
@@ -146,16 +169,29 @@ class StreamHost:
         if refused is not None or runtime is None:
             reply.fail(job, refused or late())
             return job
+        self._begin(runtime, job, cold=False)
+        return job
+
+    def _keep(self, reply: Reply, job: Job) -> Job:
+        """Let a stream wait for the model, and see to it that it comes."""
+        reply.begin(job)
+        self._waiting.append(job)
+        if not self.loading.active:
+            self.loading.wanted_ns = job.arrival_ns
+            self.begin_load()
+        return job
+
+    def _begin(self, runtime: StreamRuntime, job: Job, *, cold: bool) -> None:
+        reply = job.reply
         reply.begin(job)
         reply.send(BatchStarted((job.id,)))
         reply.flush()
         if reply.is_blocked:
             busy = "this worker's gateway does not read its answers"
             reply.fail(job, Overloaded(busy, retry_after_s=RETRY_AFTER_S))
-            return job
-        self.last_used_ns = job.arrival_ns
-        self._submit(runtime, job)
-        return job
+            return
+        self.last_used_ns = self._clock.monotonic_ns()
+        self._submit(runtime, job, cold=cold)
 
     def accept_many(self, reply: Reply, message: InferMany, payload: Buffer) -> None:
         """Begin a stream for each request of a cohort; raises ``WireError`` for a broken one."""
@@ -195,8 +231,8 @@ class StreamHost:
         self.unload()
         self._threads.shutdown(wait=False)
 
-    def _submit(self, runtime: StreamRuntime, job: Job) -> None:
-        sink = StreamSink(job, self._clock, self._ended)
+    def _submit(self, runtime: StreamRuntime, job: Job, *, cold: bool) -> None:
+        sink = StreamSink(job, self._clock, self._ended, cold=cold)
         job.flow = sink
         self._open[id(job)] = sink
         try:
@@ -206,3 +242,4 @@ class StreamHost:
 
     def _ended(self, job: Job) -> None:
         self._open.pop(id(job), None)
+        self.last_used_ns = self._clock.monotonic_ns()

@@ -2,36 +2,24 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from salver.core.clock import Clock
 from salver.core.settings import SupervisorSettings
+from salver.scale.local.start import Command, Process, Start, start_anew
 
-_PR_SET_PDEATHSIG = 1
 _MAX_LOG_BYTES = 32 * 1024 * 1024
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """How to start a child: module, arguments, inherited sockets."""
-
-    identity: str
-    role: str
-    module: str
-    arguments: tuple[str, ...]
-    descriptors: tuple[int, ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 class Child:
-    """Component that restarts its process whenever it ends, with growing pauses."""
+    """Component that restarts its process whenever it ends, with growing pauses.
+
+    ``changed`` is called when something of ``state``, ``restarts`` and ``pid`` has changed.
+    """
 
     def __init__(
         self,
@@ -40,6 +28,7 @@ class Child:
         settings: SupervisorSettings,
         clock: Clock,
         changed: Callable[[], None],
+        start_process: Start = start_anew,
     ) -> None:
         self.command = command
         self.state = "starting"
@@ -49,7 +38,9 @@ class Child:
         self._settings = settings
         self._clock = clock
         self._changed = changed
-        self._process: asyncio.subprocess.Process | None = None
+        self._start_process = start_process
+        self._pause_s = settings.backoff_initial_s
+        self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -83,52 +74,46 @@ class Child:
                 self._process.kill()
 
     async def _keep_alive(self) -> None:
-        pause_s = self._settings.backoff_initial_s
         while not self._stopping:
-            started_ns = self._clock.monotonic_ns()
-            process = await self._spawn()
-            self._process, self.pid, self.state = process, process.pid, "running"
-            self._changed()
-            status = await process.wait()
-            if self._stopping:
+            status = await self._run(self.command)
+            if status is None:
                 return
-            lived_s = (self._clock.monotonic_ns() - started_ns) / 1e9
-            if lived_s > self._settings.backoff_reset_s:
-                pause_s = self._settings.backoff_initial_s
-            self.restarts += 1
-            self.pid, self.state = None, f"restarting (exit {status})"
-            self._changed()
-            _say(f"{self.command.identity} ended with {status}; restart in {pause_s:g} s")
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, self._settings.backoff_max_s)
+            await self._pause(status)
 
-    async def _spawn(self) -> asyncio.subprocess.Process:
-        command = self.command
+    async def _run(self, command: Command) -> int | None:
+        """Run the process once; returns how it ended, None when it was stopped."""
+        started_ns = self._clock.monotonic_ns()
+        process = await self._spawn(command)
+        self._process, self.pid, self.state = process, process.pid, "running"
+        self._changed()
+        status = await process.wait()
+        if self._stopping:
+            return None
+        self.pid = None
+        lived_s = (self._clock.monotonic_ns() - started_ns) / 1e9
+        if lived_s > self._settings.backoff_reset_s:
+            self._pause_s = self._settings.backoff_initial_s
+        return status
+
+    async def _pause(self, status: int) -> None:
+        """Count a restart, and wait a little longer than the last time."""
+        pause_s = self._pause_s
+        self._pause_s = min(pause_s * 2, self._settings.backoff_max_s)
+        self.restarts += 1
+        self.state = f"restarting (exit {status})"
+        self._changed()
+        _say(f"{self.command.identity} ended with {status}; restart in {pause_s:g} s")
+        await asyncio.sleep(pause_s)
+
+    async def _spawn(self, command: Command) -> Process:
         _rotate(self._log)
         descriptor = os.open(
             self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
         try:
-            return await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                command.module,
-                *command.arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=descriptor,
-                stderr=descriptor,
-                pass_fds=command.descriptors,
-                env={**os.environ, **command.environment},
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )
+            return await self._start_process(command, descriptor)
         finally:
             os.close(descriptor)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end the child when the supervisor is killed."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _rotate(log: Path) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,16 +21,32 @@ from salver.core.clock import Clock
 from salver.core.durable import durable_write
 from salver.core.errors import Conflict, InvalidSettings
 from salver.core.secret_file import load_secret
-from salver.core.settings import Settings
+from salver.core.settings import Settings, SupervisorSettings
 from salver.core.tls import ServerTls, server_context, server_tls
-from salver.scale.local.process import Child, Command
+from salver.scale.local.activation import DoorChild
+from salver.scale.local.orphans import Orphans
+from salver.scale.local.process import Child
+from salver.scale.local.start import Command, Process, Start, start_anew
+from salver.scale.local.warm import WarmPool
+from salver.wire.address import UnixAddress, parse_address
 from salver.wire.follower import PlanFollower
-from salver.wire.messages import PROTOCOL_VERSION, Hello, Plan, Sample, Snapshot
+from salver.wire.messages import (
+    PROTOCOL_VERSION,
+    Hello,
+    Plan,
+    Sample,
+    Snapshot,
+    WorkerPlan,
+    routes,
+)
 
 _SECRET_BYTES = 32
 _BACKLOG = 4096
 _LAST_PORT = 65_535
 _LOOPBACK = "127.0.0.1"
+_DEDICATED = "dedicated"
+
+Parts = tuple[Command, Path, SupervisorSettings, Clock, Callable[[], None], Start]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +86,7 @@ class Supervisor:
         self._run = options.home / "run"
         self._logs = options.home / "logs"
         self._children: dict[str, Child] = {}
-        self._wanted: dict[str, int] = {}
+        self._plan: Plan | None = None
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._gone_restarts: dict[str, int] = {}
         self._snapshots = 0
@@ -79,6 +96,8 @@ class Supervisor:
         self._control: socket.socket | None = None
         self._lock: int | None = None
         self._follower: PlanFollower | None = None
+        self._pool: WarmPool | None = None
+        self._orphans = Orphans(self._own_pids)
 
     def provision(self) -> None:
         """Take the home folder and the ports.
@@ -98,6 +117,7 @@ class Supervisor:
         self._http = _listen(options.http_host, options.http_port, "--http-port")
         self._grpc = _listen(options.http_host, _grpc_port(options), "--grpc-port")
         self._control = _listen(_LOOPBACK, options.control_port, "--control-port")
+        self._orphans.provision()
 
     @property
     def http_url(self) -> str:
@@ -140,6 +160,7 @@ class Supervisor:
             # Control's first plan has it too; starting now saves the first deploy the wait.
             self._start_child(self._worker("shared-0"))
         self._start_child(self._control_command())
+        self._orphans.start()
         facts = {
             "pid": os.getpid(),
             "http_url": self.http_url,
@@ -155,9 +176,12 @@ class Supervisor:
             if listening is not None:
                 listening.close()
         timeout_s = self._settings.supervisor.stop_timeout_s
-        for role in ("gateway", "worker", "control"):
+        if self._pool is not None:
+            self._pool.stop()
+        for role in ("gateway", "worker", "zygote", "control"):
             children = [c for c in self._children.values() if c.command.role == role]
             await asyncio.gather(*(child.stop(timeout_s) for child in children))
+        await self._orphans.stop()
         if self._follower is not None:
             await self._follower.stop()
         for name in ("supervisor.json", "processes.json", "control.json"):
@@ -174,13 +198,18 @@ class Supervisor:
 
         One that is still stopping comes back when it has: two would share a socket and files.
         """
-        wanted = self._wanted = {worker.id: worker.threads for worker in plan.workers}
+        self._plan = plan
+        wanted = {worker.id for worker in plan.workers}
         running = {
             c.command.identity for c in self._children.values() if c.command.role == "worker"
         }
-        for identity in wanted.keys() - running - self._leaving.keys():
-            self._start_child(self._worker(identity, wanted[identity]))
-        for identity in running - wanted.keys():
+        if any(worker.on_demand for worker in plan.workers):
+            self._start_pool()
+        asked = routes(plan)
+        for worker in plan.workers:
+            if worker.id not in self._leaving:
+                self._run_worker(worker, asked, is_new=worker.id not in running)
+        for identity in running - wanted:
             child = self._children.pop(identity)
             self._gone_restarts[identity] = self._restarts(identity, child)
             task = asyncio.create_task(child.stop(self._settings.supervisor.stop_timeout_s))
@@ -191,9 +220,58 @@ class Supervisor:
     def _left(self, identity: str, task: asyncio.Task[None]) -> None:
         del self._leaving[identity]
         stopped = task.cancelled() or self._stopping
-        if identity in self._wanted and not stopped:
-            self._start_child(self._worker(identity, self._wanted[identity]))
-            self._write_table()
+        if self._plan is not None and not stopped:
+            self.apply(self._plan)
+
+    def _run_worker(self, worker: WorkerPlan, asked: set[tuple[str, str]], *, is_new: bool) -> None:
+        """Start a worker, or keep its door until somebody wants it.
+
+        What gateways may not ask for yet has to be loaded once, to see that it can be.
+        """
+        child = self._children.get(worker.id)
+        address = parse_address(worker.address)
+        has_door = worker.kind == _DEDICATED or worker.on_demand
+        if is_new and has_door and isinstance(address, UnixAddress):
+            child = DoorChild(*self._parts(self._worker(worker.id, worker.threads)))
+            try:
+                child.provision(Path(address.path))
+            except Conflict as error:
+                print(f"salver: {error.message}", file=sys.stderr)  # noqa: T201 - own log
+                return
+        elif is_new:
+            self._start_child(self._worker(worker.id, worker.threads))
+            return
+        if isinstance(child, DoorChild):
+            new = any(not load.lazy and (worker.id, load.variant) not in asked
+                      for load in worker.loads)  # fmt: skip
+            variants = tuple(load.variant for load in worker.loads)
+            child.demand(variants, on_demand=worker.on_demand, now=new)
+            if is_new:
+                self._children[worker.id] = child
+                child.start()
+
+    def _start_pool(self) -> None:
+        """Keep processes warm from now on; nobody pays for it who starts nothing on demand."""
+        settings = self._settings.supervisor
+        if self._pool is not None or settings.warm_processes <= 0:
+            return
+        pool = WarmPool(
+            settings.warm_processes,
+            self._options.home,
+            settings.warm_runtimes,
+            self._worker_environment(),
+        )
+        command = pool.provision()
+        self._pool = pool
+        self._start_child(command)
+        zygote = self._children[command.identity]
+        pool.zygote_pid = lambda: zygote.pid
+        pool.start()
+
+    def _own_pids(self) -> set[int]:
+        """Return the processes that somebody here waits for."""
+        pids = {child.pid for child in self._children.values() if child.pid is not None}
+        return pids | (self._pool.pids if self._pool is not None else set())
 
     def snapshot(self) -> Snapshot:
         """Return how often each child was restarted."""
@@ -212,11 +290,19 @@ class Supervisor:
         return self._gone_restarts.get(identity, 0) + child.restarts
 
     def _start_child(self, command: Command) -> None:
-        child = Child(
-            command, self._logs, self._settings.supervisor, self._clock, self._write_table
-        )
+        child = Child(*self._parts(command))
         self._children[command.identity] = child
         child.start()
+
+    def _parts(self, command: Command) -> Parts:
+        start = start_anew if command.role != "worker" else self._start_worker
+        settings = self._settings.supervisor
+        return command, self._logs, settings, self._clock, self._write_table, start
+
+    async def _start_worker(self, command: Command, log: int) -> Process:
+        if self._pool is not None:
+            return await self._pool.start_process(command, log)
+        return await start_anew(command, log)
 
     def _gateway(self, index: int) -> Command:
         assert self._http is not None
@@ -237,14 +323,17 @@ class Supervisor:
         )
 
     def _worker(self, identity: str, own_threads: int = 0) -> Command:
-        threads = str(own_threads or self._settings.engine.threads)
         return Command(
             identity,
             "worker",
             "salver.engine",
             ("--home", str(self._options.home), "--id", identity),
-            environment={"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+            environment=self._worker_environment(own_threads),
         )
+
+    def _worker_environment(self, own_threads: int = 0) -> dict[str, str]:
+        threads = str(own_threads or self._settings.engine.threads)
+        return {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
 
     def _control_command(self) -> Command:
         assert self._control is not None
