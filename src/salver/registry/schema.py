@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKeyConstraint,
@@ -132,4 +133,84 @@ events = Table(
     Column("action", String(64), nullable=False),
     Column("subject", String(256), nullable=False),
     Column("details", Text, nullable=False),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("number", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("is_active", Boolean, nullable=False, index=True),
+    Column("sequence", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+rollout_events = Table(
+    "rollout_events",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("number", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("sequence", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("unix_ms", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    ForeignKeyConstraint(
+        ["tenant", "endpoint", "number"],
+        ["rollouts.tenant", "rollouts.endpoint", "rollouts.number"],
+    ),
+)
+
+rollout_evidence = Table(
+    "rollout_evidence",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("number", Integer, primary_key=True, autoincrement=False, nullable=False),
+    _key("name"),
+    Column("body", Text, nullable=False),
+    ForeignKeyConstraint(
+        ["tenant", "endpoint", "number"],
+        ["rollouts.tenant", "rollouts.endpoint", "rollouts.number"],
+    ),
+)
+
+freezes = Table(
+    "freezes",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("reason", String(1024), nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("unix_ms", BigInteger, nullable=False),
+)
+
+rolled_back_versions = Table(
+    "rolled_back_versions",
+    metadata,
+    _key("tenant"),
+    _key("model"),
+    Column("version", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("endpoint", _NAME, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("unix_ms", BigInteger, nullable=False),
+)
+
+previous_states = Table(
+    "previous_states",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("spec", Text, nullable=False),
+    Column("left_s", Float, nullable=False),
+    Column("unix_ms", BigInteger, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    _key("name"),
+    Column("holder", String(256), nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("renewals", BigInteger, nullable=False),
 )

@@ -158,10 +158,8 @@ def tick(rollout: Rollout, seen: Tick) -> Outcome:
         return rollout, None
     rollout = _counted(rollout, seen)
     harm = _harm(rollout, seen)
-    if harm is not None:
-        return harm
-    if rollout.state == PAUSED:
-        return rollout, None
+    if harm is not None or rollout.state == PAUSED:
+        return harm or (rollout, None)
     finding = seen.finding
     why = _stuck(rollout, seen)
     if why:
