@@ -8,7 +8,7 @@ from typing import Any, Self
 import anyio
 import httpx
 
-from salver.client import admin, inference
+from salver.client import admin, inference, rollouts
 from salver.client.calls import DATA, Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
 from salver.client.inference import Prediction, PredictOptions
@@ -81,10 +81,56 @@ class AsyncClient:
         """Remove an endpoint."""
         await self.run(admin.undeploy(endpoint))
 
-    async def set_alias(self, alias: str, version: int) -> admin.Json:
+    async def set_alias(self, alias: str, version: int, *, force: bool = False) -> admin.Json:
         """Point an alias, written ``NAME@ALIAS``, to a version."""
-        reference = parse_reference(alias)
-        return await self.run(admin.set_alias(reference.name, reference.alias or "", version))
+        name = parse_reference(alias)
+        steps = admin.set_alias(name.name, name.alias or "", version, force=force)
+        return await self.run(steps)
+
+    async def start_rollout(self, endpoint: str, to: str | int, **options: Any) -> admin.Json:
+        """Begin a rollout; ``options`` are the fields of ``RolloutOptions``."""
+        chosen = rollouts.RolloutOptions(**options)
+        return await self.run(rollouts.start(endpoint, to, chosen))
+
+    async def rollout(self, endpoint: str) -> admin.Json:
+        """Return an endpoint's newest rollout."""
+        return await self.run(rollouts.status(endpoint))
+
+    async def rollout_history(self, endpoint: str, limit: int = 100) -> list[admin.Json]:
+        """Return the newest events of an endpoint's rollouts, newest first."""
+        return await self.run(rollouts.history(endpoint, limit))
+
+    async def pause_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Let a rollout take no further step; harm still rolls it back."""
+        return await self.run(rollouts.say(endpoint, "rollout/pause", reason))
+
+    async def resume_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Let a paused rollout go on."""
+        return await self.run(rollouts.say(endpoint, "rollout/resume", reason))
+
+    async def promote_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Give the new version all traffic, whatever the comparison says so far."""
+        return await self.run(rollouts.say(endpoint, "rollout/promote", reason))
+
+    async def abort_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Give the old version all traffic."""
+        return await self.run(rollouts.say(endpoint, "rollout/abort", reason))
+
+    async def set_rollout_weight(self, endpoint: str, percent: float) -> admin.Json:
+        """Set the canary's weight in a manual rollout."""
+        return await self.run(rollouts.say(endpoint, "rollout/weight", weight=percent))
+
+    async def rollback(self, endpoint: str, reason: str = "", *, force: bool = False) -> admin.Json:
+        """Go back to what an endpoint was before its last change."""
+        return await self.run(rollouts.say(endpoint, "rollback", reason, force=force))
+
+    async def freeze(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Let nothing change an endpoint."""
+        return await self.run(rollouts.say(endpoint, "freeze", reason))
+
+    async def unfreeze(self, endpoint: str) -> admin.Json:
+        """Let an endpoint be changed again."""
+        return await self.run(rollouts.say(endpoint, "unfreeze"))
 
     async def models(self) -> list[admin.Json]:
         """Return every model with its versions and aliases."""

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import httpx
 
-from salver.client import admin, inference
+from salver.client import admin, inference, rollouts
 from salver.client.calls import DATA, Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
 from salver.client.inference import Prediction, PredictOptions
@@ -92,10 +92,56 @@ class Client:
         """Remove an endpoint."""
         self.run(admin.undeploy(endpoint))
 
-    def set_alias(self, alias: str, version: int) -> admin.Json:
+    def set_alias(self, alias: str, version: int, *, force: bool = False) -> admin.Json:
         """Point an alias, written ``NAME@ALIAS``, to a version."""
-        reference = parse_reference(alias)
-        return self.run(admin.set_alias(reference.name, reference.alias or "", version))
+        name = parse_reference(alias)
+        steps = admin.set_alias(name.name, name.alias or "", version, force=force)
+        return self.run(steps)
+
+    def start_rollout(self, endpoint: str, to: str | int, **options: Any) -> admin.Json:
+        """Begin a rollout; ``options`` are the fields of ``RolloutOptions``."""
+        chosen = rollouts.RolloutOptions(**options)
+        return self.run(rollouts.start(endpoint, to, chosen))
+
+    def rollout(self, endpoint: str) -> admin.Json:
+        """Return an endpoint's newest rollout."""
+        return self.run(rollouts.status(endpoint))
+
+    def rollout_history(self, endpoint: str, limit: int = 100) -> list[admin.Json]:
+        """Return the newest events of an endpoint's rollouts, newest first."""
+        return self.run(rollouts.history(endpoint, limit))
+
+    def pause_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Let a rollout take no further step; harm still rolls it back."""
+        return self.run(rollouts.say(endpoint, "rollout/pause", reason))
+
+    def resume_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Let a paused rollout go on."""
+        return self.run(rollouts.say(endpoint, "rollout/resume", reason))
+
+    def promote_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Give the new version all traffic, whatever the comparison says so far."""
+        return self.run(rollouts.say(endpoint, "rollout/promote", reason))
+
+    def abort_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Give the old version all traffic."""
+        return self.run(rollouts.say(endpoint, "rollout/abort", reason))
+
+    def set_rollout_weight(self, endpoint: str, percent: float) -> admin.Json:
+        """Set the canary's weight in a manual rollout."""
+        return self.run(rollouts.say(endpoint, "rollout/weight", weight=percent))
+
+    def rollback(self, endpoint: str, reason: str = "", *, force: bool = False) -> admin.Json:
+        """Go back to what an endpoint was before its last change."""
+        return self.run(rollouts.say(endpoint, "rollback", reason, force=force))
+
+    def freeze(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Let nothing change an endpoint."""
+        return self.run(rollouts.say(endpoint, "freeze", reason))
+
+    def unfreeze(self, endpoint: str) -> admin.Json:
+        """Let an endpoint be changed again."""
+        return self.run(rollouts.say(endpoint, "unfreeze"))
 
     def models(self) -> list[admin.Json]:
         """Return every model with its versions and aliases."""

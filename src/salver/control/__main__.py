@@ -6,6 +6,7 @@ import secrets
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -16,14 +17,24 @@ from salver.control.api.app import build_app
 from salver.control.api.routes import Services
 from salver.control.api.security import load_token
 from salver.control.changes import Changer
+from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
+from salver.control.golden import GoldenGate
 from salver.control.hub import Hub
+from salver.control.lease import LeaseKeeper
 from salver.control.overview import Overview
 from salver.control.push import Pusher
-from salver.control.reconcile import DatabaseThread, Reconciler
+from salver.control.reconcile import Reconciler
+from salver.control.rollouts.analyst import CountsAnalyst
+from salver.control.rollouts.commands import Rollouts
+from salver.control.rollouts.follower import AliasFollower
+from salver.control.rollouts.gates import Gates
+from salver.control.rollouts.placing import Placing
+from salver.control.rollouts.runner import Runner, Stores
 from salver.core.clock import SystemClock
 from salver.core.durable import durable_write
 from salver.core.errors import SalverError
+from salver.core.secret_file import load_secret
 from salver.core.settings import Settings
 from salver.core.settings_file import read_settings
 from salver.observe.logs import configure_logs
@@ -31,9 +42,14 @@ from salver.observe.merge import Merger
 from salver.registry.blobs import BlobStore
 from salver.registry.catalog import Catalog
 from salver.registry.database import Database
+from salver.registry.lease import Lease
+from salver.registry.rollouts import RolloutStore
 from salver.registry.state import StateStore
 
 _LOOPBACK = "127.0.0.1"
+_IDENTITY_BYTES = 16
+_IDENTITY_DIGITS = 12
+_MAX_HOLDER = 256
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,33 +87,51 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     await thread(database.provision)
     blobs.provision()
     catalog, state = Catalog(database, clock), StateStore(database, clock)
+    holder = load_secret(home / "control.identity", _IDENTITY_BYTES).decode()[:_IDENTITY_DIGITS]
+    lease = Lease(database, f"{home} {holder}"[-_MAX_HOLDER:], clock)
+    store = RolloutStore(database, lease, clock)
+    keeper = LeaseKeeper(lease, thread)
+    await keeper.start()
     retired, live = await thread(state.load_telemetry)
     merger = Merger(retired)
     for incarnation, snapshot in live.items():
         merger.update(incarnation, snapshot)
-    reconciler = Reconciler(home, catalog, state, thread, settings, clock)
+    reconciler = Reconciler(home, catalog, state, thread, settings, clock, store, lease)
     incarnation = secrets.token_hex(8)
     hub = Hub(f"unix:{home / 'run' / 'control.sock'}", incarnation, clock, merger, reconciler.wake)
-    deployer = Deployer(reconciler, hub, catalog, state, thread, http_url)
+    gates = Gates(catalog, store, settings.engine)
+    placing = Placing(catalog, state, store, gates, settings.control.keep_previous_s)
+    deployer = Deployer(reconciler, hub, catalog, state, thread, placing, http_url)
     changer = Changer(deployer, state, thread, settings)
     hub.change = changer
-    await reconciler.start(hub)
+    stores = Stores(store, state, thread)
+    runner = Runner(stores, reconciler, hub, CountsAnalyst(), clock)
+    rollouts = Rollouts(stores, catalog, gates, runner, reconciler, deployer, clock)
+    follower = AliasFollower(rollouts, catalog, state, thread, reconciler)
+    await reconciler.start(hub, GoldenGate(blobs, hub, reconciler.address_of, reconciler.wake))
+    await runner.start(settings.control.rollout_interval_s)
+    await follower.start(settings.control.rollout_interval_s)
+    move_alias = partial(deployer.move_alias, force=False)
     services = Services(
         blobs,
         catalog,
         state,
         thread,
-        Pusher(blobs, catalog, thread, settings, reconciler.wake),
+        Pusher(blobs, catalog, thread, settings, move_alias),
         deployer,
         reconciler,
         Overview(home, hub, reconciler, catalog, thread),
         settings.control,
+        rollouts,
     )
     try:
         await _answer(build_app(services, load_token(home)), home, listening)
     finally:
+        await follower.stop()
+        await runner.stop()
         await changer.stop()
         await reconciler.stop()
+        await keeper.stop()
         thread.stop()
         database.close()
 

@@ -138,6 +138,10 @@ class Hub:
         numbers = [peer.acknowledged for peer in self.peers(GATEWAY)]
         return Observed(workers, min(numbers) if numbers else None, successors)
 
+    def incarnations(self) -> dict[str, str]:
+        """Return which process each connected worker is, by the worker's identity."""
+        return {peer.hello.identity: peer.hello.incarnation for peer in self.peers(WORKER)}
+
     def sizes(self) -> dict[str, int]:
         """Return the most that each version took in a worker's memory when it was loaded."""
         sizes: dict[str, int] = {}

@@ -31,6 +31,7 @@ QUARANTINE_ID = "quarantine-0"
 LOCAL_SOURCE = "local"
 _ALL_TRAFFIC = 10_000
 PRIMARY, CANARY, SHADOW, PREVIOUS, ARM = "primary", "canary", "shadow", "previous", "arm"
+WAITING = "waiting"
 _LONG_NAME, _KEPT_NAME, _DIGEST = 32, 15, 16
 _SUCCESSOR = "."
 
@@ -39,7 +40,8 @@ class Arm(msgspec.Struct, frozen=True):
     """A version that an endpoint wants beside its primary one.
 
     ``weight`` is its part of the traffic, and ``sample`` the part of which it gets a copy, both in
-    basis points. One with neither is only kept in memory.
+    basis points. One with neither is only kept in memory; one whose role is ``WAITING`` is loaded
+    and hidden from gateways. ``pinned`` stays in memory where a budget sends others away.
     """
 
     version: VersionRecord
@@ -47,6 +49,7 @@ class Arm(msgspec.Struct, frozen=True):
     weight: int = 0
     sample: int = 0
     size_hint_bytes: int = 0
+    pinned: bool = False
 
 
 class Desired(msgspec.Struct, frozen=True):
@@ -69,7 +72,12 @@ class Desired(msgspec.Struct, frozen=True):
         """Return one wish for each version, the primary one first, without arms."""
         own = msgspec.structs.replace(self, arms=())
         return [own] + [
-            msgspec.structs.replace(own, version=arm.version, size_hint_bytes=arm.size_hint_bytes)
+            msgspec.structs.replace(
+                own,
+                spec=msgspec.structs.replace(self.spec, pinned=self.spec.pinned or arm.pinned),
+                version=arm.version,
+                size_hint_bytes=arm.size_hint_bytes,
+            )
             for arm in self.arms
         ]
 
@@ -251,7 +259,9 @@ def _with_arms(
     arms: list[VariantPlan] = []
     left = _ALL_TRAFFIC
     for arm, wanted in zip(item.arms, item.each()[1:], strict=True):
-        if arm.version.id != primary.id and _may_route(wanted, routed, observed, is_first=False):
+        if arm.role == WAITING or arm.version.id == primary.id:
+            continue
+        if _may_route(wanted, routed, observed, is_first=False):
             variant = _variant(wanted, routed, observed)
             weight = min(arm.weight, left)
             left -= weight

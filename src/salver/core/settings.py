@@ -213,6 +213,10 @@ class ControlSettings:
     max_upload_bytes: int = setting(16_384 * _MIB, "largest file of a pushed model")
     max_files: int = setting(1000, "files of one pushed model")
     snapshot_interval_s: float = setting(1.0, "pause between two telemetry snapshots")
+    rollout_interval_s: float = setting(1.0, "pause between two looks at rollouts and aliases")
+    keep_previous_s: float = setting(
+        3600.0, "time a version that a deploy has replaced stays in memory, to go back to at once"
+    )
 
 
 @dataclass(frozen=True, slots=True)

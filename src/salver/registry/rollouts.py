@@ -52,6 +52,11 @@ class RolloutStore:
         self._clock = clock
         self._tenant = tenant
 
+    @property
+    def in_charge(self) -> bool:
+        """Tell whether this control was in charge when that was last looked at."""
+        return self._lease.fence > 0
+
     def begin(self, endpoint: str, make: Callable[[int], Body]) -> RolloutRecord:
         """Store a new rollout; ``make`` gets its number. Raises ``RolloutActive``."""
         with self._database.write() as connection:

@@ -41,7 +41,8 @@ class Rollout(msgspec.Struct, frozen=True):
     ``running_s`` and ``step_s`` are time that counts, in all and in this step; ``quiet_s`` is how
     long the canary has had no request, ``away_s`` how long the primary cannot answer.
     ``requests`` were the canary's when last looked at, ``step_requests`` those before this step.
-    ``crashes`` are ends of workers that host the canary and not the primary.
+    ``crashes`` are ends of workers that host the canary and not the primary. What gateways count
+    in weight epochs after ``first_epoch`` belongs to this rollout.
     """
 
     endpoint: str
@@ -65,7 +66,7 @@ class Rollout(msgspec.Struct, frozen=True):
     requests: int = 0
     step_requests: int = 0
     crashes: int = 0
-    changed_unix_ms: int = 0
+    first_epoch: int = 0
 
     @property
     def is_active(self) -> bool:

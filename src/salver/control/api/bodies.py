@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from salver.core.rollouts import RolloutPolicy, basis_points, check_policy
+
 _DIGEST = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -74,6 +76,65 @@ class AliasBody(Body):
     version: int = Field(ge=1)
 
 
+class RolloutPolicyBody(Body):
+    """How versions change; weights and sample are percents of the traffic."""
+
+    strategy: str = Field(default="canary", max_length=16)
+    steps: list[float] = Field(default=[5, 25, 50, 100], min_length=1, max_length=32)
+    auto: bool = False
+    min_requests: int = Field(default=200, ge=0, le=10**9)
+    step_s: float = Field(default=0.0, ge=0)
+    max_duration_s: float = Field(default=1800.0, ge=0)
+    no_traffic_s: float = Field(default=60.0, ge=0)
+    prepare_s: float = Field(default=600.0, ge=0)
+    sample: float = Field(default=0.0, ge=0, le=100)
+    keep_previous_s: float = Field(default=3600.0, ge=0)
+
+    def policy(self) -> RolloutPolicy:
+        """Return it in the words of the code; raises ``InvalidRequest``."""
+        return check_policy(
+            RolloutPolicy(
+                self.strategy,
+                tuple(basis_points(step) for step in self.steps),
+                self.auto,
+                self.min_requests,
+                self.step_s,
+                self.max_duration_s,
+                self.no_traffic_s,
+                self.prepare_s,
+                basis_points(self.sample),
+                self.keep_previous_s,
+            )
+        )
+
+
+class ActionBody(Body):
+    """Something that a person wants, who it is, and why."""
+
+    by: str = Field(default="local", min_length=1, max_length=128)
+    reason: str = Field(default="", max_length=1024)
+
+
+class RolloutBody(RolloutPolicyBody):
+    """A rollout that shall begin."""
+
+    to: str = Field(min_length=1, max_length=300)
+    by: str = Field(default="local", min_length=1, max_length=128)
+    force: bool = False
+
+
+class WeightBody(ActionBody):
+    """A canary's weight in percent."""
+
+    weight: float = Field(ge=0, le=100)
+
+
+class RollbackBody(ActionBody):
+    """Going back, whatever stands against it if ``force``."""
+
+    force: bool = False
+
+
 class EndpointBody(Body):
     """What an endpoint shall serve, and how."""
 
@@ -92,3 +153,4 @@ class EndpointBody(Body):
     cache: bool = False
     pinned: bool = False
     routing: dict[str, Any] | None = None
+    rollout: RolloutPolicyBody | None = None

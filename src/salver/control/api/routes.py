@@ -17,10 +17,13 @@ from salver.control.api.bodies import (
     PushBody,
     SequencesBody,
 )
+from salver.control.api.rollouts import rollout_router
+from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
 from salver.control.overview import Overview
 from salver.control.push import Document, Push, Pushed, Pusher
-from salver.control.reconcile import DatabaseThread, Reconciler
+from salver.control.reconcile import Reconciler
+from salver.control.rollouts.commands import Rollouts
 from salver.core.errors import NotFound
 from salver.core.names import ModelReference, check_name
 from salver.core.routing import read_routing
@@ -54,6 +57,7 @@ class Services:
     reconciler: Reconciler
     overview: Overview
     settings: ControlSettings
+    rollouts: Rollouts
 
     async def record(self, action: str, subject: str, **details: str) -> None:
         """Append to the audit log."""
@@ -66,6 +70,7 @@ def build_router(services: Services) -> APIRouter:
     _blob_routes(router, services)
     _model_routes(router, services)
     _endpoint_routes(router, services)
+    router.include_router(rollout_router(services.rollouts))
 
     @router.get("/status")
     async def status() -> dict[str, Any]:
@@ -166,17 +171,17 @@ def _model_routes(router: APIRouter, services: Services) -> None:
         return Response(data, media_type="application/x-ndjson")
 
     @router.put("/models/{name}/aliases/{alias}")
-    async def set_alias(name: Name, alias: Name, body: AliasBody) -> dict[str, Any]:
+    async def set_alias(
+        name: Name, alias: Name, body: AliasBody, force: bool = False
+    ) -> dict[str, Any]:
         check_name(name, "model")
-        await database(lambda: catalog.set_alias(name, alias, body.version))
-        services.reconciler.wake()
+        await services.deployer.move_alias(name, alias, body.version, force=force)
         await services.record("alias", f"{name}@{alias}", version=str(body.version))
         return {"name": name, "alias": alias, "version": body.version}
 
     @router.delete("/models/{name}/aliases/{alias}", status_code=_NO_CONTENT)
     async def delete_alias(name: Name, alias: Name) -> None:
-        await database(lambda: catalog.delete_alias(name, alias))
-        services.reconciler.wake()
+        await services.deployer.delete_alias(name, alias)
         await services.record("delete_alias", f"{name}@{alias}")
 
 
@@ -196,6 +201,7 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
         name: Name,
         body: EndpointBody,
         wait: bool = False,
+        force: bool = False,
         timeout_s: Annotated[float | None, Query(gt=0, le=3600)] = None,
     ) -> dict[str, Any]:
         wanted = EndpointSpec(
@@ -217,8 +223,9 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
             cache=body.cache,
             pinned=body.pinned,
             routing=read_routing(body.routing or {}),
+            rollout=body.rollout.policy() if body.rollout is not None else None,
         )
-        spec = await deployer.put(wanted, body.model)
+        spec = await deployer.put(wanted, body.model, force=force)
         await services.record("deploy", name, model=body.model)
         if wait:
             await deployer.wait(spec, timeout_s or services.settings.deploy_timeout_s)

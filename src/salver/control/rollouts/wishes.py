@@ -1,0 +1,66 @@
+"""From an endpoint, its rollout and what it was before to the versions that are wanted of it."""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from salver.control.planner import CANARY, PREVIOUS, SHADOW, WAITING, Arm, Desired
+from salver.control.rollouts.gates import reference_of
+from salver.core.errors import SalverError
+from salver.core.names import ModelReference, parse_reference
+from salver.core.rollouts import BLUE_GREEN
+from salver.registry.records import EndpointSpec, PreviousState, VersionRecord
+from salver.rollout.machine import PREPARING, Rollout
+
+Resolve = Callable[[ModelReference], VersionRecord]
+
+
+class Wishes:
+    """Makes wishes; ``sizes`` are what versions took in memory, empty where nobody asks."""
+
+    def __init__(self, resolve: Resolve, sizes: Mapping[str, int]) -> None:
+        self._resolve = resolve
+        self._sizes = sizes
+
+    def of(
+        self, spec: EndpointSpec, rollout: Rollout | None, previous: PreviousState | None
+    ) -> Desired:
+        """Return what is wanted of an endpoint."""
+        try:
+            version = self._resolve(reference_of(spec))
+        except SalverError as error:
+            return Desired(spec, None, error.message)
+        arms = []
+        if rollout is not None:
+            # Little traffic must not send the primary out of memory before the rollout is over.
+            spec = msgspec.structs.replace(spec, pinned=True)
+            arms.append(self._arm(rollout.target, *part_of(rollout)))
+        if previous is not None and previous.left_s > 0:
+            arms.append(self._arm(str(reference_of(previous.spec)), PREVIOUS, 0, 0))
+        kept = [arm for arm in arms if arm is not None and arm.version.id != version.id]
+        unique = {arm.version.id: arm for arm in reversed(kept)}
+        return Desired(
+            spec,
+            version,
+            "",
+            self._sizes.get(version.id, 0),
+            rollout.salt if rollout is not None else "",
+            tuple(reversed(unique.values())),
+        )
+
+    def _arm(self, reference: str, role: str, weight: int, sample: int) -> Arm | None:
+        try:
+            version = self._resolve(parse_reference(reference))
+        except SalverError:
+            return None
+        size = self._sizes.get(version.id, 0)
+        return Arm(version, role, weight, sample, size, pinned=True)
+
+
+def part_of(rollout: Rollout) -> tuple[str, int, int]:
+    """Return role, weight and sample of a rollout's new version, in basis points."""
+    if rollout.step == PREPARING:
+        return WAITING, 0, 0
+    if rollout.policy.strategy == BLUE_GREEN:
+        return SHADOW, 0, rollout.policy.sample
+    return CANARY, rollout.weight, 0
