@@ -11,7 +11,7 @@ import pytest
 
 from tests import models
 from tests.e2e.load import Load, assert_unharmed
-from tests.e2e.server import Server, ask, wait_until, write_rows
+from tests.e2e.server import Server, ask, wait_until
 
 FLAKY = """
 import numpy as np
@@ -196,7 +196,8 @@ def test_golden_examples_are_asked_in_the_worker(server: Server, tmp_path: Path)
     folder = tmp_path / "second"
     folder.mkdir()
     (folder / "model.py").write_text(dedent(source).replace("WITNESS", repr(str(witness))))
-    rows = write_rows(tmp_path / "second.json", {"inputs": [item(4.0)]})
+    rows = tmp_path / "second.json"
+    rows.write_text(json.dumps({"inputs": [item(4.0)]}))
     server.push(folder, "scaled", "--trust-code", "--example", str(rows))
     server.ok("deploy", "scaled:1", "--endpoint", "scaled")
     witness.touch()

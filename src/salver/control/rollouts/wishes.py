@@ -45,7 +45,7 @@ class Wishes:
             "",
             self._sizes.get(version.id, 0),
             rollout.salt if rollout is not None else "",
-            tuple(reversed(unique.values())),
+            arms=tuple(reversed(unique.values())),
         )
 
     def _arm(self, reference: str, role: str, weight: int, sample: int) -> Arm | None:
