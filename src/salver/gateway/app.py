@@ -18,6 +18,7 @@ from salver.core.tls import ReloadingContext, ServerTls
 from salver.engine.client.handler import EngineClient
 from salver.gateway.admin import AdminServer
 from salver.gateway.auth import Keys
+from salver.gateway.evidence import EvidenceCounter
 from salver.gateway.grpc.application import GrpcApplication
 from salver.gateway.grpc.dialogue import Limits
 from salver.gateway.grpc.gather import CallGatherer
@@ -109,7 +110,9 @@ class Gateway:
         turn = Turn(inference, ids) if gathers(settings.http) else None
         gather = None if turn is None else Gatherer(inference, turn, ids, settings.http).add
         statistics = Statistics(self._ring, self._router.endpoint, clock)
-        own: list[Subscriber] = [ExchangeMetrics(meter), FaultLog(clock), statistics]
+        self._evidence = EvidenceCounter(clock, rng)
+        metrics, faults = ExchangeMetrics(meter), FaultLog(clock)
+        own: list[Subscriber] = [metrics, faults, statistics, self._evidence]
         for observer in own + self._guards.observers():
             self._ring.subscribe(observer)
         documents = Documents(directory, statistics, settings.observe.log_level)
@@ -133,24 +136,32 @@ class Gateway:
         self._server.naming = naming_of(
             settings.limits, identity.id_key, has_keys=identity.api_keys is not None
         )
-        self._context: ReloadingContext | None = None
-        if identity.tls is not None:
-            context = ReloadingContext(identity.tls, http2=settings.http2.enabled)
-            self._context = context
-            self._server.context = lambda: context.context
+        self._context = self._certificates()
         self._admin = AdminServer(settings.http, clock, self._metrics)
-        self._follower = PlanFollower(
+        self._follower = self._follow(hello)
+        self._unloaded: tuple[str, ...] = ()
+        self._snapshots = 0
+        self._state = "starting"
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _certificates(self) -> ReloadingContext | None:
+        if self._identity.tls is None:
+            return None
+        context = ReloadingContext(self._identity.tls, http2=self._settings.http2.enabled)
+        self._server.context = lambda: context.context
+        return context
+
+    def _follow(self, hello: Hello) -> PlanFollower:
+        identity, settings = self._identity, self._settings
+        return PlanFollower(
             identity.home / "run" / "plan.msgpack",
             f"unix:{identity.home / 'run' / 'control.sock'}",
             hello,
             self.apply,
             self.snapshot,
             settings.control.snapshot_interval_s,
+            self._evidence.messages,
         )
-        self._unloaded: tuple[str, ...] = ()
-        self._snapshots = 0
-        self._state = "starting"
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def provision(self) -> None:
         """Read the API keys and certificates; raises ``InvalidSettings``."""
@@ -200,6 +211,7 @@ class Gateway:
         self._guards.apply(plan)
         self._cache.apply(plan)
         self._check.apply(plan)
+        self._evidence.apply(plan)
         self._router.apply(plan)
         self._unloaded = plan.unloaded
 
