@@ -47,8 +47,10 @@ from salver.observe.logs import get_logger
 from salver.observe.memory import resident_bytes
 from salver.observe.meter import Meter
 from salver.observe.prometheus import render
+from salver.traffic.busy import Busy
 from salver.traffic.cache import ResponseCache
 from salver.traffic.router import Router
+from salver.traffic.shadow import Shadows
 from salver.wire.follower import PlanFollower
 from salver.wire.messages import PROTOCOL_VERSION, Change, Hello, Plan, Snapshot
 from salver.wire.transport import LinkOptions
@@ -96,7 +98,9 @@ class Gateway:
         self._cache = ResponseCache(self._guards.handler, meter, settings.engine.cache_bytes)
         self._check = SignatureCheck(self._cache, meter)
         ids = RequestIds(identity.id_key, rng.getrandbits(16), clock)
-        self._router = Router(self._check, rng, ids)
+        self._busy = Busy(clock)
+        self._shadows = Shadows(self._check, settings.shadow, meter, clock, rng, self._busy)
+        self._router = Router(self._shadows, rng, ids)
         self._ring = ExchangeRing(settings.observe.exchange_ring_bytes)
         router, access = self._router, Access(settings.limits, clock, identity.gateways)
         inference = Inference(router, router.endpoint, self._ring, settings.http, clock, access)
@@ -185,6 +189,7 @@ class Gateway:
             asyncio.create_task(self._drain_ring()),
             asyncio.create_task(self._watch_files()),
             asyncio.create_task(self._memory.watch()),
+            asyncio.create_task(self._busy.watch()),
         ]
         self._follower.poke()
 
@@ -211,6 +216,7 @@ class Gateway:
         self._guards.apply(plan)
         self._cache.apply(plan)
         self._check.apply(plan)
+        self._shadows.apply(plan)
         self._evidence.apply(plan)
         self._router.apply(plan)
         self._unloaded = plan.unloaded
