@@ -22,6 +22,8 @@ COMMANDS: dict[str, str] = {
     "push": "salver.cli.push",
     "deploy": "salver.cli.deploy",
     "undeploy": "salver.cli.undeploy",
+    "apply": "salver.cli.apply",
+    "diff": "salver.cli.diff",
     "predict": "salver.cli.predict",
     "get": "salver.cli.get",
     "alias": "salver.cli.alias",

@@ -39,6 +39,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     ``batching`` is fixed or adaptive, ``objective_ms`` the time within which adaptive batches
     answer, 0 for none. ``max_padding`` is the share of a batch that may be filling; ``cache`` keeps
     answers for requests that are equal. ``routing`` is about endpoints with several variants.
+    ``managed`` tells that files say what it shall be.
     """
 
     name: str
@@ -60,6 +61,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     cache: bool = False
     pinned: bool = False
     routing: Routing = Routing()
+    managed: bool = False
 
 
 class EventRecord(msgspec.Struct, frozen=True):
