@@ -26,6 +26,8 @@ COMMANDS: dict[str, str] = {
     "rollback": "salver.cli.rollback",
     "freeze": "salver.cli.freeze",
     "unfreeze": "salver.cli.unfreeze",
+    "apply": "salver.cli.apply",
+    "diff": "salver.cli.diff",
     "predict": "salver.cli.predict",
     "get": "salver.cli.get",
     "alias": "salver.cli.alias",

@@ -3,14 +3,14 @@
 import hashlib
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from salver.client.calls import API, CONTROL, Call, Steps, admin_call, check, json_of
 from salver.client.columns import Columns, read_columns, read_sequences
-from salver.client.documents import read_mapping
+from salver.client.documents import read_documents, read_mapping
 from salver.client.packing import pack
 from salver.client.rollouts import RolloutOptions, policy_of, whoever
 from salver.core.errors import InvalidExample, NotFound
@@ -226,3 +226,33 @@ def _upload_document(path: Path) -> Steps[Json]:
         raise NotFound(f"{path}: {error.strerror}") from error
     yield from _upload(path, sha256)
     return {"name": path.name, "sha256": sha256}
+
+
+def apply(
+    paths: Sequence[str | Path],
+    *,
+    dry_run: bool = False,
+    prune: bool = False,
+    wait: bool = True,
+    timeout_s: float = 120.0,
+) -> Steps[Json]:
+    """Make endpoints what YAML or JSON files say; folders are read with what is in them.
+
+    Returns the changes, which with ``dry_run`` are not made. With ``prune``, endpoints that came
+    from files before and are in none now are removed.
+    """
+    documents = [
+        {"source": source, "document": document}
+        for path in paths
+        for source, document in read_documents(Path(path))
+    ]
+    body: Json = {
+        "documents": documents,
+        "dry_run": dry_run,
+        "prune": prune,
+        "wait": wait,
+        "timeout_s": timeout_s,
+    }
+    longest_s = timeout_s * max(1, len(documents)) + _DEPLOY_MARGIN_S
+    answer: Json = json_of((yield admin_call("POST", "/apply", body, longest_s)))
+    return answer

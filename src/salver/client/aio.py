@@ -77,6 +77,13 @@ class AsyncClient:
         """Serve ``NAME[:VERSION|@ALIAS]``; returns when the endpoint answers."""
         return await self.run(admin.deploy(reference, admin.DeployOptions(**options)))
 
+    async def apply(self, *paths: str | Path, **options: Any) -> admin.Json:
+        """Make endpoints what files or folders say; ``options``: dry_run, prune, wait, timeout_s.
+
+        Returns the changes.
+        """
+        return await self.run(admin.apply(paths, **options))
+
     async def undeploy(self, endpoint: str) -> None:
         """Remove an endpoint."""
         await self.run(admin.undeploy(endpoint))

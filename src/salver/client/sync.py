@@ -88,6 +88,13 @@ class Client:
         """Serve ``NAME[:VERSION|@ALIAS]``; returns when the endpoint answers."""
         return self.run(admin.deploy(reference, admin.DeployOptions(**options)))
 
+    def apply(self, *paths: str | Path, **options: Any) -> admin.Json:
+        """Make endpoints what files or folders say; ``options``: dry_run, prune, wait, timeout_s.
+
+        Returns the changes.
+        """
+        return self.run(admin.apply(paths, **options))
+
     def undeploy(self, endpoint: str) -> None:
         """Remove an endpoint."""
         self.run(admin.undeploy(endpoint))

@@ -57,7 +57,8 @@ class Desired(msgspec.Struct, frozen=True):
 
     ``version`` is None when that cannot be resolved, and ``problem`` says why. ``size_hint_bytes``
     is what it took in a worker with a memory budget, 0 before one has loaded it. ``salt`` says
-    which callers come first to the arms, ``evidence`` what gateways count of them.
+    which callers come first to the arms, ``evidence`` what gateways count of them, and
+    ``captures`` whether they look at answers for it.
     """
 
     spec: EndpointSpec
@@ -66,6 +67,7 @@ class Desired(msgspec.Struct, frozen=True):
     size_hint_bytes: int = 0
     salt: str = ""
     evidence: bytes = b""
+    captures: bool = False
     arms: tuple[Arm, ...] = ()
 
     def each(self) -> "list[Desired]":
@@ -246,6 +248,7 @@ def _endpoint(
         spec.routing.headers,
         item.salt,
         item.evidence,
+        item.captures,
     )
 
 

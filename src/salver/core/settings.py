@@ -158,6 +158,21 @@ class EngineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowSettings:
+    """Copies of requests for versions that nobody waits for; of each gateway."""
+
+    max_open: int = setting(64, "copies that may be on their way")
+    max_waiting: int = setting(256, "copies that may wait for their turn")
+    max_waiting_bytes: int = setting(16 * _MIB, "bytes that waiting copies may keep")
+    max_busy: float = setting(
+        0.7, "share of a core from which a gateway copies nothing; 1 copies always"
+    )
+    max_queue_ratio: float = setting(
+        1.0, "copy nothing while requests wait this many times as long as they run; 0 copies always"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LimitSettings:
     """How much a caller may ask, and what happens when there is no room."""
 
@@ -246,6 +261,7 @@ class Settings:
     http2: Http2Settings = Http2Settings()
     engine: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
+    shadow: ShadowSettings = ShadowSettings()
     control: ControlSettings = ControlSettings()
     supervisor: SupervisorSettings = SupervisorSettings()
     observe: ObserveSettings = ObserveSettings()
@@ -256,6 +272,7 @@ SECTIONS: dict[str, type[Any]] = {
     "http2": Http2Settings,
     "engine": EngineSettings,
     "limits": LimitSettings,
+    "shadow": ShadowSettings,
     "control": ControlSettings,
     "supervisor": SupervisorSettings,
     "observe": ObserveSettings,

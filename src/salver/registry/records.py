@@ -42,6 +42,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     answers for requests that are equal. ``routing`` is about endpoints with several variants.
     With ``rollout`` one that follows an alias keeps ``version`` until a rollout to the alias's
     version has ended well.
+    ``managed`` tells that files say what it shall be.
     """
 
     name: str
@@ -64,6 +65,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     pinned: bool = False
     routing: Routing = Routing()
     rollout: RolloutPolicy | None = None
+    managed: bool = False
 
 
 class EventRecord(msgspec.Struct, frozen=True):

@@ -176,6 +176,7 @@ class Router:
     ) -> None:
         epoch = variant.weight_epoch if by_chance or not route.has_arms else 0
         _assign(context, variant, epoch)
+        context.captured = route.endpoint.captures and epoch > 0
         if route.has_arms and self._ids is not None and context.request_id:
             context.request_id = self._seal(route, context.request_id, context)
 

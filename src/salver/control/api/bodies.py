@@ -90,6 +90,13 @@ class RolloutPolicyBody(Body):
     sample: float = Field(default=0.0, ge=0, le=100)
     keep_previous_s: float = Field(default=3600.0, ge=0)
 
+    @classmethod
+    def of(cls, policy: RolloutPolicy) -> "RolloutPolicyBody":
+        """Return a policy as people write it."""
+        values = {name: getattr(policy, name) for name in cls.model_fields}
+        shown = [step / 100 for step in policy.steps] or [100.0]
+        return cls.model_validate({**values, "steps": shown, "sample": policy.sample / 100})
+
     def policy(self) -> RolloutPolicy:
         """Return it in the words of the code; raises ``InvalidRequest``."""
         return check_policy(

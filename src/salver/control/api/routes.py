@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from salver.artifact.declare import Declaration
@@ -18,6 +19,14 @@ from salver.control.api.bodies import (
     SequencesBody,
 )
 from salver.control.api.rollouts import rollout_router
+from salver.control.api.specs import (
+    ApplyBody,
+    EndpointFile,
+    document_of,
+    read_files,
+    spec_of,
+)
+from salver.control.apply import UNCHANGED, Applier, Wanted, changes
 from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
 from salver.control.overview import Overview
@@ -26,7 +35,6 @@ from salver.control.reconcile import Reconciler
 from salver.control.rollouts.commands import Rollouts
 from salver.core.errors import NotFound
 from salver.core.names import ModelReference, check_name
-from salver.core.routing import read_routing
 from salver.core.sequences import PaddedInput, Sequences
 from salver.core.settings import ControlSettings
 from salver.core.signature import TensorSpec
@@ -34,7 +42,7 @@ from salver.core.steps import read_steps
 from salver.observe.prometheus import CONTENT_TYPE
 from salver.registry.blobs import BlobStore, check_digest
 from salver.registry.catalog import Catalog
-from salver.registry.records import EndpointSpec, ModelRecord, VersionRecord
+from salver.registry.records import ModelRecord, VersionRecord
 from salver.registry.state import StateStore
 
 _CREATED, _NO_CONTENT, _OK = 201, 204, 200
@@ -71,6 +79,7 @@ def build_router(services: Services) -> APIRouter:
     _model_routes(router, services)
     _endpoint_routes(router, services)
     router.include_router(rollout_router(services.rollouts))
+    _file_routes(router, services)
 
     @router.get("/status")
     async def status() -> dict[str, Any]:
@@ -204,27 +213,7 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
         force: bool = False,
         timeout_s: Annotated[float | None, Query(gt=0, le=3600)] = None,
     ) -> dict[str, Any]:
-        wanted = EndpointSpec(
-            name,
-            "",
-            None,
-            None,
-            body.replicas,
-            body.validation,
-            body.timeout_s,
-            body.max_batch_size,
-            body.max_queue,
-            max_batch_tokens=body.max_batch_tokens,
-            max_queue_delay_ms=body.max_queue_delay_ms,
-            priorities=body.priorities,
-            batching=body.batching,
-            objective_ms=body.objective_ms,
-            max_padding=body.max_padding,
-            cache=body.cache,
-            pinned=body.pinned,
-            routing=read_routing(body.routing or {}),
-            rollout=body.rollout.policy() if body.rollout is not None else None,
-        )
+        wanted = spec_of(name, body)
         spec = await deployer.put(wanted, body.model, force=force)
         await services.record("deploy", name, model=body.model)
         if wait:
@@ -236,6 +225,36 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
     async def delete_endpoint(name: Name) -> None:
         await deployer.remove(name)
         await services.record("undeploy", name)
+
+
+def _file_routes(router: APIRouter, services: Services) -> None:
+    applier = Applier(services.deployer)
+
+    @router.post("/apply")
+    async def apply(body: ApplyBody) -> dict[str, Any]:
+        files = read_files(body.documents)
+        specs = [(spec_of(file.name, file), file) for file in files]
+        wanted = [
+            Wanted(spec, file.model, document_of(spec) | {"model": file.model})
+            for spec, file in specs
+        ]
+        present = await services.database(services.state.endpoints)
+        todo = changes(
+            wanted,
+            {spec.name: document_of(spec) for spec in present},
+            [spec.name for spec in present if spec.managed],
+            prune=body.prune,
+        )
+        if not body.dry_run:
+            await applier(wanted, todo, body.timeout_s if body.wait else None)
+            for change in todo:
+                if change.action != UNCHANGED:
+                    await services.record("apply", change.name, change=change.action)
+        return {"dry_run": body.dry_run, "changes": msgspec.to_builtins(todo)}
+
+    @router.get("/schemas/endpoint")
+    async def endpoint_schema() -> dict[str, Any]:
+        return EndpointFile.model_json_schema()
 
 
 def _push(name: str, body: PushBody) -> Push:
