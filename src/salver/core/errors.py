@@ -30,8 +30,11 @@ here: ``gateway`` and ``control`` map codes to them.
     │   │   ├── EndpointNotFound    endpoint_not_found
     │   │   ├── ModelNotFound       model_not_found
     │   │   ├── VersionNotFound     version_not_found
-    │   │   └── AliasNotFound       alias_not_found
+    │   │   ├── AliasNotFound       alias_not_found
+    │   │   └── RequestNotFound     request_not_found
     │   ├── Conflict                conflict
+    │   │   └── FeedbackDiffers     feedback_differs
+    │   ├── FeedbackExpired         feedback_expired
     │   ├── InvalidName             invalid_name
     │   ├── InvalidSettings         invalid_settings
     │   ├── UnsupportedOperation    unsupported_operation
@@ -256,10 +259,28 @@ class AliasNotFound(NotFound):
     code = "alias_not_found"
 
 
+class RequestNotFound(NotFound):
+    """The endpoint has answered no request with this id."""
+
+    code = "request_not_found"
+
+
 class Conflict(CallerError):
     """The change does not fit what is already there."""
 
     code = "conflict"
+
+
+class FeedbackDiffers(Conflict):
+    """Something else was reported of this answer before."""
+
+    code = "feedback_differs"
+
+
+class FeedbackExpired(CallerError):
+    """The answer is too old for anything to be reported of it."""
+
+    code = "feedback_expired"
 
 
 class InvalidName(CallerError):

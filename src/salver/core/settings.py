@@ -228,6 +228,7 @@ class ControlSettings:
     max_upload_bytes: int = setting(16_384 * _MIB, "largest file of a pushed model")
     max_files: int = setting(1000, "files of one pushed model")
     snapshot_interval_s: float = setting(1.0, "pause between two telemetry snapshots")
+    feedback_days: float = setting(30.0, "age of answers of which outcomes can be reported")
 
 
 @dataclass(frozen=True, slots=True)
