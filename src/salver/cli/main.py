@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "apply": "salver.cli.apply",
     "diff": "salver.cli.diff",
     "predict": "salver.cli.predict",
+    "feedback": "salver.cli.feedback",
     "get": "salver.cli.get",
     "alias": "salver.cli.alias",
     "key": "salver.cli.key",

@@ -11,6 +11,7 @@ import httpx
 from salver.client import admin, inference, rollouts
 from salver.client.calls import DATA, Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
+from salver.client.feedback import DEFAULT_METRIC, feedback, feedback_many, read_reports
 from salver.client.inference import Prediction, PredictOptions
 from salver.client.inputs import Inputs
 from salver.client.sync import DEFAULT_TIMEOUT_S, _no_progress
@@ -83,6 +84,21 @@ class AsyncClient:
         Returns the changes.
         """
         return await self.run(admin.apply(paths, **options))
+
+    async def feedback(
+        self, endpoint: str, request_id: str, value: float, metric: str = DEFAULT_METRIC
+    ) -> None:
+        """Report what became of an answer, by the ``request_id`` that came with it."""
+        await self.run(feedback(endpoint, request_id, value, metric))
+
+    async def feedback_file(
+        self, endpoint: str, path: str | Path, metric: str = DEFAULT_METRIC
+    ) -> admin.Json:
+        """Report the outcomes in a file of JSON lines or CSV; good lines count in any case.
+
+        Returns how many were taken and repeated, and the problems by line.
+        """
+        return await self.run(feedback_many(endpoint, read_reports(Path(path), metric)))
 
     async def undeploy(self, endpoint: str) -> None:
         """Remove an endpoint."""

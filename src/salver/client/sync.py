@@ -9,6 +9,7 @@ import httpx
 from salver.client import admin, inference, rollouts
 from salver.client.calls import DATA, Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
+from salver.client.feedback import DEFAULT_METRIC, feedback, feedback_many, read_reports
 from salver.client.inference import Prediction, PredictOptions
 from salver.client.inputs import Inputs
 from salver.client.transport import Trust, context_of, error_of, headers_of, reply_of
@@ -94,6 +95,21 @@ class Client:
         Returns the changes.
         """
         return self.run(admin.apply(paths, **options))
+
+    def feedback(
+        self, endpoint: str, request_id: str, value: float, metric: str = DEFAULT_METRIC
+    ) -> None:
+        """Report what became of an answer, by the ``request_id`` that came with it."""
+        self.run(feedback(endpoint, request_id, value, metric))
+
+    def feedback_file(
+        self, endpoint: str, path: str | Path, metric: str = DEFAULT_METRIC
+    ) -> admin.Json:
+        """Report the outcomes in a file of JSON lines or CSV; good lines count in any case.
+
+        Returns how many were taken and repeated, and the problems by line.
+        """
+        return self.run(feedback_many(endpoint, read_reports(Path(path), metric)))
 
     def undeploy(self, endpoint: str) -> None:
         """Remove an endpoint."""

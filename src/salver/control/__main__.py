@@ -1,6 +1,7 @@
 """`python -m salver.control`: the control process."""
 
 import argparse
+import asyncio
 import os
 import secrets
 import signal
@@ -19,6 +20,7 @@ from salver.control.api.security import load_token
 from salver.control.changes import Changer
 from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
+from salver.control.feedback import Feedback
 from salver.control.golden import GoldenGate
 from salver.control.hub import Hub
 from salver.control.lease import LeaseKeeper
@@ -34,22 +36,28 @@ from salver.control.rollouts.runner import Runner, Stores
 from salver.core.clock import SystemClock
 from salver.core.durable import durable_write
 from salver.core.errors import SalverError
+from salver.core.ids import RequestIds
 from salver.core.secret_file import load_secret
 from salver.core.settings import Settings
 from salver.core.settings_file import read_settings
-from salver.observe.logs import configure_logs
+from salver.observe.logs import configure_logs, get_logger
 from salver.observe.merge import Merger
 from salver.registry.blobs import BlobStore
 from salver.registry.catalog import Catalog
 from salver.registry.database import Database
+from salver.registry.feedback import FeedbackStore
 from salver.registry.lease import Lease
 from salver.registry.rollouts import RolloutStore
 from salver.registry.state import StateStore
+
+log = get_logger(__name__)
 
 _LOOPBACK = "127.0.0.1"
 _IDENTITY_BYTES = 16
 _IDENTITY_DIGITS = 12
 _MAX_HOLDER = 256
+_KEY_BYTES = 32
+_TIDY_S = 3600.0
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -102,6 +110,9 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     gates = Gates(catalog, store, settings.engine)
     placing = Placing(catalog, state, store, gates, settings.control.keep_previous_s)
     deployer = Deployer(reconciler, hub, catalog, state, thread, placing, http_url)
+    ids = RequestIds(load_secret(home / "ids.key", _KEY_BYTES), 0, clock)
+    days = settings.control.feedback_days
+    feedback = Feedback(FeedbackStore(database), state, thread, ids, clock, days)
     changer = Changer(deployer, state, thread, settings)
     hub.change = changer
     stores = Stores(store, state, thread)
@@ -121,19 +132,32 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
         deployer,
         reconciler,
         Overview(home, hub, reconciler, catalog, thread),
+        feedback,
         settings.control,
         rollouts,
     )
+    tidying = asyncio.create_task(_tidy(feedback))
     try:
         await _answer(build_app(services, load_token(home)), home, listening)
     finally:
         await follower.stop()
         await runner.stop()
+        tidying.cancel()
         await changer.stop()
         await reconciler.stop()
         await keeper.stop()
         thread.stop()
         database.close()
+
+
+async def _tidy(feedback: Feedback) -> None:
+    """Forget, now and then, what is of no use any more."""
+    while True:
+        try:
+            await feedback.forget_old()
+        except SalverError as error:
+            log.warning("feedback_not_tidied", code=error.code, cause=error.message)
+        await asyncio.sleep(_TIDY_S)
 
 
 async def _answer(app: object, home: Path, listening: socket.socket) -> None:

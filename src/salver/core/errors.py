@@ -32,12 +32,15 @@ here: ``gateway`` and ``control`` map codes to them.
     │   │   ├── VersionNotFound     version_not_found
     │   │   ├── AliasNotFound       alias_not_found
     │   │   ├── RolloutNotFound     rollout_not_found
-    │   │   └── PreviousNotFound    previous_not_found
+    │   │   ├── PreviousNotFound    previous_not_found
+    │   │   └── RequestNotFound     request_not_found
     │   ├── Conflict                conflict
     │   │   ├── RolloutActive       rollout_active
     │   │   ├── EndpointFrozen      endpoint_frozen
     │   │   ├── SignatureChanged    signature_changed
-    │   │   └── VersionRolledBack   version_rolled_back
+    │   │   ├── VersionRolledBack   version_rolled_back
+    │   │   └── FeedbackDiffers     feedback_differs
+    │   ├── FeedbackExpired         feedback_expired
     │   ├── InvalidName             invalid_name
     │   ├── InvalidSettings         invalid_settings
     │   ├── UnsupportedOperation    unsupported_operation
@@ -275,6 +278,12 @@ class PreviousNotFound(NotFound):
     code = "previous_not_found"
 
 
+class RequestNotFound(NotFound):
+    """The endpoint has answered no request with this id."""
+
+    code = "request_not_found"
+
+
 class Conflict(CallerError):
     """The change does not fit what is already there."""
 
@@ -303,6 +312,18 @@ class VersionRolledBack(Conflict):
     """The version was rolled back before."""
 
     code = "version_rolled_back"
+
+
+class FeedbackDiffers(Conflict):
+    """Something else was reported of this answer before."""
+
+    code = "feedback_differs"
+
+
+class FeedbackExpired(CallerError):
+    """The answer is too old for anything to be reported of it."""
+
+    code = "feedback_expired"
 
 
 class InvalidName(CallerError):

@@ -232,6 +232,7 @@ class ControlSettings:
     keep_previous_s: float = setting(
         3600.0, "time a version that a deploy has replaced stays in memory, to go back to at once"
     )
+    feedback_days: float = setting(30.0, "age of answers of which outcomes can be reported")
 
 
 @dataclass(frozen=True, slots=True)

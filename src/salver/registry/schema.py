@@ -214,3 +214,32 @@ leases = Table(
     Column("fence", BigInteger, nullable=False),
     Column("renewals", BigInteger, nullable=False),
 )
+
+feedback = Table(
+    "feedback",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    _key("request_id", String(64)),
+    _key("metric", String(64)),
+    Column("value", Float, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("weight_epoch", BigInteger, nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("answered_unix_ms", BigInteger, nullable=False, index=True),
+    Column("received_unix_ms", BigInteger, nullable=False),
+)
+
+feedback_sums = Table(
+    "feedback_sums",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    _key("metric", String(64)),
+    Column("version", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("weight_epoch", BigInteger, primary_key=True, autoincrement=False, nullable=False),
+    Column("place", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("outcomes", BigInteger, nullable=False),
+    Column("total", Float, nullable=False),
+    Column("squares", Float, nullable=False),
+)

@@ -161,3 +161,17 @@ class EndpointBody(Body):
     pinned: bool = False
     routing: dict[str, Any] | None = None
     rollout: RolloutPolicyBody | None = None
+
+
+class ReportBody(Body):
+    """What became of one answer."""
+
+    request_id: str = Field(max_length=256)
+    value: float | bool
+    metric: str = Field(default="outcome", max_length=128)
+
+
+class FeedbackBody(Body):
+    """Reports of several answers."""
+
+    reports: list[ReportBody] = Field(min_length=1, max_length=10_000)

@@ -15,6 +15,7 @@ from salver.control.api.bodies import (
     ColumnBody,
     DocumentBody,
     EndpointBody,
+    FeedbackBody,
     PushBody,
     SequencesBody,
 )
@@ -29,6 +30,7 @@ from salver.control.api.specs import (
 from salver.control.apply import UNCHANGED, Applier, Wanted, changes
 from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
+from salver.control.feedback import Feedback, Reported
 from salver.control.overview import Overview
 from salver.control.push import Document, Push, Pushed, Pusher
 from salver.control.reconcile import Reconciler
@@ -64,6 +66,7 @@ class Services:
     deployer: Deployer
     reconciler: Reconciler
     overview: Overview
+    feedback: Feedback
     settings: ControlSettings
     rollouts: Rollouts
 
@@ -80,6 +83,7 @@ def build_router(services: Services) -> APIRouter:
     _endpoint_routes(router, services)
     router.include_router(rollout_router(services.rollouts))
     _file_routes(router, services)
+    _feedback_routes(router, services)
 
     @router.get("/status")
     async def status() -> dict[str, Any]:
@@ -255,6 +259,15 @@ def _file_routes(router: APIRouter, services: Services) -> None:
     @router.get("/schemas/endpoint")
     async def endpoint_schema() -> dict[str, Any]:
         return EndpointFile.model_json_schema()
+
+
+def _feedback_routes(router: APIRouter, services: Services) -> None:
+    @router.post("/endpoints/{name}/feedback")
+    async def report(name: Name, body: FeedbackBody) -> dict[str, Any]:
+        reports = [
+            Reported(item.request_id, float(item.value), item.metric) for item in body.reports
+        ]
+        return dict(msgspec.to_builtins(await services.feedback.take(name, reports)))
 
 
 def _push(name: str, body: PushBody) -> Push:
