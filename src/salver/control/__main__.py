@@ -32,6 +32,8 @@ from salver.control.rollouts.commands import Rollouts
 from salver.control.rollouts.follower import AliasFollower
 from salver.control.rollouts.gates import Gates
 from salver.control.rollouts.placing import Placing
+from salver.control.rollouts.side_reports import SideReports
+from salver.control.rollouts.sides import SideParts, Sides
 from salver.control.rollouts.runner import Runner, Stores
 from salver.core.clock import SystemClock
 from salver.core.durable import durable_write
@@ -48,6 +50,7 @@ from salver.registry.database import Database
 from salver.registry.feedback import FeedbackStore
 from salver.registry.lease import Lease
 from salver.registry.rollouts import RolloutStore
+from salver.registry.sides import SideStore
 from salver.registry.state import StateStore
 
 log = get_logger(__name__)
@@ -97,27 +100,29 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     catalog, state = Catalog(database, clock), StateStore(database, clock)
     holder = load_secret(home / "control.identity", _IDENTITY_BYTES).decode()[:_IDENTITY_DIGITS]
     lease = Lease(database, f"{home} {holder}"[-_MAX_HOLDER:], clock)
-    store = RolloutStore(database, lease, clock)
+    store, sides = RolloutStore(database, lease, clock), SideStore(database, lease)
     keeper = LeaseKeeper(lease, thread)
     await keeper.start()
     retired, live = await thread(state.load_telemetry)
     merger = Merger(retired)
     for incarnation, snapshot in live.items():
         merger.update(incarnation, snapshot)
-    reconciler = Reconciler(home, catalog, state, thread, settings, clock, store, lease)
+    reconciler = Reconciler(home, catalog, state, thread, settings, clock, store, sides, lease)
     incarnation = secrets.token_hex(8)
     hub = Hub(f"unix:{home / 'run' / 'control.sock'}", incarnation, clock, merger, reconciler.wake)
-    gates = Gates(catalog, store, settings.engine)
+    gates = Gates(catalog, store, sides, settings.engine)
     placing = Placing(catalog, state, store, gates, settings.control.keep_previous_s)
     deployer = Deployer(reconciler, hub, catalog, state, thread, placing, http_url)
     ids = RequestIds(load_secret(home / "ids.key", _KEY_BYTES), 0, clock)
     days = settings.control.feedback_days
-    feedback = Feedback(FeedbackStore(database), state, thread, ids, clock, days)
+    outcomes = FeedbackStore(database)
+    feedback = Feedback(outcomes, state, thread, ids, clock, days)
     changer = Changer(deployer, state, thread, settings)
     hub.change = changer
     stores = Stores(store, state, thread)
     runner = Runner(stores, reconciler, hub, CountsAnalyst(), clock)
     rollouts = Rollouts(stores, catalog, gates, runner, reconciler, deployer, clock)
+    companions = Sides(SideParts(sides, state, outcomes, thread), catalog, gates, reconciler, clock)
     follower = AliasFollower(rollouts, catalog, state, thread, reconciler)
     await reconciler.start(hub, GoldenGate(blobs, hub, reconciler.address_of, reconciler.wake))
     await runner.start(settings.control.rollout_interval_s)
@@ -135,6 +140,7 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
         feedback,
         settings.control,
         rollouts,
+        SideReports(companions, hub.merger),
     )
     tidying = asyncio.create_task(_tidy(feedback))
     try:

@@ -20,6 +20,7 @@ from salver.observe.merge import Totals
 from salver.registry.catalog import Catalog
 from salver.registry.lease import Lease
 from salver.registry.rollouts import RolloutStore
+from salver.registry.sides import SideStore
 from salver.registry.state import StateStore
 from salver.wire.messages import Plan
 from salver.wire.planfile import read_plan, write_plan
@@ -46,6 +47,7 @@ class Reconciler:
         settings: Settings,
         clock: Clock,
         rollouts: RolloutStore,
+        sides: SideStore,
         lease: Lease,
     ) -> None:
         self._plan_path = home / "run" / "plan.msgpack"
@@ -56,6 +58,7 @@ class Reconciler:
         self.settings = settings
         self._clock = clock
         self._rollouts = rollouts
+        self._sides = sides
         self._lease = lease
         self._gate: GoldenGate | None = None
         self._wake = asyncio.Event()
@@ -175,7 +178,12 @@ class Reconciler:
         rollouts = {item.endpoint: rollout_of(item) for item in self._rollouts.active()}
         previous = self._rollouts.previous()
         specs = self._state.endpoints()
-        return [wishes.of(s, rollouts.get(s.name), previous.get(s.name)) for s in specs], models
+        sides = self._sides.active()
+        wanted = [
+            wishes.of(s, rollouts.get(s.name), previous.get(s.name), sides.get(s.name))
+            for s in specs
+        ]
+        return wanted, models
 
     async def _persist_for_ever(self) -> None:
         while True:

@@ -33,6 +33,7 @@ here: ``gateway`` and ``control`` map codes to them.
     │   │   ├── AliasNotFound       alias_not_found
     │   │   ├── RolloutNotFound     rollout_not_found
     │   │   ├── PreviousNotFound    previous_not_found
+    │   │   ├── SideNotFound        side_not_found
     │   │   └── RequestNotFound     request_not_found
     │   ├── Conflict                conflict
     │   │   ├── RolloutActive       rollout_active
@@ -276,6 +277,12 @@ class PreviousNotFound(NotFound):
     """The endpoint has no earlier state to go back to."""
 
     code = "previous_not_found"
+
+
+class SideNotFound(NotFound):
+    """The endpoint has no such shadow or experiment."""
+
+    code = "side_not_found"
 
 
 class RequestNotFound(NotFound):

@@ -71,6 +71,7 @@ STATUSES: dict[str, Status] = {
     "endpoint_frozen": _UNFIT,
     "signature_changed": _UNFIT,
     "version_rolled_back": _UNFIT,
+    "side_not_found": _MISSING,
     "request_not_found": _MISSING,
     "feedback_differs": Status(409, Grpc.ALREADY_EXISTS),
     "feedback_expired": Status(410, Grpc.FAILED_PRECONDITION),

@@ -243,3 +243,14 @@ feedback_sums = Table(
     Column("total", Float, nullable=False),
     Column("squares", Float, nullable=False),
 )
+
+sides = Table(
+    "sides",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("number", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("is_active", Boolean, nullable=False, index=True),
+    Column("body", Text, nullable=False),
+)

@@ -1,6 +1,7 @@
 """What must hold before an endpoint gets another version. Its golden examples are asked later."""
 
 from salver.core.errors import (
+    Conflict,
     EndpointFrozen,
     MemoryBudgetExceeded,
     RolloutActive,
@@ -12,6 +13,7 @@ from salver.core.settings import EngineSettings
 from salver.registry.catalog import Catalog
 from salver.registry.records import EndpointSpec, VersionRecord
 from salver.registry.rollouts import RolloutStore
+from salver.registry.sides import SideStore
 from salver.rollout.compatibility import differences
 
 _MAX_DIFFERENCES = 3
@@ -20,9 +22,12 @@ _MAX_DIFFERENCES = 3
 class Gates:
     """Reads the registry; called from the database's thread."""
 
-    def __init__(self, catalog: Catalog, store: RolloutStore, engine: EngineSettings) -> None:
+    def __init__(
+        self, catalog: Catalog, store: RolloutStore, sides: SideStore, engine: EngineSettings
+    ) -> None:
         self._catalog = catalog
         self._store = store
+        self._sides = sides
         self._engine = engine
 
     def check_free(self, endpoint: str) -> None:
@@ -34,6 +39,12 @@ class Gates:
                     f"rollout {record.number} of {endpoint!r} has not ended; see 'salver rollout "
                     f"status {endpoint}', or end it with 'salver rollout abort {endpoint}'"
                 )
+        side = self._sides.active().get(endpoint)
+        if side is not None:
+            raise Conflict(
+                f"{side.kind} {side.number} of endpoint {endpoint!r} goes on; end it with 'salver "
+                f"{side.kind} stop {endpoint}'"
+            )
 
     def check_thawed(self, endpoint: str) -> None:
         """Raise ``EndpointFrozen``."""

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from salver.control.planner import CANARY, PREVIOUS, SHADOW, WAITING, Arm, Desired
+from salver.control.planner import ARM, CANARY, PREVIOUS, SHADOW, WAITING, Arm, Desired
 from salver.control.rollouts.gates import reference_of
+from salver.core import sides
 from salver.core.errors import SalverError
 from salver.core.names import ModelReference, parse_reference
 from salver.core.rollouts import BLUE_GREEN
+from salver.core.sides import Side, SideArm
 from salver.registry.records import EndpointSpec, PreviousState, VersionRecord
 from salver.rollout.machine import PREPARING, Rollout
 
@@ -23,7 +25,11 @@ class Wishes:
         self._sizes = sizes
 
     def of(
-        self, spec: EndpointSpec, rollout: Rollout | None, previous: PreviousState | None
+        self,
+        spec: EndpointSpec,
+        rollout: Rollout | None,
+        previous: PreviousState | None,
+        side: Side | None = None,
     ) -> Desired:
         """Return what is wanted of an endpoint."""
         try:
@@ -35,6 +41,8 @@ class Wishes:
             # Little traffic must not send the primary out of memory before the rollout is over.
             spec = msgspec.structs.replace(spec, pinned=True)
             arms.append(self._arm(rollout.target, *part_of(rollout)))
+        elif side is not None:
+            arms += [self._side_arm(side, arm) for arm in side.arms]
         if previous is not None and previous.left_s > 0:
             arms.append(self._arm(str(reference_of(previous.spec)), PREVIOUS, 0, 0))
         kept = [arm for arm in arms if arm is not None and arm.version.id != version.id]
@@ -44,9 +52,13 @@ class Wishes:
             version,
             "",
             self._sizes.get(version.id, 0),
-            rollout.salt if rollout is not None else "",
+            _salt(rollout, side),
             arms=tuple(reversed(unique.values())),
         )
+
+    def _side_arm(self, side: Side, arm: SideArm) -> Arm | None:
+        role = SHADOW if side.kind == sides.SHADOW else ARM
+        return self._arm(arm.version, role, arm.weight, arm.sample)
 
     def _arm(self, reference: str, role: str, weight: int, sample: int) -> Arm | None:
         try:
@@ -55,6 +67,12 @@ class Wishes:
             return None
         size = self._sizes.get(version.id, 0)
         return Arm(version, role, weight, sample, size, pinned=True)
+
+
+def _salt(rollout: Rollout | None, side: Side | None) -> str:
+    if rollout is not None:
+        return rollout.salt
+    return side.salt if side is not None else ""
 
 
 def part_of(rollout: Rollout) -> tuple[str, int, int]:
