@@ -25,8 +25,8 @@ from salver.control.lease import LeaseKeeper
 from salver.control.overview import Overview
 from salver.control.push import Pusher
 from salver.control.reconcile import Reconciler
-from salver.control.rollouts.analyst import CountsAnalyst
 from salver.control.rollouts.commands import Rollouts
+from salver.control.rollouts.evidence import EvidenceBooks
 from salver.control.rollouts.follower import AliasFollower
 from salver.control.rollouts.gates import Gates
 from salver.control.rollouts.placing import Placing
@@ -105,7 +105,9 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     changer = Changer(deployer, state, thread, settings)
     hub.change = changer
     stores = Stores(store, state, thread)
-    runner = Runner(stores, reconciler, hub, CountsAnalyst(), clock)
+    books = EvidenceBooks()
+    hub.evidence = books.take
+    runner = Runner(stores, reconciler, hub, books, clock)
     rollouts = Rollouts(stores, catalog, gates, runner, reconciler, deployer, clock)
     follower = AliasFollower(rollouts, catalog, state, thread, reconciler)
     await reconciler.start(hub, GoldenGate(blobs, hub, reconciler.address_of, reconciler.wake))

@@ -89,6 +89,7 @@ class RolloutPolicyBody(Body):
     prepare_s: float = Field(default=600.0, ge=0)
     sample: float = Field(default=0.0, ge=0, le=100)
     keep_previous_s: float = Field(default=3600.0, ge=0)
+    analysis: dict[str, Any] = Field(default_factory=dict, max_length=32)
 
     @classmethod
     def of(cls, policy: RolloutPolicy) -> "RolloutPolicyBody":
@@ -111,6 +112,7 @@ class RolloutPolicyBody(Body):
                 self.prepare_s,
                 basis_points(self.sample),
                 self.keep_previous_s,
+                self.analysis,
             )
         )
 

@@ -6,6 +6,7 @@ import msgspec
 
 from salver.control.planner import CANARY, PREVIOUS, SHADOW, WAITING, Arm, Desired
 from salver.control.rollouts.gates import reference_of
+from salver.control.rollouts.judging import captures
 from salver.core.errors import SalverError
 from salver.core.names import ModelReference, parse_reference
 from salver.core.rollouts import BLUE_GREEN
@@ -45,6 +46,8 @@ class Wishes:
             "",
             self._sizes.get(version.id, 0),
             rollout.salt if rollout is not None else "",
+            rollout.columns if rollout is not None and rollout.step > PREPARING else b"",
+            captures=rollout is not None and captures(rollout.columns),
             arms=tuple(reversed(unique.values())),
         )
 
