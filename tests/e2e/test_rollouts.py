@@ -27,6 +27,20 @@ class Model:
 """
 
 
+QUICK = """
+warmup_s: 1
+promote_on: no_worse
+"""
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> tuple[str, str]:
+    """Give what makes a rollout short: little warming up, and no proof of being as good."""
+    path = tmp_path / "analysis.yaml"
+    path.write_text(QUICK)
+    return "--analysis", str(path)
+
+
 @pytest.fixture
 def server(home: Path) -> Iterator[Server]:
     """Give a server of its own to each test."""
@@ -69,13 +83,15 @@ def two_versions(server: Server, folder: Path) -> None:
     server.ok("deploy", "scaled:1", "--endpoint", "scaled")
 
 
-def test_a_good_version_is_promoted_through_four_steps(server: Server, tmp_path: Path) -> None:
+def test_a_good_version_is_promoted_through_four_steps(
+    server: Server, tmp_path: Path, quick: tuple[str, str]
+) -> None:
     """Every step is taken under load without a failed request, across kills of control."""
     two_versions(server, tmp_path)
     with Load(server.port, "scaled", connections=32) as load:
         told = server.ok(
             "rollout", "start", "scaled", "--to", "2", "--steps", "5,25,50,100", "--auto",
-            "--min-requests", "100",
+            "--min-requests", "100", *quick,
         )  # fmt: skip
         assert "salver rollout status scaled --watch" in told
         wait_until(lambda: rollout(server)["step"] == 2, "the second step", 60)
@@ -99,7 +115,9 @@ def test_a_good_version_is_promoted_through_four_steps(server: Server, tmp_path:
     assert history[0]["actor"] == "judge"
     metric = history[0]["evidence"]["metrics"][0]
     assert metric["name"] == "error_rate"
-    assert metric["n_canary"] >= 100
+    assert metric["n_canary"] >= 300
+    assert metric["verdict"] != "worse"
+    assert history[0]["evidence"]["sample_ratio"]["holds"]
     assert "promoted" in server.ok("rollout", "status", "scaled")
 
 
@@ -141,7 +159,9 @@ def coded(folder: Path, share: int) -> tuple[Path, Path]:
     return folder, example
 
 
-def test_a_version_that_fails_is_rolled_back_by_itself(server: Server, tmp_path: Path) -> None:
+def test_a_version_that_fails_is_rolled_back_by_itself(
+    server: Server, tmp_path: Path, quick: tuple[str, str]
+) -> None:
     """A canary that raises for some inputs loses its traffic; few callers saw an error."""
     for share in (0, 10):
         path, example = coded(tmp_path / f"m{share}", share)
@@ -149,7 +169,7 @@ def test_a_version_that_fails_is_rolled_back_by_itself(server: Server, tmp_path:
     server.ok("deploy", "scaled:1", "--endpoint", "scaled")
     with Load(server.port, "scaled", connections=32) as load:
         server.ok("rollout", "start", "scaled", "--to", "2", "--steps", "20,50", "--auto",
-                  "--min-requests", "100000")  # fmt: skip
+                  "--min-requests", "100000", *quick)  # fmt: skip
         ended = ends(server, "rolled_back")
         after = load.answered
         wait_until(lambda: load.answered > after + 300, "traffic")

@@ -23,6 +23,8 @@ COMMANDS: dict[str, str] = {
     "deploy": "salver.cli.deploy",
     "undeploy": "salver.cli.undeploy",
     "rollout": "salver.cli.rollout",
+    "shadow": "salver.cli.shadow",
+    "experiment": "salver.cli.experiment",
     "rollback": "salver.cli.rollback",
     "freeze": "salver.cli.freeze",
     "unfreeze": "salver.cli.unfreeze",

@@ -2,6 +2,7 @@
 
 import re
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -52,6 +53,10 @@ def start(
         float | None,
         typer.Option("--sample", help="blue-green: percent of traffic to look at copies of."),
     ] = None,
+    analysis: Annotated[
+        Path | None,
+        typer.Option("--analysis", help="YAML or JSON: metrics, margins, alpha.", exists=True),
+    ] = None,
     force: ForceOption = False,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
@@ -74,6 +79,7 @@ def start(
             no_traffic_s=_seconds(no_traffic),
             keep_previous_s=_seconds(keep_previous),
             sample=sample,
+            analysis=analysis,
             force=force,
         )
     if output is not Output.TABLE:

@@ -1,6 +1,6 @@
 """The asynchronous client: the same operations as the synchronous one, awaited."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -8,7 +8,7 @@ from typing import Any, Self
 import anyio
 import httpx
 
-from salver.client import admin, inference, rollouts
+from salver.client import admin, inference, rollouts, sides
 from salver.client.calls import DATA, Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
 from salver.client.feedback import DEFAULT_METRIC, feedback, feedback_many, read_reports
@@ -99,6 +99,41 @@ class AsyncClient:
         Returns how many were taken and repeated, and the problems by line.
         """
         return await self.run(feedback_many(endpoint, read_reports(Path(path), metric)))
+
+    async def start_shadow(
+        self, endpoint: str, version: str | int, sample: float = 1.0, *, force: bool = False
+    ) -> admin.Json:
+        """Copy a share of an endpoint's requests to a version, whose answers nobody waits for."""
+        return await self.run(sides.start_shadow(endpoint, version, sample, force=force))
+
+    async def shadow(self, endpoint: str) -> admin.Json:
+        """Return how the newest shadow's answers compare."""
+        return await self.run(sides.report(endpoint, "shadow"))
+
+    async def stop_shadow(self, endpoint: str) -> admin.Json:
+        """End the shadow."""
+        return await self.run(sides.stop(endpoint, "shadow"))
+
+    async def start_experiment(
+        self,
+        endpoint: str,
+        arms: Sequence[str | int],
+        split: Sequence[float],
+        metric: str = DEFAULT_METRIC,
+        *,
+        force: bool = False,
+    ) -> admin.Json:
+        """Split an endpoint's requests between versions, in percent."""
+        steps = sides.start_experiment(endpoint, arms, split, metric, force=force)
+        return await self.run(steps)
+
+    async def experiment(self, endpoint: str) -> admin.Json:
+        """Return how the arms of the newest experiment compare."""
+        return await self.run(sides.report(endpoint, "experiment"))
+
+    async def stop_experiment(self, endpoint: str) -> admin.Json:
+        """End the experiment; all requests go to the primary version again."""
+        return await self.run(sides.stop(endpoint, "experiment"))
 
     async def undeploy(self, endpoint: str) -> None:
         """Remove an endpoint."""

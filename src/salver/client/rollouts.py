@@ -4,14 +4,17 @@ import getpass
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from salver.client.calls import Steps, admin_call, json_of
+from salver.client.documents import read_mapping
 from salver.core.names import check_name
 from salver.core.rollouts import basis_points, steps_of
 
 Json = dict[str, Any]
 _ROLLBACK_TIMEOUT_S = 150.0
+_READ = frozenset(("steps", "analysis"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class RolloutOptions:
 
     ``steps`` are percents, as text (``"5,25,50,100"``) or numbers. ``auto`` promotes without
     asking. ``force`` passes the gates that can be passed. ``sample`` (blue-green) is in percent.
+    ``analysis`` are further settings of the comparison, or a file that holds them.
     """
 
     steps: str | Sequence[float] | None = None
@@ -32,17 +36,20 @@ class RolloutOptions:
     prepare_s: float | None = None
     sample: float | None = None
     keep_previous_s: float | None = None
+    analysis: str | Path | Mapping[str, Any] | None = None
     force: bool | None = None
 
 
 def policy_of(options: RolloutOptions) -> Json:
     """Return the options that were chosen as the API takes them."""
-    names = [name for name in RolloutOptions.__dataclass_fields__ if name != "steps"]
+    names = [name for name in RolloutOptions.__dataclass_fields__ if name not in _READ]
     body = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.steps is not None:
         given = options.steps
         points = steps_of(given) if isinstance(given, str) else map(basis_points, given)
         body["steps"] = [each / 100 for each in points]
+    if options.analysis is not None:
+        body["analysis"] = read_mapping(options.analysis)
     return body
 
 

@@ -1,12 +1,13 @@
 """The synchronous client."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from salver.client import admin, inference, rollouts
+from salver.client import admin, inference, rollouts, sides
 from salver.client.calls import DATA, Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
 from salver.client.feedback import DEFAULT_METRIC, feedback, feedback_many, read_reports
@@ -110,6 +111,41 @@ class Client:
         Returns how many were taken and repeated, and the problems by line.
         """
         return self.run(feedback_many(endpoint, read_reports(Path(path), metric)))
+
+    def start_shadow(
+        self, endpoint: str, version: str | int, sample: float = 1.0, *, force: bool = False
+    ) -> admin.Json:
+        """Copy a share of an endpoint's requests to a version, whose answers nobody waits for."""
+        return self.run(sides.start_shadow(endpoint, version, sample, force=force))
+
+    def shadow(self, endpoint: str) -> admin.Json:
+        """Return how the newest shadow's answers compare."""
+        return self.run(sides.report(endpoint, "shadow"))
+
+    def stop_shadow(self, endpoint: str) -> admin.Json:
+        """End the shadow."""
+        return self.run(sides.stop(endpoint, "shadow"))
+
+    def start_experiment(
+        self,
+        endpoint: str,
+        arms: Sequence[str | int],
+        split: Sequence[float],
+        metric: str = DEFAULT_METRIC,
+        *,
+        force: bool = False,
+    ) -> admin.Json:
+        """Split an endpoint's requests between versions, in percent."""
+        steps = sides.start_experiment(endpoint, arms, split, metric, force=force)
+        return self.run(steps)
+
+    def experiment(self, endpoint: str) -> admin.Json:
+        """Return how the arms of the newest experiment compare."""
+        return self.run(sides.report(endpoint, "experiment"))
+
+    def stop_experiment(self, endpoint: str) -> admin.Json:
+        """End the experiment; all requests go to the primary version again."""
+        return self.run(sides.stop(endpoint, "experiment"))
 
     def undeploy(self, endpoint: str) -> None:
         """Remove an endpoint."""

@@ -27,14 +27,14 @@ from salver.control.lease import LeaseKeeper
 from salver.control.overview import Overview
 from salver.control.push import Pusher
 from salver.control.reconcile import Reconciler
-from salver.control.rollouts.analyst import CountsAnalyst
 from salver.control.rollouts.commands import Rollouts
+from salver.control.rollouts.evidence import EvidenceBooks
 from salver.control.rollouts.follower import AliasFollower
 from salver.control.rollouts.gates import Gates
 from salver.control.rollouts.placing import Placing
+from salver.control.rollouts.runner import Runner, Stores
 from salver.control.rollouts.side_reports import SideReports
 from salver.control.rollouts.sides import SideParts, Sides
-from salver.control.rollouts.runner import Runner, Stores
 from salver.core.clock import SystemClock
 from salver.core.durable import durable_write
 from salver.core.errors import SalverError
@@ -113,16 +113,16 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     gates = Gates(catalog, store, sides, settings.engine)
     placing = Placing(catalog, state, store, gates, settings.control.keep_previous_s)
     deployer = Deployer(reconciler, hub, catalog, state, thread, placing, http_url)
-    ids = RequestIds(load_secret(home / "ids.key", _KEY_BYTES), 0, clock)
-    days = settings.control.feedback_days
-    outcomes = FeedbackStore(database)
-    feedback = Feedback(outcomes, state, thread, ids, clock, days)
+    feedback = _feedback(home, database, state, thread, settings)
     changer = Changer(deployer, state, thread, settings)
     hub.change = changer
     stores = Stores(store, state, thread)
-    runner = Runner(stores, reconciler, hub, CountsAnalyst(), clock)
+    books = EvidenceBooks()
+    hub.evidence = books.take
+    runner = Runner(stores, reconciler, hub, books, clock)
     rollouts = Rollouts(stores, catalog, gates, runner, reconciler, deployer, clock)
-    companions = Sides(SideParts(sides, state, outcomes, thread), catalog, gates, reconciler, clock)
+    parts = SideParts(sides, state, feedback.store, thread)
+    companions = Sides(parts, catalog, gates, reconciler, clock)
     follower = AliasFollower(rollouts, catalog, state, thread, reconciler)
     await reconciler.start(hub, GoldenGate(blobs, hub, reconciler.address_of, reconciler.wake))
     await runner.start(settings.control.rollout_interval_s)
@@ -154,6 +154,15 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
         await keeper.stop()
         thread.stop()
         database.close()
+
+
+def _feedback(
+    home: Path, database: Database, state: StateStore, thread: DatabaseThread, settings: Settings
+) -> Feedback:
+    clock = SystemClock()
+    ids = RequestIds(load_secret(home / "ids.key", _KEY_BYTES), 0, clock)
+    days = settings.control.feedback_days
+    return Feedback(FeedbackStore(database), state, thread, ids, clock, days)
 
 
 async def _tidy(feedback: Feedback) -> None:

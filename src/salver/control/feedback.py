@@ -63,7 +63,7 @@ class Feedback:
         clock: Clock,
         max_age_days: float,
     ) -> None:
-        self._store = store
+        self.store = store
         self._state = state
         self._database = database
         self._ids = ids
@@ -88,7 +88,7 @@ class Feedback:
                 places.append(number)
             except SalverError as error:
                 problems.append(Problem(number, error.code, error.message))
-        before = await self._database(lambda: self._store.take(endpoint, outcomes, now_ms))
+        before = await self._database(lambda: self.store.take(endpoint, outcomes, now_ms))
         for index, value in before.items():
             now = outcomes[index].value
             if value != now:
@@ -101,7 +101,7 @@ class Feedback:
     async def forget_old(self) -> int:
         """Forget reports of answers that nothing can be reported of any more."""
         oldest = self._clock.unix_ns() // _MILLISECOND_NS - self._max_age_ms
-        return await self._database(lambda: self._store.forget(oldest))
+        return await self._database(lambda: self.store.forget(oldest))
 
     def _outcome(self, endpoint: str, report: Reported | SalverError, now_ms: int) -> Outcome:
         if isinstance(report, SalverError):

@@ -130,12 +130,13 @@ class EvidenceCounter:
         if code in _NOT_THE_VARIANTS:
             return
         arm.changed = True
+        place = record.context.place
         if code:
-            arm.tally.failed(self._segment(arm, record.context.place))
+            arm.tally.failed(self._segment(arm, place), keyed=place >= 0)
             return
         for outputs in _answers(record):
-            segment = self._segment(arm, record.context.place)
-            arm.tally.answered(segment, seconds)
+            segment = self._segment(arm, place)
+            arm.tally.answered(segment, seconds, keyed=place >= 0)
             if outputs is not None:
                 arm.predictions.count(outputs, arm.tally, segment)
 

@@ -1,7 +1,6 @@
-"""A comparison of counts: errors and slow answers of canary and primary, at any time.
+"""A comparison of counts at any time, for copies of requests: each is a draw of its own.
 
-The plain way beside the one by routing keys: every request is taken for a draw of its own, which
-holds without sticky callers. For each arm's share there is an interval that is right at all times
+For each arm's share there is an interval that is right at all times
 together (a beta mixture of the likelihood, Robbins 1970), so one may look as often as one likes.
 """
 
@@ -52,6 +51,13 @@ class Metric(msgspec.Struct, frozen=True):
         line: dict[str, Any] = msgspec.structs.asdict(self)
         return line
 
+    def words(self) -> str:
+        """Return what is wrong with it, for people."""
+        return (
+            f"{self.name} is worse by {self.estimate or 0.0:.3g}, at least {self.low:.3g} where "
+            f"{self.margin:g} is tolerated"
+        )
+
 
 def compare(name: str, canary: Share, primary: Share, margin: float, *, critical: bool) -> Metric:
     """Compare two shares of requests; a larger one is worse."""
@@ -69,6 +75,19 @@ def compare(name: str, canary: Share, primary: Share, margin: float, *, critical
     if canary.total and primary.total:
         estimate = canary.hits / canary.total - primary.hits / primary.total
     return Metric(name, verdict, critical, margin, estimate, low, high, canary.total, primary.total)
+
+
+def slower(canary: list[int], primary: list[int]) -> tuple[Share, Share]:
+    """Return the shares above the bucket that holds the primary's 95th percentile.
+
+    Both are counts per bucket, of the same bounds; empty lists are nothing counted.
+    """
+    total, seen, place = sum(primary), 0, 0
+    while place < len(primary) and seen + primary[place] < QUANTILE * total:
+        seen += primary[place]
+        place += 1
+    one, other = (Share(sum(row[place + 1 :]), sum(row)) for row in (canary, primary))
+    return one, other
 
 
 def interval(share: Share, alpha: float) -> tuple[float, float]:

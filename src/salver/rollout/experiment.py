@@ -6,7 +6,6 @@ likes and stop when one likes (see ``betting``).
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,8 +16,8 @@ from salver.rollout.tally import SEGMENTS, Floats, segment_of
 BETTER, WORSE, UNDECIDED, NOTHING = "higher", "lower", "no difference shown", "nothing reported"
 
 
-class Cell(NamedTuple):
-    """Outcomes of one arm in one weight epoch whose callers' keys fell to one place (-1: none)."""
+class Cell(msgspec.Struct, frozen=True):
+    """Outcomes of one arm in one weight epoch at one place, -1 where chance did not decide."""
 
     arm: str
     epoch: int
@@ -42,19 +41,18 @@ class ArmReport(msgspec.Struct, frozen=True):
 
 
 def report(
-    arms: Sequence[tuple[str, int]], cells: Sequence[Cell], alpha: float
+    arms: Sequence[tuple[str, int]], cells: Sequence[Cell], alpha: float, *, sticky: bool
 ) -> list[ArmReport]:
     """Compare arms (name and weight in basis points) with the first of them.
 
-    ``alpha`` is the chance that any interval ever misses. Where some outcomes have a place and some
-    have none, only the former count: chance assigned whole callers.
+    ``alpha`` is the chance that any interval ever misses. ``sticky`` tells that callers had a
+    routing key, so that chance assigned whole callers and not single requests.
     """
-    keyed = any(cell.place >= 0 for cell in cells)
-    used = [cell for cell in cells if (cell.place >= 0) == keyed]
+    used = [cell for cell in cells if cell.place >= 0]
     first, weight = arms[0]
     reports = [_alone(first, weight, used)]
     for name, own in arms[1:]:
-        sample = _sample((first, weight), (name, own), used, alone=not keyed)
+        sample = _sample((first, weight), (name, own), used, alone=not sticky)
         reports.append(_compared(name, own, used, sample, alpha / (2 * (len(arms) - 1))))
     return reports
 
@@ -93,7 +91,8 @@ def _sample(
         base = _columns(cell for cell in cells if (cell.arm, cell.epoch) == (first[0], epoch))
         blocks.append(Counts(other[1] / (first[1] + other[1]), *own, *base))
     both = [cell for cell in cells if cell.arm in (first[0], other[0])]
-    count, total, squares = (sum(cell[index] for cell in both) for index in (3, 4, 5))
+    count = sum(cell.count for cell in both)
+    total, squares = sum(cell.total for cell in both), sum(cell.squares for cell in both)
     events = all(cell.total == cell.squares for cell in both)
     spread = squares / count - (total / count) ** 2 if count else 0.0
     scale = math.sqrt(spread) if spread > 0 else 1.0
@@ -103,7 +102,7 @@ def _sample(
 def _columns(cells: Iterable[Cell]) -> tuple[Floats, Floats]:
     counts, totals = np.zeros(SEGMENTS), np.zeros(SEGMENTS)
     for cell in cells:
-        segment = segment_of(max(0, cell.place))
+        segment = segment_of(cell.place)
         counts[segment] += cell.count
         totals[segment] += cell.total
     return counts, totals

@@ -38,11 +38,12 @@ class Rollout(msgspec.Struct, frozen=True):
 
     ``number`` counts the endpoint's rollouts, ``sequence`` this one's transitions. ``weight`` is
     the canary's, in basis points. ``awaits`` is *promotion* when a person is asked for it.
-    ``running_s`` and ``step_s`` are time that counts, in all and in this step; ``quiet_s`` is how
+    ``running_s`` and ``step_s`` are time that counts, since the first step and in this one, that
+    in which it is prepared included; ``quiet_s`` is how
     long the canary has had no request, ``away_s`` how long the primary cannot answer.
     ``requests`` were the canary's when last looked at, ``step_requests`` those before this step.
     ``crashes`` are ends of workers that host the canary and not the primary. What gateways count
-    in weight epochs after ``first_epoch`` belongs to this rollout.
+    in weight epochs after ``first_epoch`` belongs to this rollout; ``columns`` says what that is.
     """
 
     endpoint: str
@@ -67,6 +68,7 @@ class Rollout(msgspec.Struct, frozen=True):
     step_requests: int = 0
     crashes: int = 0
     first_epoch: int = 0
+    columns: bytes = b""
 
     @property
     def is_active(self) -> bool:
@@ -203,7 +205,7 @@ def _counted(rollout: Rollout, seen: Tick) -> Rollout:
     is_new = seen.requests is not None and seen.requests > rollout.requests
     return msgspec.structs.replace(
         rollout,
-        running_s=rollout.running_s + passed_s,
+        running_s=rollout.running_s + (passed_s if rollout.step > PREPARING else 0.0),
         step_s=rollout.step_s + passed_s,
         quiet_s=0.0 if is_new or rollout.step == PREPARING else rollout.quiet_s + passed_s,
         away_s=0.0 if seen.is_primary_ready else rollout.away_s + passed_s,

@@ -89,6 +89,7 @@ class RolloutPolicyBody(Body):
     prepare_s: float = Field(default=600.0, ge=0)
     sample: float = Field(default=0.0, ge=0, le=100)
     keep_previous_s: float = Field(default=3600.0, ge=0)
+    analysis: dict[str, Any] = Field(default_factory=dict, max_length=32)
 
     @classmethod
     def of(cls, policy: RolloutPolicy) -> "RolloutPolicyBody":
@@ -111,6 +112,7 @@ class RolloutPolicyBody(Body):
                 self.prepare_s,
                 basis_points(self.sample),
                 self.keep_previous_s,
+                self.analysis,
             )
         )
 
@@ -127,6 +129,23 @@ class RolloutBody(RolloutPolicyBody):
 
     to: str = Field(min_length=1, max_length=300)
     by: str = Field(default="local", min_length=1, max_length=128)
+    force: bool = False
+
+
+class ShadowBody(ActionBody):
+    """A version that shall get copies of a share of the requests."""
+
+    version: str = Field(min_length=1, max_length=300)
+    sample: float = Field(default=1.0, gt=0, le=1)
+    force: bool = False
+
+
+class ExperimentBody(ActionBody):
+    """Versions between which requests are split, in percent, and what they are compared by."""
+
+    arms: list[str] = Field(min_length=2, max_length=8)
+    split: list[float] = Field(min_length=2, max_length=8)
+    metric: str = Field(default="outcome", min_length=1, max_length=64)
     force: bool = False
 
 

@@ -20,6 +20,7 @@ from salver.control.api.bodies import (
     SequencesBody,
 )
 from salver.control.api.rollouts import rollout_router
+from salver.control.api.sides import side_router
 from salver.control.api.specs import (
     ApplyBody,
     EndpointFile,
@@ -35,6 +36,7 @@ from salver.control.overview import Overview
 from salver.control.push import Document, Push, Pushed, Pusher
 from salver.control.reconcile import Reconciler
 from salver.control.rollouts.commands import Rollouts
+from salver.control.rollouts.side_reports import SideReports
 from salver.core.errors import NotFound
 from salver.core.names import ModelReference, check_name
 from salver.core.sequences import PaddedInput, Sequences
@@ -69,6 +71,7 @@ class Services:
     feedback: Feedback
     settings: ControlSettings
     rollouts: Rollouts
+    sides: SideReports
 
     async def record(self, action: str, subject: str, **details: str) -> None:
         """Append to the audit log."""
@@ -82,6 +85,7 @@ def build_router(services: Services) -> APIRouter:
     _model_routes(router, services)
     _endpoint_routes(router, services)
     router.include_router(rollout_router(services.rollouts))
+    router.include_router(side_router(services.sides))
     _file_routes(router, services)
     _feedback_routes(router, services)
 

@@ -1,122 +1,120 @@
-"""What is known of a rollout's canary, from the counts that gateways send."""
+"""What is known of a rollout's new version, by what its strategy lets it be compared."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from salver.observe.merge import Key, Totals
-from salver.observe.outcomes import FAILURES
-from salver.rollout import counts
-from salver.rollout.counts import Metric, Share
-from salver.rollout.machine import ADVANCE, HOLD, PROMOTE, ROLL_BACK, Finding, Rollout
+import msgspec
+import numpy as np
 
-_REQUESTS, _SECONDS = "salver_requests_total", "salver_request_seconds"
-_OK = "ok"
-# What a caller did wrong, or what there was no room for, says nothing of a version.
-_HARM = FAILURES | {"deadline_exceeded", "non_finite_output"}
+from salver.control.rollouts.evidence import EvidenceBooks
+from salver.control.rollouts.judging import WARM_UP, columns_of, finding, judge_policy
+from salver.core.rollouts import BLUE_GREEN
+from salver.observe.merge import Key, Totals
+from salver.rollout import counts
+from salver.rollout.columns import encode_columns
+from salver.rollout.counts import Share
+from salver.rollout.evidence import Observed
+from salver.rollout.machine import HOLD, PROMOTE, ROLL_BACK, Finding, Rollout
+from salver.rollout.tally import REQUESTS
+
+_COPIES, _SECONDS = "salver_shadow_copies_total", "salver_shadow_seconds"
+_FAILED, _DROPPED, _SHADOW, _PRIMARY = "failed", "dropped", "shadow", "primary"
 
 
 class Look(NamedTuple):
-    """The canary's requests in all, and what a judge says, None while there is nothing to say."""
+    """The new version's requests in all, what a judge says, and what shall be counted from now on.
+
+    ``columns`` is as a plan carries it.
+    """
 
     requests: int
     finding: Finding | None
+    columns: bytes = b""
 
 
-class CountsAnalyst:
-    """Compares shares of failed and of slow requests within times of constant weight."""
+class Analyst:
+    """Compares by the evidence of gateways, blue-green versions by what became of copies."""
 
-    def look(self, rollout: Rollout, totals: Totals) -> Look:
+    def __init__(self, books: EvidenceBooks) -> None:
+        self._books = books
+
+    async def look(self, rollout: Rollout, totals: Totals) -> Look:
         """Return what is known; may raise, which pauses the rollout."""
-        arms = {
-            variant: _Arm(rollout, variant, totals) for variant in (rollout.target, rollout.source)
-        }
-        canary, primary = arms[rollout.target], arms[rollout.source]
-        epochs = canary.epochs & primary.epochs
-        metrics = [
-            counts.compare(
-                "error_rate",
-                canary.errors(epochs),
-                primary.errors(epochs),
-                counts.ERROR_MARGIN,
-                critical=True,
-            ),
-            _slow(canary, primary, epochs),
-        ]
-        return Look(canary.requests, _finding(rollout, metrics))
+        if rollout.policy.strategy == BLUE_GREEN:
+            return _of_copies(rollout, totals)
+        observed = self._books.observed(rollout.endpoint)
+        # Betting on thousands of segments takes longer than the loop may stand still.
+        return await asyncio.to_thread(_of_evidence, rollout, observed)
 
 
-class _Arm:
-    """One variant's counts by weight epoch, since its rollout began."""
-
-    def __init__(self, rollout: Rollout, variant: str, totals: Totals) -> None:
-        self._codes: dict[int, dict[str, int]] = {}
-        self._seconds: dict[int, tuple[int, ...]] = {}
-        for key, value in totals.counters.items():
-            epoch = _epoch(key, _REQUESTS, rollout, variant)
-            if epoch:
-                codes = self._codes.setdefault(epoch, {})
-                codes[key[1][4]] = codes.get(key[1][4], 0) + int(value)
-        for key, (buckets, _) in totals.histograms.items():
-            epoch = _epoch(key, _SECONDS, rollout, variant)
-            if epoch:
-                self._seconds[epoch] = buckets
-
-    @property
-    def epochs(self) -> set[int]:
-        return set(self._codes)
-
-    @property
-    def requests(self) -> int:
-        return sum(self._errors(epoch).total for epoch in self._codes)
-
-    def errors(self, epochs: Iterable[int]) -> Share:
-        share = Share(0, 0)
-        for epoch in epochs:
-            share = share.plus(self._errors(epoch))
-        return share
-
-    def seconds(self, epochs: Iterable[int]) -> list[int]:
-        rows = [self._seconds[epoch] for epoch in epochs if epoch in self._seconds]
-        return [sum(column) for column in zip(*rows, strict=True)]
-
-    def _errors(self, epoch: int) -> Share:
-        codes = self._codes[epoch]
-        failed = sum(count for code, count in codes.items() if code in _HARM)
-        return Share(failed, failed + codes.get(_OK, 0))
+def _of_evidence(rollout: Rollout, observed: Sequence[Observed]) -> Look:
+    judged = judge_policy(rollout.policy)
+    requests = sum(int(each.canary.rows[:, REQUESTS].sum()) for each in observed)
+    report, found = finding(rollout, judged, observed)
+    if all(each.block.warmup for each in observed):
+        found = Finding(HOLD, "the canary is warming up", found.evidence)
+    columns = rollout.columns
+    if not columns:
+        columns = encode_columns(WARM_UP)
+    elif columns == encode_columns(WARM_UP) and report.warm:
+        usual = np.sum([each.primary.bins for each in observed], axis=0)
+        columns = encode_columns(columns_of(rollout.policy, judged, usual))
+    return Look(requests, found, columns)
 
 
-def _epoch(key: Key, name: str, rollout: Rollout, variant: str) -> int:
-    """Return the weight epoch of a series of this variant in this rollout, 0 for any other."""
-    if key[0] != name:
-        return 0
-    _, endpoint, of, epoch = key[1][:4]
-    if endpoint != rollout.endpoint or of != variant:
-        return 0
-    return int(epoch) if int(epoch) > rollout.first_epoch else 0
+def _of_copies(rollout: Rollout, totals: Totals) -> Look:
+    """Compare copies that failed with originals, which all were answered, and their times."""
+    outcomes: dict[str, int] = {}
+    for key, value in totals.counters.items():
+        if key[0] == _COPIES and _is_of(key, rollout):
+            outcomes[key[1][3]] = outcomes.get(key[1][3], 0) + int(value)
+    outcomes.pop(_DROPPED, None)
+    copies = sum(outcomes.values())
+    failed = counts.compare(
+        "failed_copies",
+        Share(outcomes.get(_FAILED, 0), copies),
+        Share(0, copies),
+        counts.ERROR_MARGIN,
+        critical=True,
+    )
+    rows = {of: _seconds(rollout, totals, of) for of in (_SHADOW, _PRIMARY)}
+    slow = counts.compare(
+        "slow_copies",
+        *counts.slower(rows[_SHADOW], rows[_PRIMARY]),
+        counts.SLOW_MARGIN,
+        critical=False,
+    )
+    evidence: dict[str, Any] = {
+        "metrics": [failed.line(), slow.line()],
+        "copies": outcomes,
+    }
+    for metric in (failed, slow):
+        if metric.verdict == counts.WORSE:
+            kind = ROLL_BACK if metric.critical else "pause"
+            return Look(copies, Finding(kind, metric.words(), evidence))
+    if not copies:
+        return Look(0, Finding(HOLD, "no copy was answered yet", evidence))
+    return Look(copies, Finding(PROMOTE, "no metric of the copies is worse", evidence))
 
 
-def _slow(canary: _Arm, primary: _Arm, epochs: set[int]) -> Metric:
-    """Compare the shares of requests above the bucket that holds the primary's 95th percentile."""
-    ours, theirs = canary.seconds(epochs), primary.seconds(epochs)
-    total, seen, place = sum(theirs), 0, 0
-    for place, count in enumerate(theirs):  # noqa: B007 - where it stops is the answer
-        seen += count
-        if seen >= counts.QUANTILE * total:
-            break
-    one, other = (Share(sum(row[place + 1 :]), sum(row)) for row in (ours, theirs))
-    return counts.compare("slow_requests", one, other, counts.SLOW_MARGIN, critical=False)
+def _seconds(rollout: Rollout, totals: Totals, of: str) -> list[int]:
+    rows: Iterable[tuple[int, ...]] = (
+        buckets
+        for key, (buckets, _) in totals.histograms.items()
+        if key[0] == _SECONDS and _is_of(key, rollout) and key[1][3] == of
+    )
+    return [sum(column) for column in zip(*rows, strict=True)]
 
 
-def _finding(rollout: Rollout, metrics: list[Metric]) -> Finding:
-    evidence: dict[str, Any] = {"metrics": [metric.line() for metric in metrics]}
-    worse = [metric for metric in metrics if metric.verdict == counts.WORSE]
-    if worse:
-        first = worse[0]
-        reason = (
-            f"{first.name} is worse by {first.estimate:.3g}, at least {first.low:.3g} where "
-            f"{first.margin:g} is tolerated"
-        )
-        return Finding(ROLL_BACK if first.critical else "pause", reason, evidence)
-    if not metrics[0].n_canary or not metrics[0].n_primary:
-        return Finding(HOLD, "nothing to compare yet", evidence)
-    return Finding(PROMOTE if rollout.is_last else ADVANCE, "no metric is worse", evidence)
+def _is_of(key: Key, rollout: Rollout) -> bool:
+    endpoint, variant, epoch = key[1][:3]
+    mine = endpoint == rollout.endpoint and variant == rollout.target
+    return mine and int(epoch) > rollout.first_epoch
+
+
+def with_columns(rollout: Rollout, look: Look) -> Rollout:
+    """Return a rollout whose gateways count what its analysis asks for."""
+    if look.columns == rollout.columns:
+        return rollout
+    return msgspec.structs.replace(rollout, columns=look.columns)

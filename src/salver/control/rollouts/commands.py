@@ -12,6 +12,7 @@ from salver.control.rollouts.earlier import is_kept
 from salver.control.rollouts.gates import Gates
 from salver.control.rollouts.journal import line_of, record_of, rollout_of
 from salver.control.rollouts.journal import shown as line_shown
+from salver.control.rollouts.judging import judge_policy, with_labels
 from salver.control.rollouts.runner import Runner, Stores
 from salver.core.clock import Clock
 from salver.core.errors import (
@@ -75,6 +76,7 @@ class Rollouts:
         ``Conflict`` when it serves this version already.
         """
         policy = check_policy(start.policy)
+        judge_policy(policy)
         plan = self._reconciler.plan
         async with self._runner.lock:
             record = await self._stores.database(lambda: self._begin(start, policy, plan.number))
@@ -215,6 +217,8 @@ class Rollouts:
             )
         if not start.force:
             self._gates.check_version(spec, source, target)
+
+        policy = with_labels(policy, source)
 
         def make(number: int) -> tuple[bytes, bytes]:
             rollout = Rollout(

@@ -1,7 +1,7 @@
 """The loop that drives rollouts. What is decided is written down before it is acted on."""
 
 import asyncio
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
@@ -9,8 +9,9 @@ from salver.control.database import DatabaseThread
 from salver.control.hub import Hub
 from salver.control.planner import Desired
 from salver.control.reconcile import Reconciler
-from salver.control.rollouts.analyst import Look
+from salver.control.rollouts.analyst import Analyst, with_columns
 from salver.control.rollouts.earlier import fixed
+from salver.control.rollouts.evidence import EvidenceBooks
 from salver.control.rollouts.facts import Facts, Watcher
 from salver.control.rollouts.journal import line_of, record_of, rollout_of
 from salver.core.clock import Clock
@@ -37,14 +38,6 @@ _SAVE_S = 5.0
 _NANOSECOND = 1e-9
 
 
-class Analyst(Protocol):
-    """Who compares canary and primary."""
-
-    def look(self, rollout: Rollout, totals: Totals) -> Look:
-        """Return what is known; an analysis that raises pauses the rollout."""
-        ...
-
-
 class Stores(NamedTuple):
     """Where rollouts and endpoints are kept, and the thread that may ask them."""
 
@@ -61,12 +54,13 @@ class Runner:
     """
 
     def __init__(
-        self, stores: Stores, reconciler: Reconciler, hub: Hub, analyst: Analyst, clock: Clock
+        self, stores: Stores, reconciler: Reconciler, hub: Hub, books: EvidenceBooks, clock: Clock
     ) -> None:
         self._stores = stores
         self._reconciler = reconciler
         self._hub = hub
-        self._analyst = analyst
+        self._books = books
+        self._analyst = Analyst(books)
         self._clock = clock
         self._watcher = Watcher()
         self._task: asyncio.Task[None] | None = None
@@ -132,6 +126,7 @@ class Runner:
         else:
             self.current.pop(after.endpoint, None)
             self._watcher.forget(after)
+            self._books.close(after.endpoint)
         self._reconciler.wake()
 
     async def _ending(self, after: Rollout) -> Ending | None:
@@ -170,10 +165,13 @@ class Runner:
         await self.refresh()
         totals = self._hub.merger.totals() if self.current else Totals({}, {})
         for rollout in list(self.current.values()):
-            after, transition = tick(rollout, self._seen(rollout, totals, elapsed_s))
+            counted, seen = await self._seen(rollout, totals, elapsed_s)
+            after, transition = tick(counted, seen)
             self.current[after.endpoint] = after
             if transition is not None:
                 await self._try_to_commit(rollout, after, transition)
+            elif after.columns != rollout.columns:
+                await self._count(rollout, after)
         if self._unsaved_s >= _SAVE_S:
             self._unsaved_s, spent_s = 0.0, self._unsaved_s
             await self._save(spent_s)
@@ -186,18 +184,45 @@ class Runner:
             self.current[before.endpoint] = before
             raise
 
-    def _seen(self, rollout: Rollout, totals: Totals, elapsed_s: float) -> Tick:
+    async def _count(self, before: Rollout, after: Rollout) -> None:
+        """Let gateways count something else, once that is written down."""
+        record = record_of(after)
+        try:
+            await self._stores.database(lambda: self._stores.rollouts.save(record, {}))
+        except SalverError:
+            self.current[before.endpoint] = before
+            raise
+        self._reconciler.wake()
+
+    async def _open_book(self, rollout: Rollout) -> None:
+        """Take up what is stored of a rollout's evidence, and the block that is on."""
+        if not self._books.has(rollout.endpoint):
+            store = self._stores.rollouts
+            stored = await self._stores.database(
+                lambda: store.evidence(rollout.endpoint, rollout.number)
+            )
+            self._books.open(rollout.endpoint, stored)
+        plans = self._reconciler.plan.endpoints
+        plan = next((each for each in plans if each.name == rollout.endpoint), None)
+        self._books.begin(rollout, plan)
+
+    async def _seen(
+        self, rollout: Rollout, totals: Totals, elapsed_s: float
+    ) -> tuple[Rollout, Tick]:
         facts = self.facts(rollout)
         requests, finding, problem = None, None, ""
         if rollout.step > PREPARING:
             try:
-                requests, finding = self._analyst.look(rollout, totals)
+                await self._open_book(rollout)
+                look = await self._analyst.look(rollout, totals)
+                requests, finding = look.requests, look.finding
+                rollout = with_columns(rollout, look)
                 if finding is not None:
                     self.findings[rollout.endpoint] = finding
             except Exception as error:  # whatever it raises, a person has to look
                 log.exception("analysis_failed", endpoint=rollout.endpoint)
                 problem = f"the analysis failed ({type(error).__name__}: {error})"[:500]
-        return Tick(
+        return rollout, Tick(
             elapsed_s,
             facts.is_ready,
             facts.is_primary_ready,
@@ -211,11 +236,14 @@ class Runner:
     async def _save(self, spent_s: float) -> None:
         """Write down how far rollouts are, and for how long earlier versions stay."""
         stores = self._stores
-        records = [record_of(rollout) for rollout in self.current.values()]
+        records = [
+            (record_of(rollout), self._books.unsaved(rollout.endpoint))
+            for rollout in self.current.values()
+        ]
 
         def work() -> bool:
-            for record in records:
-                stores.rollouts.save(record, {})
+            for record, evidence in records:
+                stores.rollouts.save(record, evidence)
             left = {
                 endpoint: max(0.0, state.left_s - spent_s)
                 for endpoint, state in stores.rollouts.previous().items()

@@ -20,7 +20,7 @@ from salver.registry.state import StateStore
 
 Choose = Callable[[EndpointSpec, VersionRecord], tuple[SideArm, ...]]
 
-MAX_ARMS = 8
+MIN_ARMS, MAX_ARMS = 2, 8
 _MILLISECOND_NS = 1_000_000
 _SALT_BYTES = 6
 
@@ -83,8 +83,10 @@ class Sides:
         ``split`` is in basis points. Raises as ``shadow``.
         """
         check_name(metric, "metric")
-        if not 2 <= len(versions) <= MAX_ARMS or len(split) != len(versions):
-            raise InvalidRequest(f"an experiment has 2 to {MAX_ARMS} arms, each with its part")
+        if not MIN_ARMS <= len(versions) <= MAX_ARMS or len(split) != len(versions):
+            raise InvalidRequest(
+                f"an experiment has {MIN_ARMS} to {MAX_ARMS} arms with a part each"
+            )
         if sum(split) != FULL or min(split) <= 0:
             raise InvalidRequest(f"the parts add up to {sum(split) / 100:g} percent, not to 100")
 
@@ -114,9 +116,7 @@ class Sides:
         await self._record(actor, f"{kind} stop", endpoint)
         return side
 
-    async def _begin(
-        self, endpoint: str, kind: str, arms: Choose, actor: str, metric: str
-    ) -> Side:
+    async def _begin(self, endpoint: str, kind: str, arms: Choose, actor: str, metric: str) -> Side:
         check_name(endpoint, "endpoint")
         plan, parts = self._reconciler.plan, self.parts
 
@@ -170,4 +170,3 @@ class Sides:
 
     def _now_ms(self) -> int:
         return self._clock.unix_ns() // _MILLISECOND_NS
-

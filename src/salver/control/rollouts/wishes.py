@@ -6,6 +6,7 @@ import msgspec
 
 from salver.control.planner import ARM, CANARY, PREVIOUS, SHADOW, WAITING, Arm, Desired
 from salver.control.rollouts.gates import reference_of
+from salver.control.rollouts.judging import captures
 from salver.core import sides
 from salver.core.errors import SalverError
 from salver.core.names import ModelReference, parse_reference
@@ -53,6 +54,8 @@ class Wishes:
             "",
             self._sizes.get(version.id, 0),
             _salt(rollout, side),
+            rollout.columns if rollout is not None and rollout.step > PREPARING else b"",
+            captures=rollout is not None and captures(rollout.columns),
             arms=tuple(reversed(unique.values())),
         )
 
