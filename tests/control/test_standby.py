@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,11 +33,12 @@ def test_a_second_control_waits_until_the_first_is_gone(pair: tuple[Server, Serv
     """It refuses changes, drives no rollout, and takes over when the first has stood still."""
     first, second = pair
     with second.client() as client:
-        for change in (
+        changes: list[Callable[[], object]] = [
             lambda: client.start_rollout("scaled", 2),
             lambda: client.deploy("scaled:2", endpoint="scaled", timeout_s=5),
             lambda: client.freeze("scaled"),
-        ):
+        ]
+        for change in changes:
             with pytest.raises(SalverError) as refusal:
                 change()
             assert refusal.value.code in (Standby.code, "not_ready"), refusal.value.message
