@@ -18,11 +18,11 @@ from bench.rollouts.callers import (
     latencies,
     requests,
 )
-from bench.rollouts.watch import POLICY, Step, watch
+from bench.rollouts.watch import POLICY, Step, World, watch
 from salver.rollout.betting import Counts, Sample
 from salver.rollout.metrics.base import harmful
-from salver.rollout.policy import MetricSpec
-from salver.rollout.tally import POINTS, SEGMENTS
+from salver.rollout.policy import MetricSpec, Policy
+from salver.rollout.tally import POINTS
 
 WEIGHT = 500
 POWER = 0.95
@@ -107,13 +107,15 @@ def independent(case: Case, runs: int, seed: int) -> Found:
 
 def sticky(case: Case, runs: int, seed: int) -> Found:
     """Zipf-distributed callers that stick, each with habits of its own."""
-    policy = POLICY
+    spec = next(m for m in POLICY.metrics if m.name == case.metric)
+    # The other metrics are left out, not their part of alpha.
+    policy = Policy(alpha=POLICY.alpha_of(spec), metrics=(spec,))
     stops = []
     for run in range(runs):
         traffic = requests(np.random.default_rng((seed, run)), _CAP_STICKY)
-        steps = (Step(WEIGHT, _CAP_STICKY),)
+        world = World((Step(WEIGHT, _CAP_STICKY),), harm=case.harm)
         stop = math.inf
-        for look in watch(traffic, steps, policy, case.harm, _CAP_STICKY // 200):
+        for look in watch(traffic, world, policy, _CAP_STICKY // 200):
             if case.metric in look.worse:
                 stop = look.canary_requests
                 break
@@ -147,26 +149,28 @@ def _independent_run(
 ) -> float:
     rng = np.random.default_rng(seed)
     canary_chance, primary_chance = chances(case, spec, rng)
-    canary = np.arange(SEGMENTS) < WEIGHT * SEGMENTS // POINTS
-    chance = np.where(canary, canary_chance, primary_chance)
-    n, events = np.zeros(SEGMENTS), np.zeros(SEGMENTS)
+    chance = np.array([canary_chance, primary_chance])
+    n, events, canary = np.zeros(2), np.zeros(2), np.array([True, False])
     margin = 0.0 if spec.kind == "latency" else spec.max_increase
     while n.sum() < _MOST:
         size = max(_FIRST_BATCH, int(_GROWTH * n.sum()))
-        new = np.bincount(rng.integers(0, SEGMENTS, size), minlength=SEGMENTS)
+        mine = rng.binomial(size, WEIGHT / POINTS)
+        new = np.array([mine, size - mine])
         n += new
         events += rng.binomial(new, chance)
-        sample = Sample(
-            (Counts(WEIGHT / POINTS, n * canary, events * canary, n * ~canary, events * ~canary),),
-            alone=True,
-        )
+        counts = Counts(WEIGHT / POINTS, n * canary, events * canary, n * ~canary, events * ~canary)
+        sample = Sample((counts,), alone=True)
         if harmful(sample, spec, POLICY.alpha_of(spec), margin):
-            return float((n * canary).sum())
+            return float(n[0])
     return math.inf
 
 
 def _found(case: Case, stops: list[float]) -> Found:
     needs = wald(case.null, case.truth, POLICY.alpha)
-    quarter, median, three_quarters = np.quantile(stops, [0.25, 0.5, 0.75], method="lower")
+    # Not numpy's quantile, which cannot do with runs that never stop.
+    ordered = sorted(stops)
+    quarter, median, three_quarters = (
+        ordered[int(share * (len(stops) - 1))] for share in (0.25, 0.5, 0.75)
+    )
     allowed = 2 * needs + 5 / case.truth
-    return Found(case, float(median), float(quarter), float(three_quarters), needs, allowed)
+    return Found(case, median, quarter, three_quarters, needs, allowed)

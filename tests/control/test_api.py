@@ -78,6 +78,21 @@ def test_errors_are_coded(api: httpx.Client) -> None:
         (api.get("/api/v1/endpoints/none"), 404, "endpoint_not_found"),
         (api.put("/api/v1/endpoints/x", json={"model": "m", "extra": 1}), 400, "invalid_request"),
         (
+            api.put("/api/v1/endpoints/x", json={"model": "m", "max_replicas": 2, "replicas": 3}),
+            400,
+            "invalid_request",
+        ),
+        (
+            api.put("/api/v1/endpoints/x", json={"model": "m", "max_replicas": 1, "scale_on": "x"}),
+            400,
+            "invalid_request",
+        ),
+        (
+            api.put("/api/v1/endpoints/x", json={"model": "m", "max_replicas": 64, "replicas": 40}),
+            507,
+            "worker_limit",
+        ),
+        (
             api.put("/api/v1/endpoints/x", json={"model": "m", "replicas": 0}),
             400,
             "invalid_request",

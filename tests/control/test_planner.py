@@ -434,3 +434,15 @@ def test_weights_always_add_up(arms: list[tuple[int, int]], ready: set[int]) -> 
     assert all(weight >= 0 for _, _, weight in shares(plan))
     assert len({name for name, _, _ in shares(plan)}) == len(shares(plan))
     assert {name for name, _, _ in shares(plan)[1:]} <= {f"m:{number}" for number in ready}
+
+
+def test_a_version_that_waits_is_loaded_and_hidden() -> None:
+    """Before its gates are passed not even a caller who names it gets it; it is kept in memory."""
+    observed = seen(5, shared_0={"m:1": "ready", "m:2": "ready"})
+    waiting = msgspec.structs.replace(
+        want(1), arms=(Arm(version(2), "waiting", weight=500, pinned=True),)
+    )
+    plan = next_plan([waiting], observed, steady(), ADDRESS)
+    assert [(each.id, each.weight) for each in plan.endpoints[0].variants] == [("m:1", 10_000)]
+    (worker,) = [each for each in plan.workers if each.id == "shared-0"]
+    assert {load.variant: load.pinned for load in worker.loads} == {"m:1": False, "m:2": True}

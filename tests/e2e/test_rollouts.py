@@ -30,6 +30,7 @@ class Model:
 QUICK = """
 warmup_s: 1
 promote_on: no_worse
+latency_floor_s: 0.05
 """
 
 

@@ -1,85 +1,89 @@
-"""Arms are compared by outcomes: differences are found and none made up, however often one looks."""
+"""Experiments: narrower intervals from the pre-period, and a split that follows success."""
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from salver.rollout.experiment import BETTER, NOTHING, UNDECIDED, WORSE, Cell, report
+from salver.core.errors import InvalidRequest
+from salver.rollout.betting import Counts, Sample, bound, estimate
+from salver.rollout.experiment import adjusted, thompson_split
+from salver.rollout.tally import Floats
 
-ARMS = [("m:1", 5_000), ("m:2", 5_000)]
-ALPHA = 0.05
-
-
-def outcomes(
-    rng: np.random.Generator, rates: dict[str, float], count: int, *, callers: int = 0
-) -> list[Cell]:
-    """Return outcomes of arms with these rates of success, half of the places each.
-
-    With ``callers`` they have fixed places and several outcomes each, else each has its own.
-    """
-    places = rng.integers(0, 10_000, callers or count)
-    chosen = places[rng.integers(0, callers, count)] if callers else places
-    cells = []
-    for place in chosen.tolist():
-        arm = "m:2" if place < 5_000 else "m:1"
-        value = float(rng.random() < rates[arm])
-        cells.append(Cell(arm, 7, place, 1, value, value))
-    return cells
+SEGMENTS = 400
+EFFECT = 0.3
 
 
-@pytest.mark.parametrize("callers", [0, 3_000])
-def test_a_difference_is_found(callers: int) -> None:
-    """In either direction; the interval holds the truth."""
+def values(rng: np.random.Generator, effect: float) -> tuple[Sample, Floats, Floats]:
+    """Return an experiment whose callers have habits, and what they did before it."""
+    habits = rng.normal(5.0, 2.0, SEGMENTS)
+    n = rng.poisson(20, SEGMENTS).astype(np.float64)
+    before_n = np.full(SEGMENTS, 30.0)
+    before = habits * before_n + rng.normal(0.0, np.sqrt(before_n))
+    canary = np.arange(SEGMENTS) < SEGMENTS // 2
+    sums = n * (habits + effect * canary) + rng.normal(0.0, np.sqrt(n))
+    counts = Counts(0.5, n * canary, sums * canary, n * ~canary, sums * ~canary)
+    return Sample((counts,), events=False, scale=2.2), before_n, before
+
+
+def test_the_pre_period_narrows_the_interval_around_the_truth() -> None:
+    """The adjusted interval is less than half as wide, and holds the effect."""
+    plain, before_n, before = values(np.random.default_rng(2), EFFECT)
+    better = adjusted(plain, before_n, before)
+    widths = [bound(each, -1, 0.025) - bound(each, 1, 0.025) for each in (plain, better)]
+    assert widths[1] < widths[0] / 2
+    assert bound(better, 1, 0.025) < EFFECT < bound(better, -1, 0.025)
+    assert estimate(better) == pytest.approx(EFFECT, abs=0.15)
+
+
+def test_the_adjusted_interval_is_as_valid() -> None:
+    """Without an effect the adjusted interval misses 0 in no more of 60 experiments than it may."""
+    missed = 0
+    for run in range(60):
+        sample, before_n, before = values(np.random.default_rng((3, run)), 0.0)
+        better = adjusted(sample, before_n, before)
+        missed += not bound(better, 1, 0.05) <= 0.0 <= bound(better, -1, 0.05)
+    assert missed / 60 <= 0.1 + 3 * (0.1 * 0.9 / 60) ** 0.5
+
+
+def test_a_pre_period_that_says_nothing_changes_nothing() -> None:
+    """Without pre-period counts the sample stays as it is, and a ratio is refused."""
+    sample, _, _ = values(np.random.default_rng(2), EFFECT)
+    empty = np.zeros(SEGMENTS)
+    assert adjusted(sample, empty, empty) is sample
+    with pytest.raises(InvalidRequest, match="difference"):
+        adjusted(msgspec.structs.replace(sample, ratio=True), empty, empty)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=6),
+    st.integers(0, 1500),
+)
+def test_a_split_is_whole_and_keeps_the_floor(counts: list[tuple[int, int]], floor: int) -> None:
+    """Weights sum to 10,000 basis points and none is under the floor."""
+    won = tuple(min(pair) for pair in counts)
+    tried = tuple(max(pair) for pair in counts)
+    split = thompson_split(won, tried, floor, np.random.default_rng(1))
+    assert sum(split) == 10_000
+    assert min(split) >= floor
+
+
+def test_a_split_follows_success() -> None:
+    """An arm that is surely better gets all but the floors; equal arms share about evenly."""
     rng = np.random.default_rng(1)
-    for rates, verdict in (({"m:1": 0.1, "m:2": 0.2}, BETTER), ({"m:1": 0.2, "m:2": 0.1}, WORSE)):
-        cells = outcomes(rng, rates, 8_000, callers=callers)
-        first, second = report(ARMS, cells, ALPHA, sticky=callers > 0)
-        assert second.verdict == verdict
-        assert second.low is not None
-        assert second.high is not None
-        assert second.low <= rates["m:2"] - rates["m:1"] <= second.high
-        assert first.outcomes + second.outcomes == 8_000
-        assert first.mean == pytest.approx(rates["m:1"], abs=0.02)
+    assert thompson_split((300, 100), (1000, 1000), 500, rng) == (9500, 500)
+    even = thompson_split((100, 100), (1000, 1000), 500, rng)
+    assert 4500 <= even[0] <= 5500
 
 
-def test_looking_often_finds_no_difference_that_is_not_there() -> None:
-    """Of 60 experiments without a difference, looked at ten times each, hardly any shows one."""
-    wrong = 0
-    for seed in range(60):
-        rng = np.random.default_rng(seed)
-        cells = outcomes(rng, {"m:1": 0.1, "m:2": 0.1}, 3_000)
-        looks = (report(ARMS, cells[: n * 300], ALPHA, sticky=False)[1] for n in range(1, 11))
-        wrong += any(look.verdict in (BETTER, WORSE) for look in looks)
-    # Three standard errors above 5 % of 60.
-    assert wrong <= 8
-
-
-def test_means_of_any_size_are_compared() -> None:
-    """Revenue is no event."""
-    rng = np.random.default_rng(3)
-    cells = []
-    for place in rng.integers(0, 10_000, 6_000).tolist():
-        arm = "m:2" if place < 5_000 else "m:1"
-        value = float(rng.gamma(2.0, 12.0 if arm == "m:2" else 10.0))
-        cells.append(Cell(arm, 7, place, 1, value, value * value))
-    _, second = report(ARMS, cells, ALPHA, sticky=False)
-    assert second.verdict == BETTER
-    assert second.estimate == pytest.approx(4.0, abs=1.5)
-
-
-def test_what_chance_did_not_decide_is_left_out() -> None:
-    """Outcomes of rules and of callers that named a version have no place."""
-    cells = [Cell("m:2", 7, -1, 100, 100.0, 100.0), Cell("m:1", 7, 9_000, 10, 1.0, 1.0)]
-    first, second = report(ARMS, cells, ALPHA, sticky=True)
-    assert (first.outcomes, second.outcomes, second.verdict) == (10, 0, NOTHING)
-
-
-def test_several_arms_are_each_compared_with_the_first() -> None:
-    """Splits need not be even, and nothing is shown by little."""
-    arms = [("m:1", 6_000), ("m:2", 2_000), ("m:3", 2_000)]
-    cells = [
-        Cell(name, 7, place, 5, 1.0, 1.0)
-        for name, place in (("m:1", 8_000), ("m:2", 100), ("m:3", 3_000))
-    ]
-    found = report(arms, cells, ALPHA, sticky=True)
-    assert [arm.arm for arm in found] == ["m:1", "m:2", "m:3"]
-    assert [arm.verdict for arm in found] == ["", UNDECIDED, UNDECIDED]
+@pytest.mark.parametrize(
+    ("won", "tried", "floor"),
+    [((2,), (1,), 0), ((-1,), (1,), 0), ((1, 1), (1,), 0), ((), (), 0), ((1, 1), (2, 2), 5001)],
+)
+def test_counts_that_cannot_be_are_refused(
+    won: tuple[int, ...], tried: tuple[int, ...], floor: int
+) -> None:
+    """More successes than trials, arms that do not match, floors that do not fit."""
+    with pytest.raises(InvalidRequest):
+        thompson_split(won, tried, floor, np.random.default_rng(1))

@@ -35,6 +35,11 @@ def command(
     rollout_steps: given.RolloutStepsOption = None,
     rollout_auto: given.RolloutAutoOption = False,
     force: ForceOption = False,
+    min_replicas: given.MinReplicasOption = None,
+    max_replicas: given.MaxReplicasOption = None,
+    scale_on: given.ScaleOnOption = given.ScaleOn.CONCURRENCY,
+    scale_target: given.ScaleTargetOption = None,
+    scale_down_delay_s: given.ScaleDownDelayOption = None,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
     output: OutputOption = Output.TABLE,
@@ -65,6 +70,11 @@ def command(
             routing_key=routing_key,
             rollout=_policy(rollout_steps, auto=rollout_auto),
             force=force,
+            min_replicas=min_replicas,
+            max_replicas=max_replicas,
+            scale_on=scale_on.value,
+            scale_target=scale_target,
+            scale_down_delay_s=scale_down_delay_s,
         )
     if output is not Output.TABLE:
         emit(deployed, output)

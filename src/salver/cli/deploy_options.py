@@ -15,6 +15,14 @@ class Validation(StrEnum):
     REJECT = "reject"
 
 
+class ScaleOn(StrEnum):
+    """What the number of replicas follows."""
+
+    CONCURRENCY = "concurrency"
+    QUEUE = "queue"
+    RATE = "rate"
+
+
 class Batching(StrEnum):
     """How many of the waiting requests run together."""
 
@@ -94,4 +102,22 @@ RolloutStepsOption = Annotated[
 ]
 RolloutAutoOption = Annotated[
     bool, typer.Option("--rollout-auto", help="With --rollout-steps: promote without asking.")
+]
+MinReplicasOption = Annotated[
+    int | None, typer.Option("--min-replicas", min=0, max=64, help="[default: --replicas]")
+]
+MaxReplicasOption = Annotated[
+    int | None,
+    typer.Option("--max-replicas", min=1, max=64, help="Let their number follow what is asked."),
+]
+ScaleOnOption = Annotated[
+    ScaleOn, typer.Option("--scale-on", help="Open requests, waiting, or requests a second.")
+]
+ScaleTargetOption = Annotated[
+    float | None,
+    typer.Option("--scale-target", help="What one replica takes; for queue: milliseconds."),
+]
+ScaleDownDelayOption = Annotated[
+    float | None,
+    typer.Option("--scale-down-delay", min=0, max=3600, help="Seconds until there are fewer."),
 ]

@@ -25,7 +25,7 @@ _COLUMNS: dict[What, tuple[str, ...]] = {
     ),
     What.WORKERS: (
         "id", "kind", "pid", "state", "models", "in_memory", "resident_bytes", "budget_bytes",
-        "restarts",
+        "restarts", "wanted", "why",
     ),
 }  # fmt: skip
 

@@ -50,6 +50,8 @@ class DeployOptions:
     ``timeout_s`` is how long to wait until it answers, ``request_timeout_s`` how long a request may
     take that does not say so itself. ``rollout`` is how an endpoint that follows an alias changes
     over when that moves; without it does so at once. ``force`` passes the gates that can be passed.
+    take that does not say so itself. With ``max_replicas`` their number follows ``scale_on``:
+    concurrency, queue or rate.
     """
 
     endpoint: str | None = None
@@ -71,11 +73,17 @@ class DeployOptions:
     routing_key: str | None = None
     rollout: RolloutOptions | None = None
     force: bool = False
+    min_replicas: int | None = None
+    max_replicas: int | None = None
+    scale_on: str | None = None
+    scale_target: float | None = None
+    scale_down_delay_s: float | None = None
 
 
 _POLICY = (
     "max_batch_size", "max_queue", "max_batch_tokens", "max_queue_delay_ms", "priorities",
-    "batching", "objective_ms", "max_padding", "cache",
+    "batching", "objective_ms", "max_padding", "cache", "min_replicas", "max_replicas", "scale_on",
+    "scale_target", "scale_down_delay_s",
 )  # fmt: skip
 
 

@@ -50,15 +50,17 @@ class Deployer:
     async def put(self, spec: EndpointSpec, model: str, *, force: bool = False) -> EndpointSpec:
         """Want an endpoint; a bare model name pins its newest version.
 
-        Raises ``ModelNotFound``, ``VersionNotFound``, ``AliasNotFound`` or ``InvalidRequest``, and
-        what the gates refuse with: ``EndpointFrozen``, ``RolloutActive``, and unless it is forced
-        ``SignatureChanged``, ``VersionRolledBack`` and ``MemoryBudgetExceeded``.
+        Raises ``ModelNotFound``, ``VersionNotFound``, ``AliasNotFound``, ``InvalidRequest`` or
+        ``WorkerLimit``, and what the gates refuse with: ``EndpointFrozen``, ``RolloutActive``, and
+        unless it is forced ``SignatureChanged``, ``VersionRolledBack`` and
+        ``MemoryBudgetExceeded``.
         """
         check_name(spec.name, "endpoint")
         if spec.validation not in _VALIDATIONS:
             raise InvalidRequest(f"validation is one of {', '.join(_VALIDATIONS)}")
         if spec.batching not in _BATCHINGS:
             raise InvalidRequest(f"batching is one of {', '.join(_BATCHINGS)}")
+        self._reconciler.scaler.rules.check(spec)
         reference = parse_reference(model)
         spec = await self._database(lambda: self._pin(spec, reference, force=force))
         self._reconciler.wake()
@@ -196,7 +198,9 @@ class Deployer:
             return from_code(failed.code, f"{item.version.id} could not be loaded: {failed.error}")
         routed = self._routed(spec.name)
         ready = ready_workers(item, observed)
-        if self._is_known() and routed == item.version.id and len(ready) >= item.spec.replicas:
+        # What a burst brings besides is not waited for.
+        needed = min(item.count, spec.replicas)
+        if self._is_known() and routed == item.version.id and len(ready) >= needed:
             return None
         return _PENDING
 
@@ -204,6 +208,22 @@ class Deployer:
         """Tell whether every live gateway, and at least one, acts on the plan."""
         gateways, number = self._hub.peers(GATEWAY), self._reconciler.plan.number
         return bool(gateways) and all(gateway.acknowledged >= number for gateway in gateways)
+
+    def _scaling(self, spec: EndpointSpec) -> dict[str, Any]:
+        """Return the bounds of an endpoint's replicas, and what was decided between them."""
+        known = self._reconciler.scaler.scalings.get(spec.name)
+        bounds = {"min_replicas": spec.min_replicas, "max_replicas": spec.max_replicas}
+        if known is None:
+            return {**bounds, "scaling": None}
+        policy = self._reconciler.scaler.rules.policy(spec)
+        decided = {
+            "on": policy.metric,
+            "target": spec.scale_target,
+            "down_delay_s": policy.delay_s,
+            "panic": known.panics,
+            "reason": known.reason,
+        }
+        return {**bounds, "scaling": decided}
 
     def _routed(self, name: str) -> str:
         variants = self._variants(name)
@@ -240,7 +260,8 @@ class Deployer:
             "alias": spec.alias,
             "state": state,
             "serving": routed,
-            "replicas": spec.replicas,
+            "replicas": item.count,
+            **self._scaling(spec),
             "ready_replicas": len(ready),
             "workers": ready,
             "pinned": spec.pinned,

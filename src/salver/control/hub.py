@@ -33,7 +33,7 @@ _RETRY_AFTER_S = 1.0
 
 
 class Peer:
-    """One connected process."""
+    """One connected process; its snapshot came at ``received_ns``."""
 
     def __init__(self, hub: "Hub", connection: Connection) -> None:
         hello = connection.peer
@@ -42,6 +42,7 @@ class Peer:
         self.connection = connection
         self.snapshot: Snapshot | None = None
         self.acknowledged = 0
+        self.received_ns = 0
         self._hub = hub
 
     def on_message(self, message: Message, payload: Buffer) -> None:
@@ -52,7 +53,7 @@ class Peer:
             self._hub.changed()
         elif isinstance(message, Snapshot):
             before = self.snapshot
-            self.snapshot = message
+            self.snapshot, self.received_ns = message, self._hub.now_ns()
             self.acknowledged = max(self.acknowledged, message.plan)
             self._hub.merger.update(self.hello.incarnation, message)
             if before is None or (before.variants, before.state) != (
@@ -117,6 +118,10 @@ class Hub:
         self.plan = plan
         for peer in self._peers.values():
             peer.connection.send(PlanPush(plan))
+
+    def now_ns(self) -> int:
+        """Return the time by which reports are dated."""
+        return self._clock.monotonic_ns()
 
     def peers(self, role: str) -> list[Peer]:
         """Return the connected processes of a role."""

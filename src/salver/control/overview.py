@@ -1,5 +1,6 @@
 """What runs, as the API and Prometheus see it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import orjson
 import salver
 from salver.control.database import DatabaseThread
 from salver.control.hub import WORKER, Hub
+from salver.control.planner import placement
 from salver.control.reconcile import Reconciler
+from salver.control.scaling import Scaling
 from salver.observe.memory import resident_bytes
 from salver.observe.prometheus import render
 from salver.registry.catalog import Catalog
@@ -69,6 +72,7 @@ class Overview:
         entries = {entry["identity"]: entry for entry in self.processes()}
         peers = {peer.hello.identity: peer for peer in self._hub.peers(WORKER)}
         rows = []
+        scalings = self._scalings()
         for worker in self._reconciler.plan.workers:
             peer = peers.get(worker.id)
             snapshot = peer.snapshot if peer is not None else None
@@ -82,16 +86,31 @@ class Overview:
                     "models": [load.variant for load in worker.loads],
                     **_memory(snapshot),
                     "restarts": entry["restarts"],
+                    "wanted": [f"{name}:{own.count}" for name, own in scalings(worker.id)],
+                    "why": [own.reason for _, own in scalings(worker.id)],
                 }
             )
         return rows
 
+    def _scalings(self) -> Callable[[str], list[tuple[str, Scaling]]]:
+        """Return a look-up of what autoscaling decided for the endpoints of a worker."""
+        observed, known = self._hub.observed(), self._reconciler.scaler.scalings
+        found: dict[str, list[tuple[str, Scaling]]] = {}
+        for item in self._reconciler.desired:
+            scaling = known.get(item.spec.name)
+            if scaling is not None and item.version is not None:
+                for worker in {w for one in item.each() for w in placement(one, observed)}:
+                    found.setdefault(worker, []).append((item.spec.name, scaling))
+        return lambda worker: found.get(worker, [])
+
     async def metrics(self) -> bytes:
         """Return all processes' metrics, merged and written down."""
         totals = await self._reconciler.persist()
+        reconciler = self._reconciler
+        scaled = reconciler.scaler.gauges(reconciler.desired, self._hub.observed())
         return render(
             totals.counter_samples(),
-            self._hub.merger.gauges(self._hub.connected()),
+            (*self._hub.merger.gauges(self._hub.connected()), *scaled),
             totals.histogram_samples(),
         )
 

@@ -58,7 +58,8 @@ class Desired(msgspec.Struct, frozen=True):
     ``version`` is None when that cannot be resolved, and ``problem`` says why. ``size_hint_bytes``
     is what it took in a worker with a memory budget, 0 before one has loaded it. ``salt`` says
     which callers come first to the arms, ``evidence`` what gateways count of them, and
-    ``captures`` whether they look at answers for it.
+    ``captures`` whether they look at answers for it. ``replicas`` is
+    what autoscaling made of those that were asked for, None where it has no say.
     """
 
     spec: EndpointSpec
@@ -69,6 +70,7 @@ class Desired(msgspec.Struct, frozen=True):
     evidence: bytes = b""
     captures: bool = False
     arms: tuple[Arm, ...] = ()
+    replicas: int | None = None
 
     def each(self) -> "list[Desired]":
         """Return one wish for each version, the primary one first, without arms."""
@@ -82,6 +84,11 @@ class Desired(msgspec.Struct, frozen=True):
             )
             for arm in self.arms
         ]
+
+    @property
+    def count(self) -> int:
+        """How many workers shall answer."""
+        return self.spec.replicas if self.replicas is None else self.replicas
 
 
 class Observed(msgspec.Struct, frozen=True):
@@ -169,8 +176,8 @@ def placement(item: Desired, observed: Observed) -> tuple[str, ...]:
     assert version is not None
     if _runs_code(version) or is_stream(version.manifest.runtime):
         own = _own(version)
-        return tuple(f"{DEDICATED}-{own}-{index}" for index in range(item.spec.replicas))
-    names = (f"{SHARED}-{index}" for index in range(item.spec.replicas))
+        return tuple(f"{DEDICATED}-{own}-{index}" for index in range(item.count))
+    names = (f"{SHARED}-{index}" for index in range(item.count))
     return tuple(_shared(name, observed.successions.get(name, 0)) for name in names)
 
 
@@ -249,6 +256,7 @@ def _endpoint(
         item.salt,
         item.evidence,
         item.captures,
+        item.count,
     )
 
 

@@ -1,7 +1,8 @@
 """The loop that turns what is wanted into plans, woken by every change."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,8 @@ from salver.control.hub import Hub
 from salver.control.planner import AddressOf, Desired, Observed, next_plan, same
 from salver.control.rollouts.journal import rollout_of
 from salver.control.rollouts.wishes import Wishes
+from salver.control.scaling import Scaler, Scaling
+from salver.control.usage import reports_of
 from salver.core.clock import Clock
 from salver.core.errors import SalverError
 from salver.core.settings import Settings
@@ -33,6 +36,8 @@ _FAILED_PAUSE_S = 1.0
 # The plan goes to every process, so a large registry is not shown whole.
 _MAX_MODELS = 1000
 _SIZE_RATIO = 1.5
+_AUTOSCALER = "autoscaler"
+_MAX_REASON = 500
 
 
 class Reconciler:
@@ -65,6 +70,7 @@ class Reconciler:
         self._round = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
         self._hub: Hub | None = None
+        self.scaler = Scaler(settings, clock)
         self.plan = Plan(0, 0)
         self.desired: list[Desired] = []
 
@@ -148,7 +154,11 @@ class Reconciler:
         if not self._lease.fence:
             return
         measured = hub.sizes()
-        self.desired, models = await self._database(lambda: self._read(measured))
+        desired, models = await self._database(lambda: self._read(measured))
+        # Replicas are counted by what workers report, gates or not.
+        reported = hub.observed()
+        self.desired = self.scaler.apply(desired, reported, lambda: reports_of(hub), self.plan)
+        changes = self.scaler.changes(self.plan)
         plan = next_plan(self.desired, self.observed(), self.plan, self.address_of, models)
         if same(plan, self.plan) and self.plan.number:
             return
@@ -162,6 +172,15 @@ class Reconciler:
         self.plan = plan
         hub.push(plan)
         log.info("plan_pushed", number=number, endpoints=len(plan.endpoints))
+        await self._tell(changes)
+
+    async def _tell(self, changes: Mapping[str, Scaling]) -> None:
+        """Write down what autoscaling did, and why."""
+        for name, done in changes.items():
+            counts = {"before": str(done.before), "replicas": str(done.count)}
+            details = {**counts, "reason": done.reason[:_MAX_REASON]}
+            log.info("scaled", endpoint=name, panic=done.panics, **details)
+            await self._database(partial(self._state.record, _AUTOSCALER, "scale", name, details))
 
     def _read(self, measured: dict[str, int]) -> tuple[list[Desired], list[str]]:
         """Return what is wanted, and what the data port may load; remember measured sizes."""

@@ -61,7 +61,8 @@ here: ``gateway`` and ``control`` map codes to them.
     │   ├── Standby                 standby
     │   ├── DeadlineExceeded        deadline_exceeded
     │   ├── StorageFull             storage_full
-    │   └── MemoryBudgetExceeded    memory_budget_exceeded
+    │   ├── MemoryBudgetExceeded    memory_budget_exceeded
+    │   └── WorkerLimit             worker_limit
     ├── ModelError                  side = model
     │   ├── ModelFailed             model_failed
     │   ├── NonFiniteOutput         non_finite_output
@@ -445,6 +446,12 @@ class MemoryBudgetExceeded(CapacityError):
     """The memory budget has no room for the model that was asked for."""
 
     code = "memory_budget_exceeded"
+
+
+class WorkerLimit(CapacityError):
+    """Autoscaling may not use as many workers as it would take."""
+
+    code = "worker_limit"
 
 
 class ModelFailed(ModelError):

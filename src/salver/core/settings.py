@@ -219,6 +219,36 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AutoscaleSettings:
+    """How the replicas of endpoints with `--max-replicas` follow what is asked."""
+
+    interval_s: float = setting(2.0, "pause between two decisions")
+    stable_window_s: float = setting(60.0, "time over which what is asked is averaged")
+    panic_window_ratio: float = setting(
+        0.1, "part of that over which it is averaged to notice a burst"
+    )
+    panic_threshold: float = setting(
+        2.0, "times the ready workers that a burst asks for, to be answered as one"
+    )
+    max_scale_up_rate: float = setting(1000.0, "times the ready workers that one decision makes")
+    max_scale_down_rate: float = setting(2.0, "times fewer than the ready workers that one makes")
+    scale_down_delay_s: float = setting(
+        60.0, "time for which fewer must have been enough, where a deploy does not say"
+    )
+    target_utilisation: float = setting(
+        0.7, "part of its concurrency or rate that a worker is meant to have"
+    )
+    concurrency: float = setting(10.0, "open requests that a worker takes, unless a deploy says")
+    rate_per_s: float = setting(
+        200.0, "requests a second that a worker takes, unless a deploy says"
+    )
+    queue_ms: float = setting(20.0, "time that requests may wait, unless a deploy says")
+    max_workers: int = setting(
+        32, "workers up to which autoscaling adds some; least and fixed replicas are always there"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ControlSettings:
     """The control process."""
 
@@ -263,6 +293,7 @@ class Settings:
     engine: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
     shadow: ShadowSettings = ShadowSettings()
+    autoscale: AutoscaleSettings = AutoscaleSettings()
     control: ControlSettings = ControlSettings()
     supervisor: SupervisorSettings = SupervisorSettings()
     observe: ObserveSettings = ObserveSettings()
@@ -274,6 +305,7 @@ SECTIONS: dict[str, type[Any]] = {
     "engine": EngineSettings,
     "limits": LimitSettings,
     "shadow": ShadowSettings,
+    "autoscale": AutoscaleSettings,
     "control": ControlSettings,
     "supervisor": SupervisorSettings,
     "observe": ObserveSettings,

@@ -230,6 +230,7 @@ class Gateway:
         meter.set("salver_plan_number", (identity.id,), self._follower.plan_number)
         meter.set("salver_connections", (), self._server.connections)
         self._guards.report()
+        self._engine.report()
         for endpoint in self._router.endpoints():
             count = sum(self._engine.open_requests(v.id) for v in endpoint.variants)
             meter.set("salver_requests_in_flight", (endpoint.name,), count)

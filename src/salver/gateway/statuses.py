@@ -94,6 +94,7 @@ STATUSES: dict[str, Status] = {
     "deadline_exceeded": Status(504, Grpc.DEADLINE_EXCEEDED),
     "storage_full": Status(507, Grpc.RESOURCE_EXHAUSTED),
     "memory_budget_exceeded": Status(503, Grpc.UNAVAILABLE),
+    "worker_limit": Status(507, Grpc.RESOURCE_EXHAUSTED),
     "model_failed": _FAULT,
     "non_finite_output": _FAULT,
     "worker_crashed": _FAULT,

@@ -79,6 +79,19 @@ METRICS: dict[str, Metric] = {
             "Requests refused before an endpoint was known.",
         ),
         Metric("salver_requests_in_flight", Kind.GAUGE, ("endpoint",), "Requests being answered."),
+        Metric(
+            "salver_requests_open",
+            Kind.GAUGE,
+            ("variant",),
+            "Requests that the workers of a variant have not answered yet.",
+        ),
+        Metric(
+            "salver_request_open_seconds_total",
+            Kind.COUNTER,
+            ("variant",),
+            "Time that requests were open at a variant or waited for room there, added up: what it "
+            "grows by in a second is how many were so at a time.",
+        ),
         Metric("salver_connections", Kind.GAUGE, (), "Open client connections."),
         Metric("salver_retries_total", Kind.COUNTER, ("variant",), "Requests sent a second time."),
         Metric("salver_model_loads_total", Kind.COUNTER, ("variant",), "Models loaded."),
@@ -243,6 +256,24 @@ METRICS: dict[str, Metric] = {
             Kind.COUNTER,
             ("identity",),
             "Times the supervisor restarted a process.",
+        ),
+        Metric(
+            "salver_replicas_wanted",
+            Kind.GAUGE,
+            ("endpoint",),
+            "Workers that an endpoint shall have, as it was deployed or by autoscaling.",
+        ),
+        Metric(
+            "salver_replicas_ready",
+            Kind.GAUGE,
+            ("endpoint",),
+            "Workers that can answer for the version that an endpoint shall serve.",
+        ),
+        Metric(
+            "salver_autoscale_panic",
+            Kind.GAUGE,
+            ("endpoint",),
+            "Whether autoscaling answers a burst, and makes no fewer workers: 1 or 0.",
         ),
         Metric("salver_plan_number", Kind.GAUGE, ("identity",), "Newest plan a process acts on."),
         Metric(

@@ -43,6 +43,9 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     With ``rollout`` one that follows an alias keeps ``version`` until a rollout to the alias's
     version has ended well.
     ``managed`` tells that files say what it shall be.
+    With ``max_replicas`` their number follows ``scale_on`` (concurrency, queue or rate), from
+    ``min_replicas`` (None is ``replicas``) on; ``scale_target`` is what one worker takes, for the
+    queue milliseconds. None of the others is the server's own choice.
     """
 
     name: str
@@ -66,6 +69,11 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     routing: Routing = Routing()
     rollout: RolloutPolicy | None = None
     managed: bool = False
+    min_replicas: int | None = None
+    max_replicas: int | None = None
+    scale_on: str = "concurrency"
+    scale_target: float | None = None
+    scale_down_delay_s: float | None = None
 
 
 class EventRecord(msgspec.Struct, frozen=True):

@@ -1,112 +1,69 @@
-"""What an experiment says of its arms: outcomes of each beside those of the first.
+"""Experiments: the pre-period taken into account, and a split that follows success."""
 
-The intervals hold at all times together, for all arms together, so one may look as often as one
-likes and stop when one likes (see ``betting``).
-"""
-
-import math
-from collections.abc import Iterable, Sequence
-
-import msgspec
 import numpy as np
 
-from salver.rollout.betting import Counts, Sample, bound, estimate
-from salver.rollout.tally import SEGMENTS, Floats, segment_of
+from salver.core.errors import InvalidRequest
+from salver.rollout.betting import Counts, Sample
+from salver.rollout.tally import POINTS, Floats
 
-BETTER, WORSE, UNDECIDED, NOTHING = "higher", "lower", "no difference shown", "nothing reported"
-
-
-class Cell(msgspec.Struct, frozen=True):
-    """Outcomes of one arm in one weight epoch at one place, -1 where chance did not decide."""
-
-    arm: str
-    epoch: int
-    place: int
-    count: int
-    total: float
-    squares: float
+_DRAWS = 4_000
 
 
-class ArmReport(msgspec.Struct, frozen=True):
-    """One arm. ``estimate``, ``low`` and ``high`` are its mean less the first arm's."""
+def adjusted(sample: Sample, before_n: Floats, before_sum: Floats) -> Sample:
+    """Return a sample less what its callers' pre-period lets expect, which narrows intervals.
 
-    arm: str
-    weight: int
-    outcomes: int
-    mean: float | None
-    estimate: float | None = None
-    low: float | None = None
-    high: float | None = None
-    verdict: str = ""
-
-
-def report(
-    arms: Sequence[tuple[str, int]], cells: Sequence[Cell], alpha: float, *, sticky: bool
-) -> list[ArmReport]:
-    """Compare arms (name and weight in basis points) with the first of them.
-
-    ``alpha`` is the chance that any interval ever misses. ``sticky`` tells that callers had a
-    routing key, so that chance assigned whole callers and not single requests.
+    ``before_n`` and ``before_sum`` are each segment's units and sum before the experiment, in
+    both arms together. The slope is that of both arms together, so the arms stay comparable and
+    the interval as valid as without. Differences only; raises ``InvalidRequest`` for a ratio.
     """
-    used = [cell for cell in cells if cell.place >= 0]
-    first, weight = arms[0]
-    reports = [_alone(first, weight, used)]
-    for name, own in arms[1:]:
-        sample = _sample((first, weight), (name, own), used, alone=not sticky)
-        reports.append(_compared(name, own, used, sample, alpha / (2 * (len(arms) - 1))))
-    return reports
+    if sample.ratio:
+        raise InvalidRequest("a ratio cannot be adjusted by a pre-period; ask for a difference")
+    known = before_n > 0.0
+    usual = np.divide(before_sum, before_n, out=np.zeros_like(before_sum), where=known)
+    n = np.sum([block.canary_n + block.primary_n for block in sample.blocks], axis=0)
+    sums = np.sum([block.canary_sum + block.primary_sum for block in sample.blocks], axis=0)
+    weight = n * known
+    if not weight.any():
+        return sample
+    usual = np.where(known, usual - float((weight * usual).sum() / weight.sum()), 0.0)
+    spread = float((weight * usual**2).sum())
+    slope = float((known * sums * usual).sum()) / spread if spread > 0.0 else 0.0
+    expected = slope * usual
+    scale = sample.scale
+    if sample.events:
+        rate = float(sums.sum() / n.sum())
+        scale = float(np.sqrt(max(rate * (1.0 - rate), 1.0 / n.sum())))
+    blocks = tuple(_less(block, expected) for block in sample.blocks)
+    return Sample(blocks, events=False, scale=scale, shrink=sample.shrink)
 
 
-def _alone(name: str, weight: int, cells: Iterable[Cell]) -> ArmReport:
-    own = [cell for cell in cells if cell.arm == name]
-    count = sum(cell.count for cell in own)
-    mean = sum(cell.total for cell in own) / count if count else None
-    return ArmReport(name, weight, count, mean)
-
-
-def _compared(
-    name: str, weight: int, cells: Sequence[Cell], sample: Sample, side: float
-) -> ArmReport:
-    plain = _alone(name, weight, cells)
-    if not sample.canary_n or not sample.primary_n:
-        return msgspec.structs.replace(plain, verdict=NOTHING)
-    low, high = bound(sample, 1, side), bound(sample, -1, side)
-    verdict = BETTER if low > 0 else WORSE if high < 0 else UNDECIDED
-    return msgspec.structs.replace(
-        plain,
-        estimate=_finite(estimate(sample)),
-        low=_finite(low),
-        high=_finite(high),
-        verdict=verdict,
+def _less(block: Counts, expected: Floats) -> Counts:
+    return block._replace(
+        canary_sum=block.canary_sum - expected * block.canary_n,
+        primary_sum=block.primary_sum - expected * block.primary_n,
     )
 
 
-def _sample(
-    first: tuple[str, int], other: tuple[str, int], cells: Sequence[Cell], *, alone: bool
-) -> Sample:
-    epochs = sorted({cell.epoch for cell in cells})
-    blocks = []
-    for epoch in epochs:
-        own = _columns(cell for cell in cells if (cell.arm, cell.epoch) == (other[0], epoch))
-        base = _columns(cell for cell in cells if (cell.arm, cell.epoch) == (first[0], epoch))
-        blocks.append(Counts(other[1] / (first[1] + other[1]), *own, *base))
-    both = [cell for cell in cells if cell.arm in (first[0], other[0])]
-    count = sum(cell.count for cell in both)
-    total, squares = sum(cell.total for cell in both), sum(cell.squares for cell in both)
-    events = all(cell.total == cell.squares for cell in both)
-    spread = squares / count - (total / count) ** 2 if count else 0.0
-    scale = math.sqrt(spread) if spread > 0 else 1.0
-    return Sample(tuple(blocks), events=events, scale=1.0 if events else scale, alone=alone)
+def thompson_split(
+    successes: tuple[int, ...], trials: tuple[int, ...], floor: int, rng: np.random.Generator
+) -> tuple[int, ...]:
+    """Return each arm's weight in basis points: how likely it is the best, at least ``floor``.
 
-
-def _columns(cells: Iterable[Cell]) -> tuple[Floats, Floats]:
-    counts, totals = np.zeros(SEGMENTS), np.zeros(SEGMENTS)
-    for cell in cells:
-        segment = segment_of(cell.place)
-        counts[segment] += cell.count
-        totals[segment] += cell.total
-    return counts, totals
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    Rates have an even prior. Every arm keeps the floor, so that one with a bad start is still
+    learned about. Counts must be those of the newest block when weights follow this split.
+    Raises ``InvalidRequest`` for counts or a floor that cannot be.
+    """
+    arms = len(trials)
+    if arms != len(successes) or any(
+        not 0 <= won <= tried for won, tried in zip(successes, trials, strict=False)
+    ):
+        raise InvalidRequest("each arm has from 0 to as many successes as trials")
+    if arms < 1 or not 0 <= floor * arms <= POINTS:
+        raise InvalidRequest(f"{arms} arms cannot each have {floor} of {POINTS} basis points")
+    won = np.array(successes, dtype=np.float64)
+    lost = np.array(trials, dtype=np.float64) - won
+    best = rng.beta(1.0 + won, 1.0 + lost, size=(_DRAWS, arms)).argmax(axis=1)
+    free = POINTS - floor * arms
+    weights = [floor + int(free * share) for share in np.bincount(best, minlength=arms) / _DRAWS]
+    weights[int(np.argmax(weights))] += POINTS - sum(weights)
+    return tuple(weights)

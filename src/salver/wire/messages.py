@@ -315,6 +315,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     header fields that ``routing`` looks at; ``salt`` makes each rollout begin with other callers.
     ``evidence`` says what gateways count for a rollout, as its room writes it down; empty for none.
     ``captures`` tells that answers have to be looked at for it.
+    ``replicas`` is how many workers control wants for it; 0 in plans of older ones.
     """
 
     name: str
@@ -329,6 +330,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     salt: str = ""
     evidence: bytes = b""
     captures: bool = False
+    replicas: int = 0
 
 
 class WorkerPlan(msgspec.Struct, frozen=True):

@@ -180,6 +180,11 @@ class EndpointBody(Body):
     pinned: bool = False
     routing: dict[str, Any] | None = None
     rollout: RolloutPolicyBody | None = None
+    min_replicas: int | None = Field(default=None, ge=0, le=64)
+    max_replicas: int | None = Field(default=None, ge=1, le=64)
+    scale_on: str = Field(default="concurrency", max_length=16)
+    scale_target: float | None = Field(default=None, gt=0, le=1_000_000)
+    scale_down_delay_s: float | None = Field(default=None, ge=0, le=3600)
 
 
 class ReportBody(Body):

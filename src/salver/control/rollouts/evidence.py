@@ -72,16 +72,16 @@ class EvidenceBooks:
         """End a book; what comes late is not counted."""
         self._books.pop(endpoint, None)
 
-    def begin(self, rollout: Rollout, plan: EndpointPlan | None) -> None:
-        """Open the block that a plan has begun, if it has.
+    def begin(self, rollout: Rollout, plan: EndpointPlan | None) -> bool:
+        """Open the block that a plan has begun, and tell whether there was one.
 
         Raises ``InvalidRequest`` for too many blocks.
         """
         if plan is None or not plan.evidence or not plan.variants:
-            return
+            return False
         canary = next((v for v in plan.variants if v.role == CANARY and v.weight > 0), None)
         if canary is None or canary.id != rollout.target:
-            return
+            return False
         columns = msgspec.msgpack.decode(plan.evidence, type=Columns)
         block = Block(
             canary.weight_epoch,
@@ -91,9 +91,11 @@ class EvidenceBooks:
             warmup=columns == WARM_UP,
         )
         book = self._books[rollout.endpoint]
-        if all(known.epoch != block.epoch for known in book.collection.blocks()):
-            book.collection.begin(block)
-            book.unsaved[f"{_BLOCK}:{block.epoch}"] = msgspec.json.encode(block)
+        if any(known.epoch == block.epoch for known in book.collection.blocks()):
+            return False
+        book.collection.begin(block)
+        book.unsaved[f"{_BLOCK}:{block.epoch}"] = msgspec.json.encode(block)
+        return True
 
     def observed(self, endpoint: str) -> list[Observed]:
         """Return every block of a rollout with what was counted in it."""

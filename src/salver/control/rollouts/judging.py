@@ -33,7 +33,9 @@ WARM_UP = Columns(_WARM_UP, _WARM_UP)
 class Analysis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What may be said of a comparison besides the rollout's own settings; see ``Policy``.
 
-    ``labels`` are the classes and ``score_edges`` the bins of scores that gateways count.
+    ``labels`` are the classes and ``score_edges`` the bins of scores that gateways count. An
+    answer that is later by less than ``latency_floor_s`` is never slower: where models take a
+    fraction of that, the batches of an arm with little traffic alone make a difference.
     """
 
     alpha: float = 0.05
@@ -42,6 +44,7 @@ class Analysis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     warmup_s: float = 10.0
     sample_ratio_alpha: float = 0.001
     promote_on: str = "equivalent"
+    latency_floor_s: float = 0.001
     labels: tuple[str, ...] = ()
     score_edges: tuple[float, ...] = ()
 
@@ -49,9 +52,12 @@ class Analysis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 def read_analysis(document: dict[str, Any]) -> Analysis:
     """Return the settings of a comparison; raises ``InvalidRequest`` naming what is wrong."""
     try:
-        return msgspec.convert(document, Analysis, strict=False)
+        analysis = msgspec.convert(document, Analysis, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"analysis: {error}") from error
+    if not 0 <= analysis.latency_floor_s < math.inf:
+        raise InvalidRequest("analysis: latency_floor_s must not be negative")
+    return analysis
 
 
 def judge_policy(policy: RolloutPolicy) -> Policy:
@@ -104,13 +110,15 @@ def with_labels(policy: RolloutPolicy, version: VersionRecord) -> RolloutPolicy:
 def columns_of(policy: RolloutPolicy, judged: Policy, usual: Floats | None) -> Columns:
     """Return what gateways shall count; ``usual`` are the primary's latencies in bins.
 
-    A canary's threshold is the primary's times what its metric tolerates.
+    A canary's threshold is the primary's times what its metric tolerates, and at least the floor
+    above it.
     """
     own = read_analysis(policy.analysis)
     latencies = [spec for spec in judged.metrics if spec.kind == _LATENCY]
     primary = tuple(_threshold_s(spec, usual) for spec in latencies)
     canary = tuple(
-        seconds * (1 + spec.max_increase) for seconds, spec in zip(primary, latencies, strict=True)
+        max(seconds * (1 + spec.max_increase), seconds + own.latency_floor_s)
+        for seconds, spec in zip(primary, latencies, strict=True)
     )
     feedback = tuple(
         dict.fromkeys(s.label or s.name for s in judged.metrics if s.kind in _FEEDBACK)

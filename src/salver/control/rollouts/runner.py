@@ -34,7 +34,7 @@ from salver.rollout.machine import (
 
 log = get_logger(__name__)
 
-_SAVE_S = 5.0
+_SAVE_S = 1.0
 _NANOSECOND = 1e-9
 
 
@@ -204,7 +204,8 @@ class Runner:
             self._books.open(rollout.endpoint, stored)
         plans = self._reconciler.plan.endpoints
         plan = next((each for each in plans if each.name == rollout.endpoint), None)
-        self._books.begin(rollout, plan)
+        if self._books.begin(rollout, plan):
+            await self._save(0.0)
 
     async def _seen(
         self, rollout: Rollout, totals: Totals, elapsed_s: float

@@ -10,7 +10,7 @@ from salver.core.names import check_name
 from salver.core.sides import EXPERIMENT, SHADOW, Side
 from salver.observe.catalog import DIFFERENCE_BUCKETS, SECONDS_BUCKETS
 from salver.observe.merge import Merger, Totals
-from salver.rollout.experiment import Cell, report
+from salver.rollout.outcomes import Cell, report
 
 ALPHA = 0.05
 _COPIES, _DIFFERENCE = "salver_shadow_copies_total", "salver_shadow_difference"

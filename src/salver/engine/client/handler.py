@@ -44,6 +44,8 @@ _SWEEP_S = 0.02
 _MAX_ATTEMPTS = 4
 _DRAIN_POLL_S = 0.01
 _SETTLE_NS = 1_000_000_000
+_S_NS = 1_000_000_000
+_OPEN = "salver_requests_open"
 
 
 class EngineClient:
@@ -105,6 +107,17 @@ class EngineClient:
         route = self._routes.get(variant)
         return 0 if route is None else route.in_flight
 
+    def report(self) -> None:
+        """Say how many requests are open, and have been for how long."""
+        for name, route in self._routes.items():
+            self._count(name, route)
+            self._meter.set(_OPEN, (name,), route.in_flight)
+
+    def _count(self, name: str, route: VariantRoute) -> None:
+        route.count(self._clock.monotonic_ns())
+        self._meter.add("salver_request_open_seconds_total", (name,), route.open_ns / _S_NS)
+        route.open_ns = 0
+
     def route(self, variant: str) -> VariantRoute | None:
         """Return the links of a variant of the present plan."""
         return self._routes.get(variant)
@@ -152,7 +165,9 @@ class EngineClient:
                 route.links, route.settle_ns = links, settle_ns
             route.quarantine = self._links.get(variant.quarantine or "")
             self._routes[variant.id] = route
-        for gone in previous.values():
+        for name, gone in previous.items():
+            self._count(name, gone)
+            self._meter.forget(_OPEN, (name,))
             gone.links, gone.quarantine, gone.settle_ns = [], None, 0
 
     def __call__(
@@ -173,7 +188,7 @@ class EngineClient:
             )
             return
         pending = Pending(request, context, responder, route)
-        route.in_flight += 1
+        route.take(1, self._clock.monotonic_ns())
         context.on_cancel = lambda: self._cancel(pending)
         self._dispatch(pending, route.best())
 
@@ -203,7 +218,7 @@ class EngineClient:
             link.send_cohort(cohort, route)
         except Exception:  # each member is told its own cause when it is tried alone
             return None
-        route.in_flight += count
+        route.take(count, self._clock.monotonic_ns())
         return link
 
     def held_apart(self, pending: Pending) -> None:
@@ -215,10 +230,7 @@ class EngineClient:
         if pending.done:
             return False
         pending.done = True
-        route = pending.route
-        route.in_flight -= 1
-        if route.when_room is not None:
-            route.when_room()
+        pending.route.release(1, self._clock.monotonic_ns())
         pending.context.on_cancel = None
         return True
 

@@ -340,7 +340,7 @@ class WorkerLink:
                 self._singles(ids[start:position], response.part(start, position))
 
     def _answered(self, held: Held, stop: int) -> Piece:
-        held.route.release(stop - held.start)
+        held.route.release(stop - held.start, self._clock.monotonic_ns())
         piece = self.held.advance(held, stop)
         if stop == len(held.ids):
             held.cohort.when_apart = None

@@ -58,14 +58,17 @@ class VariantRoute:
     Until ``settle_ns`` (monotonic) a request may wait for a link: the plan names workers whose
     greeting may still be on its way. After that, no link means a refusal. ``when_room`` is called
     when requests have ended, while somebody waits for that. ``ejected`` names workers that get
-    nothing while another one can answer.
+    nothing while another one can answer. ``open_ns`` adds up how long each request was open, until
+    it was last counted.
     """
 
     __slots__ = (
+        "_counted_ns",
         "_first",
         "ejected",
         "in_flight",
         "links",
+        "open_ns",
         "plan",
         "quarantine",
         "settle_ns",
@@ -80,11 +83,30 @@ class VariantRoute:
         self.settle_ns = 0
         self.when_room: Callable[[], None] | None = None
         self.ejected: frozenset[str] = frozenset()
+        self.open_ns = 0
+        self._counted_ns = 0
         self._first = 0
 
-    def release(self, count: int = 1) -> None:
+    def count(self, now_ns: int) -> None:
+        """Add up how long the open requests have been open since this was last called."""
+        self.open_ns += self.in_flight * (now_ns - self._counted_ns)
+        self._counted_ns = now_ns
+
+    def take(self, count: int, now_ns: int) -> None:
+        """Take note that so many requests are open now."""
+        # Every request passes here twice, so neither calls the method above.
+        in_flight = self.in_flight
+        if in_flight:
+            self.open_ns += in_flight * (now_ns - self._counted_ns)
+        self._counted_ns = now_ns
+        self.in_flight = in_flight + count
+
+    def release(self, count: int, now_ns: int) -> None:
         """Take note that so many requests have ended."""
-        self.in_flight -= count
+        in_flight = self.in_flight
+        self.open_ns += in_flight * (now_ns - self._counted_ns)
+        self._counted_ns = now_ns
+        self.in_flight = in_flight - count
         if self.when_room is not None:
             self.when_room()
 

@@ -26,6 +26,7 @@ log = get_logger(__name__)
 _SWEEP_S = 0.02
 _RETRY_AFTER_S = 1.0
 _LEAST_WAITING = 8
+_S_NS = 1_000_000_000
 
 Caller = tuple[str, str]
 FindRoute = Callable[[str], VariantRoute | None]
@@ -43,9 +44,20 @@ class VariantRoom:
     """What one variant has room for.
 
     ``limit`` is how many may be open, ``peak`` how many were since the limiter's last step.
+    ``waited_ns`` adds up how long each request waited, until that was last counted.
     """
 
-    __slots__ = ("is_pumping", "limit", "limiter", "peak", "plan", "queue", "route")
+    __slots__ = (
+        "_counted_ns",
+        "is_pumping",
+        "limit",
+        "limiter",
+        "peak",
+        "plan",
+        "queue",
+        "route",
+        "waited_ns",
+    )
 
     def __init__(self, plan: VariantPlan, route: VariantRoute, queue: FairQueue[Waiting]) -> None:
         self.plan = plan
@@ -55,6 +67,13 @@ class VariantRoom:
         self.limit = 0
         self.peak = 0
         self.is_pumping = False
+        self.waited_ns = 0
+        self._counted_ns = 0
+
+    def count(self, now_ns: int) -> None:
+        """Add up how long requests have waited; to be called before their number changes."""
+        self.waited_ns += self.queue.count * (now_ns - self._counted_ns)
+        self._counted_ns = now_ns
 
 
 class Rooms:
@@ -114,6 +133,10 @@ class Rooms:
         for variant, room in self._rooms.items():
             self._meter.set("salver_requests_waiting", (variant,), room.queue.count)
             self._meter.set("salver_concurrency_limit", (variant,), room.limit)
+            room.count(self._clock.monotonic_ns())
+            seconds = room.waited_ns / _S_NS
+            self._meter.add("salver_request_open_seconds_total", (variant,), seconds)
+            room.waited_ns = 0
 
     def __call__(
         self, request: InferenceRequest, context: RequestContext, responder: Responder
@@ -205,6 +228,7 @@ class Rooms:
         responder: Responder,
     ) -> None:
         waiting = Waiting(request, context, responder)
+        room.count(self._clock.monotonic_ns())
         caller, queue = _caller(context), room.queue
         given_up = queue.push(caller, waiting, form_of(request).rows)
         if given_up is not waiting:
@@ -227,6 +251,7 @@ class Rooms:
         )
 
     def _left(self, room: VariantRoom, waiting: Waiting) -> None:
+        room.count(self._clock.monotonic_ns())
         room.queue.remove(_caller(waiting.context), waiting)
         self._meter.add("salver_requests_dropped_total", (room.plan.id, "cancelled"))
 
@@ -243,6 +268,7 @@ class Rooms:
     def _release(self, room: VariantRoom, count: int) -> None:
         """Let the next ones through; those that are late are told instead."""
         queue, now_ns = room.queue, self._clock.monotonic_ns()
+        room.count(now_ns)
         while count > 0 and (waiting := queue.pop()) is not None:
             waiting.context.on_cancel = None
             if waiting.context.deadline_ns <= now_ns:
@@ -275,6 +301,7 @@ class Rooms:
         for room in self._rooms.values():
             if not room.queue.count:
                 continue
+            room.count(now_ns)
             for waiting in room.queue:
                 if waiting.context.deadline_ns <= now_ns:
                     room.queue.remove(_caller(waiting.context), waiting)

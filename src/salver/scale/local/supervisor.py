@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from salver.core.clock import Clock
@@ -68,7 +69,8 @@ class Supervisor:
         self._run = options.home / "run"
         self._logs = options.home / "logs"
         self._children: dict[str, Child] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._wanted: set[str] = set()
+        self._leaving: dict[str, asyncio.Task[None]] = {}
         self._gone_restarts: dict[str, int] = {}
         self._snapshots = 0
         self._stopping = False
@@ -168,20 +170,30 @@ class Supervisor:
             child.hurry()
 
     def apply(self, plan: Plan) -> None:
-        """Run the workers of this plan and no others."""
-        wanted = {worker.id for worker in plan.workers}
+        """Run the workers of this plan and no others.
+
+        One that is still stopping comes back when it has: two would share a socket and files.
+        """
+        wanted = self._wanted = {worker.id for worker in plan.workers}
         running = {
             c.command.identity for c in self._children.values() if c.command.role == "worker"
         }
-        for identity in wanted - running:
+        for identity in wanted - running - self._leaving.keys():
             self._start_child(self._worker(identity))
         for identity in running - wanted:
             child = self._children.pop(identity)
             self._gone_restarts[identity] = self._restarts(identity, child)
             task = asyncio.create_task(child.stop(self._settings.supervisor.stop_timeout_s))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+            self._leaving[identity] = task
+            task.add_done_callback(partial(self._left, identity))
         self._write_table()
+
+    def _left(self, identity: str, task: asyncio.Task[None]) -> None:
+        del self._leaving[identity]
+        stopped = task.cancelled() or self._stopping
+        if identity in self._wanted and not stopped:
+            self._start_child(self._worker(identity))
+            self._write_table()
 
     def snapshot(self) -> Snapshot:
         """Return how often each child was restarted."""
