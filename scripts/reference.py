@@ -13,6 +13,7 @@ import typer
 
 from salver.cli.main import COMMANDS, build
 from salver.conformance import page as conformance
+from salver.control.api.specs import EndpointFile
 from salver.core.settings import SECTIONS
 from salver.gateway.statuses import errors_page
 from salver.observe.catalog import METRICS
@@ -143,7 +144,13 @@ def conformance_page() -> str:
     return conformance.page(json.loads(results.read_text()) if results.is_file() else {})
 
 
+def endpoint_schema() -> str:
+    """Return the JSON Schema of files that describe endpoints."""
+    return json.dumps(EndpointFile.model_json_schema(), indent=2) + "\n"
+
+
 PAGES = {
+    "endpoint.schema.json": endpoint_schema,
     "metrics.md": metrics_page,
     "cli.md": cli_page,
     "modules.md": modules_page,

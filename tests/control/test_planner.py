@@ -488,3 +488,15 @@ def test_a_version_stays_where_one_of_its_endpoints_wants_that() -> None:
     for plan, idle_s in ((longer, 9.0), (stays[0], 0.0), (stays[1], 0.0)):
         loads = [load for worker in plan.workers for load in worker.loads if not load.lazy]
         assert [load.idle_s for load in loads] == [idle_s]
+
+
+def test_a_version_that_waits_is_loaded_and_hidden() -> None:
+    """Before its gates are passed not even a caller who names it gets it; it is kept in memory."""
+    observed = seen(5, shared_0={"m:1": "ready", "m:2": "ready"})
+    waiting = msgspec.structs.replace(
+        want(1), arms=(Arm(version(2), "waiting", weight=500, pinned=True),)
+    )
+    plan = next_plan([waiting], observed, steady(), ADDRESS)
+    assert [(each.id, each.weight) for each in plan.endpoints[0].variants] == [("m:1", 10_000)]
+    (worker,) = [each for each in plan.workers if each.id == "shared-0"]
+    assert {load.variant: load.pinned for load in worker.loads} == {"m:1": False, "m:2": True}

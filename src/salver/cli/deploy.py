@@ -1,8 +1,16 @@
 """`salver deploy`: make an endpoint serve a model."""
 
 from salver.cli import deploy_options as given
-from salver.cli.options import ControlUrlOption, HomeOption, Output, OutputOption, admin_client
+from salver.cli.options import (
+    ControlUrlOption,
+    ForceOption,
+    HomeOption,
+    Output,
+    OutputOption,
+    admin_client,
+)
 from salver.cli.output import emit, say
+from salver.client.rollouts import RolloutOptions
 
 
 def command(
@@ -24,6 +32,9 @@ def command(
     pin: given.PinOption = False,
     routing_key: given.RoutingKeyOption = None,
     routing: given.RoutingOption = None,
+    rollout_steps: given.RolloutStepsOption = None,
+    rollout_auto: given.RolloutAutoOption = False,
+    force: ForceOption = False,
     min_replicas: given.MinReplicasOption = None,
     max_replicas: given.MaxReplicasOption = None,
     scale_on: given.ScaleOnOption = given.ScaleOn.CONCURRENCY,
@@ -66,6 +77,8 @@ def command(
             pin=pin,
             routing=routing,
             routing_key=routing_key,
+            rollout=_policy(rollout_steps, auto=rollout_auto),
+            force=force,
             min_replicas=min_replicas,
             max_replicas=max_replicas,
             scale_on=scale_on.value,
@@ -86,3 +99,9 @@ def command(
         return
     say(f"{deployed['name']} serves {deployed['model']}:{deployed['version']}: {deployed['url']}")
     say(f"next: salver predict {deployed['name']} rows.json")
+
+
+def _policy(steps: str | None, *, auto: bool) -> RolloutOptions | None:
+    if steps is None:
+        return None
+    return RolloutOptions(steps=steps, auto=auto)

@@ -137,6 +137,16 @@ RoutingOption = Annotated[
         "--routing", help="YAML or JSON: key, and rules for who gets which variant.", exists=True
     ),
 ]
+RolloutStepsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rollout-steps",
+        help="With NAME@ALIAS: when it moves, change over in these percents, such as 5,25,50,100.",
+    ),
+]
+RolloutAutoOption = Annotated[
+    bool, typer.Option("--rollout-auto", help="With --rollout-steps: promote without asking.")
+]
 MinReplicasOption = Annotated[
     int | None,
     typer.Option("--min-replicas", min=0, max=64, help="0: none while idle. [default: --replicas]"),

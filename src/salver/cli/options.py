@@ -59,6 +59,14 @@ ControlUrlOption = Annotated[
     str | None,
     typer.Option("--control-url", envvar="SALVER_CONTROL_URL", help="Control API, if elsewhere."),
 ]
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Even if it was rolled back, differs in signature, or has no room."
+    ),
+]
+EndpointArgument = Annotated[str, typer.Argument(help="The endpoint.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
 
 
 def admin_client(home: Path | None, control_url: str | None = None) -> Client:

@@ -1,19 +1,18 @@
 """Calls to the control API: push, deploy, look, change."""
 
-import getpass
 import hashlib
-import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from salver.client.calls import API, CONTROL, Call, Steps, admin_call, check, json_of
 from salver.client.columns import Columns, read_columns, read_sequences
-from salver.client.documents import read_mapping
+from salver.client.documents import read_documents, read_mapping
 from salver.client.packing import pack
+from salver.client.rollouts import RolloutOptions, policy_of, whoever
 from salver.core.errors import InvalidExample, NotFound
 from salver.core.names import check_name, parse_reference
 from salver.core.steps import check_whole_numbers
@@ -49,6 +48,8 @@ class DeployOptions:
     """How an endpoint shall serve a model; None is the server's own choice.
 
     ``timeout_s`` is how long to wait until it answers, ``request_timeout_s`` how long a request may
+    take that does not say so itself. ``rollout`` is how an endpoint that follows an alias changes
+    over when that moves; without it does so at once. ``force`` passes the gates that can be passed.
     take that does not say so itself. With ``max_replicas`` their number follows ``scale_on``:
     concurrency, queue or rate.
     """
@@ -70,6 +71,8 @@ class DeployOptions:
     pin: bool = False
     routing: str | Path | Mapping[str, Any] | None = None
     routing_key: str | None = None
+    rollout: RolloutOptions | None = None
+    force: bool = False
     min_replicas: int | None = None
     max_replicas: int | None = None
     scale_on: str | None = None
@@ -161,7 +164,10 @@ def deploy(reference: str, options: DeployOptions) -> Steps[Json]:
         body["routing"] = routing
     if not options.warm_up:
         body["warm_up"] = False
+    if options.rollout is not None:
+        body["rollout"] = policy_of(options.rollout)
     path = f"/endpoints/{endpoint}?wait=true&timeout_s={options.timeout_s:g}"
+    path += "&force=true" * options.force
     reply = yield admin_call("PUT", path, body, options.timeout_s + _DEPLOY_MARGIN_S)
     answer: Json = json_of(reply)
     return answer
@@ -172,9 +178,10 @@ def undeploy(endpoint: str) -> Steps[None]:
     check((yield admin_call("DELETE", f"/endpoints/{check_name(endpoint, 'endpoint')}")))
 
 
-def set_alias(model: str, alias: str, version: int) -> Steps[Json]:
+def set_alias(model: str, alias: str, version: int, *, force: bool) -> Steps[Json]:
     """Point ``MODEL@ALIAS`` to a version."""
     path = f"/models/{check_name(model, 'model')}/aliases/{check_name(alias, 'alias')}"
+    path += "?force=true" * force
     answer: Json = json_of((yield admin_call("PUT", path, {"version": version})))
     return answer
 
@@ -193,20 +200,13 @@ def status() -> Steps[Json]:
 
 def provenance(path: Path) -> dict[str, str]:
     """Say who pushes, from where, and which git commit the model's folder is at."""
-    facts = {"user": _user(), "host": platform.node()}
+    facts = {"user": whoever(), "host": platform.node()}
     folder = path if path.is_dir() else path.parent
     commit = _git(folder, "rev-parse", "HEAD")
     if commit:
         facts["git_commit"] = commit
         facts["git_dirty"] = "true" if _git(folder, "status", "--porcelain") else "false"
     return facts
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no entry and no variables
-        return str(os.getuid())
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -246,3 +246,33 @@ def _upload_document(path: Path) -> Steps[Json]:
         raise NotFound(f"{path}: {error.strerror}") from error
     yield from _upload(path, sha256)
     return {"name": path.name, "sha256": sha256}
+
+
+def apply(
+    paths: Sequence[str | Path],
+    *,
+    dry_run: bool = False,
+    prune: bool = False,
+    wait: bool = True,
+    timeout_s: float = 120.0,
+) -> Steps[Json]:
+    """Make endpoints what YAML or JSON files say; folders are read with what is in them.
+
+    Returns the changes, which with ``dry_run`` are not made. With ``prune``, endpoints that came
+    from files before and are in none now are removed.
+    """
+    documents = [
+        {"source": source, "document": document}
+        for path in paths
+        for source, document in read_documents(Path(path))
+    ]
+    body: Json = {
+        "documents": documents,
+        "dry_run": dry_run,
+        "prune": prune,
+        "wait": wait,
+        "timeout_s": timeout_s,
+    }
+    longest_s = timeout_s * max(1, len(documents)) + _DEPLOY_MARGIN_S
+    answer: Json = json_of((yield admin_call("POST", "/apply", body, longest_s)))
+    return answer

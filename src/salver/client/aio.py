@@ -1,6 +1,6 @@
 """The asynchronous client: the same operations as the synchronous one, awaited."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -8,9 +8,10 @@ from typing import Any, Self
 import anyio
 import httpx
 
-from salver.client import admin, inference
+from salver.client import admin, inference, rollouts, sides
 from salver.client.calls import DATA, Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
+from salver.client.feedback import DEFAULT_METRIC, feedback, feedback_many, read_reports
 from salver.client.inference import Prediction, PredictOptions
 from salver.client.inputs import Inputs
 from salver.client.sync import DEFAULT_TIMEOUT_S, _no_progress
@@ -77,14 +78,117 @@ class AsyncClient:
         """Serve ``NAME[:VERSION|@ALIAS]``; returns when the endpoint answers."""
         return await self.run(admin.deploy(reference, admin.DeployOptions(**options)))
 
+    async def apply(self, *paths: str | Path, **options: Any) -> admin.Json:
+        """Make endpoints what files or folders say; ``options``: dry_run, prune, wait, timeout_s.
+
+        Returns the changes.
+        """
+        return await self.run(admin.apply(paths, **options))
+
+    async def feedback(
+        self, endpoint: str, request_id: str, value: float, metric: str = DEFAULT_METRIC
+    ) -> None:
+        """Report what became of an answer, by the ``request_id`` that came with it."""
+        await self.run(feedback(endpoint, request_id, value, metric))
+
+    async def feedback_file(
+        self, endpoint: str, path: str | Path, metric: str = DEFAULT_METRIC
+    ) -> admin.Json:
+        """Report the outcomes in a file of JSON lines or CSV; good lines count in any case.
+
+        Returns how many were taken and repeated, and the problems by line.
+        """
+        return await self.run(feedback_many(endpoint, read_reports(Path(path), metric)))
+
+    async def start_shadow(
+        self, endpoint: str, version: str | int, sample: float = 1.0, *, force: bool = False
+    ) -> admin.Json:
+        """Copy a share of an endpoint's requests to a version, whose answers nobody waits for."""
+        return await self.run(sides.start_shadow(endpoint, version, sample, force=force))
+
+    async def shadow(self, endpoint: str) -> admin.Json:
+        """Return how the newest shadow's answers compare."""
+        return await self.run(sides.report(endpoint, "shadow"))
+
+    async def stop_shadow(self, endpoint: str) -> admin.Json:
+        """End the shadow."""
+        return await self.run(sides.stop(endpoint, "shadow"))
+
+    async def start_experiment(
+        self,
+        endpoint: str,
+        arms: Sequence[str | int],
+        split: Sequence[float],
+        metric: str = DEFAULT_METRIC,
+        *,
+        force: bool = False,
+    ) -> admin.Json:
+        """Split an endpoint's requests between versions, in percent."""
+        steps = sides.start_experiment(endpoint, arms, split, metric, force=force)
+        return await self.run(steps)
+
+    async def experiment(self, endpoint: str) -> admin.Json:
+        """Return how the arms of the newest experiment compare."""
+        return await self.run(sides.report(endpoint, "experiment"))
+
+    async def stop_experiment(self, endpoint: str) -> admin.Json:
+        """End the experiment; all requests go to the primary version again."""
+        return await self.run(sides.stop(endpoint, "experiment"))
+
     async def undeploy(self, endpoint: str) -> None:
         """Remove an endpoint."""
         await self.run(admin.undeploy(endpoint))
 
-    async def set_alias(self, alias: str, version: int) -> admin.Json:
+    async def set_alias(self, alias: str, version: int, *, force: bool = False) -> admin.Json:
         """Point an alias, written ``NAME@ALIAS``, to a version."""
-        reference = parse_reference(alias)
-        return await self.run(admin.set_alias(reference.name, reference.alias or "", version))
+        name = parse_reference(alias)
+        steps = admin.set_alias(name.name, name.alias or "", version, force=force)
+        return await self.run(steps)
+
+    async def start_rollout(self, endpoint: str, to: str | int, **options: Any) -> admin.Json:
+        """Begin a rollout; ``options`` are the fields of ``RolloutOptions``."""
+        chosen = rollouts.RolloutOptions(**options)
+        return await self.run(rollouts.start(endpoint, to, chosen))
+
+    async def rollout(self, endpoint: str) -> admin.Json:
+        """Return an endpoint's newest rollout."""
+        return await self.run(rollouts.status(endpoint))
+
+    async def rollout_history(self, endpoint: str, limit: int = 100) -> list[admin.Json]:
+        """Return the newest events of an endpoint's rollouts, newest first."""
+        return await self.run(rollouts.history(endpoint, limit))
+
+    async def pause_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Let a rollout take no further step; harm still rolls it back."""
+        return await self.run(rollouts.say(endpoint, "rollout/pause", reason))
+
+    async def resume_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Let a paused rollout go on."""
+        return await self.run(rollouts.say(endpoint, "rollout/resume", reason))
+
+    async def promote_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Give the new version all traffic, whatever the comparison says so far."""
+        return await self.run(rollouts.say(endpoint, "rollout/promote", reason))
+
+    async def abort_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Give the old version all traffic."""
+        return await self.run(rollouts.say(endpoint, "rollout/abort", reason))
+
+    async def set_rollout_weight(self, endpoint: str, percent: float) -> admin.Json:
+        """Set the canary's weight in a manual rollout."""
+        return await self.run(rollouts.say(endpoint, "rollout/weight", weight=percent))
+
+    async def rollback(self, endpoint: str, reason: str = "", *, force: bool = False) -> admin.Json:
+        """Go back to what an endpoint was before its last change."""
+        return await self.run(rollouts.say(endpoint, "rollback", reason, force=force))
+
+    async def freeze(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Let nothing change an endpoint."""
+        return await self.run(rollouts.say(endpoint, "freeze", reason))
+
+    async def unfreeze(self, endpoint: str) -> admin.Json:
+        """Let an endpoint be changed again."""
+        return await self.run(rollouts.say(endpoint, "unfreeze"))
 
     async def models(self) -> list[admin.Json]:
         """Return every model with its versions and aliases."""

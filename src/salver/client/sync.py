@@ -1,14 +1,16 @@
 """The synchronous client."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from salver.client import admin, inference
+from salver.client import admin, inference, rollouts, sides
 from salver.client.calls import DATA, Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
+from salver.client.feedback import DEFAULT_METRIC, feedback, feedback_many, read_reports
 from salver.client.inference import Prediction, PredictOptions
 from salver.client.inputs import Inputs
 from salver.client.transport import Trust, context_of, error_of, headers_of, reply_of
@@ -88,14 +90,117 @@ class Client:
         """Serve ``NAME[:VERSION|@ALIAS]``; returns when the endpoint answers."""
         return self.run(admin.deploy(reference, admin.DeployOptions(**options)))
 
+    def apply(self, *paths: str | Path, **options: Any) -> admin.Json:
+        """Make endpoints what files or folders say; ``options``: dry_run, prune, wait, timeout_s.
+
+        Returns the changes.
+        """
+        return self.run(admin.apply(paths, **options))
+
+    def feedback(
+        self, endpoint: str, request_id: str, value: float, metric: str = DEFAULT_METRIC
+    ) -> None:
+        """Report what became of an answer, by the ``request_id`` that came with it."""
+        self.run(feedback(endpoint, request_id, value, metric))
+
+    def feedback_file(
+        self, endpoint: str, path: str | Path, metric: str = DEFAULT_METRIC
+    ) -> admin.Json:
+        """Report the outcomes in a file of JSON lines or CSV; good lines count in any case.
+
+        Returns how many were taken and repeated, and the problems by line.
+        """
+        return self.run(feedback_many(endpoint, read_reports(Path(path), metric)))
+
+    def start_shadow(
+        self, endpoint: str, version: str | int, sample: float = 1.0, *, force: bool = False
+    ) -> admin.Json:
+        """Copy a share of an endpoint's requests to a version, whose answers nobody waits for."""
+        return self.run(sides.start_shadow(endpoint, version, sample, force=force))
+
+    def shadow(self, endpoint: str) -> admin.Json:
+        """Return how the newest shadow's answers compare."""
+        return self.run(sides.report(endpoint, "shadow"))
+
+    def stop_shadow(self, endpoint: str) -> admin.Json:
+        """End the shadow."""
+        return self.run(sides.stop(endpoint, "shadow"))
+
+    def start_experiment(
+        self,
+        endpoint: str,
+        arms: Sequence[str | int],
+        split: Sequence[float],
+        metric: str = DEFAULT_METRIC,
+        *,
+        force: bool = False,
+    ) -> admin.Json:
+        """Split an endpoint's requests between versions, in percent."""
+        steps = sides.start_experiment(endpoint, arms, split, metric, force=force)
+        return self.run(steps)
+
+    def experiment(self, endpoint: str) -> admin.Json:
+        """Return how the arms of the newest experiment compare."""
+        return self.run(sides.report(endpoint, "experiment"))
+
+    def stop_experiment(self, endpoint: str) -> admin.Json:
+        """End the experiment; all requests go to the primary version again."""
+        return self.run(sides.stop(endpoint, "experiment"))
+
     def undeploy(self, endpoint: str) -> None:
         """Remove an endpoint."""
         self.run(admin.undeploy(endpoint))
 
-    def set_alias(self, alias: str, version: int) -> admin.Json:
+    def set_alias(self, alias: str, version: int, *, force: bool = False) -> admin.Json:
         """Point an alias, written ``NAME@ALIAS``, to a version."""
-        reference = parse_reference(alias)
-        return self.run(admin.set_alias(reference.name, reference.alias or "", version))
+        name = parse_reference(alias)
+        steps = admin.set_alias(name.name, name.alias or "", version, force=force)
+        return self.run(steps)
+
+    def start_rollout(self, endpoint: str, to: str | int, **options: Any) -> admin.Json:
+        """Begin a rollout; ``options`` are the fields of ``RolloutOptions``."""
+        chosen = rollouts.RolloutOptions(**options)
+        return self.run(rollouts.start(endpoint, to, chosen))
+
+    def rollout(self, endpoint: str) -> admin.Json:
+        """Return an endpoint's newest rollout."""
+        return self.run(rollouts.status(endpoint))
+
+    def rollout_history(self, endpoint: str, limit: int = 100) -> list[admin.Json]:
+        """Return the newest events of an endpoint's rollouts, newest first."""
+        return self.run(rollouts.history(endpoint, limit))
+
+    def pause_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Let a rollout take no further step; harm still rolls it back."""
+        return self.run(rollouts.say(endpoint, "rollout/pause", reason))
+
+    def resume_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Let a paused rollout go on."""
+        return self.run(rollouts.say(endpoint, "rollout/resume", reason))
+
+    def promote_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Give the new version all traffic, whatever the comparison says so far."""
+        return self.run(rollouts.say(endpoint, "rollout/promote", reason))
+
+    def abort_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Give the old version all traffic."""
+        return self.run(rollouts.say(endpoint, "rollout/abort", reason))
+
+    def set_rollout_weight(self, endpoint: str, percent: float) -> admin.Json:
+        """Set the canary's weight in a manual rollout."""
+        return self.run(rollouts.say(endpoint, "rollout/weight", weight=percent))
+
+    def rollback(self, endpoint: str, reason: str = "", *, force: bool = False) -> admin.Json:
+        """Go back to what an endpoint was before its last change."""
+        return self.run(rollouts.say(endpoint, "rollback", reason, force=force))
+
+    def freeze(self, endpoint: str, reason: str = "") -> admin.Json:
+        """Let nothing change an endpoint."""
+        return self.run(rollouts.say(endpoint, "freeze", reason))
+
+    def unfreeze(self, endpoint: str) -> admin.Json:
+        """Let an endpoint be changed again."""
+        return self.run(rollouts.say(endpoint, "unfreeze"))
 
     def models(self) -> list[admin.Json]:
         """Return every model with its versions and aliases."""

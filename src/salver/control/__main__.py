@@ -1,11 +1,13 @@
 """`python -m salver.control`: the control process."""
 
 import argparse
+import asyncio
 import os
 import secrets
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -16,24 +18,49 @@ from salver.control.api.app import build_app
 from salver.control.api.routes import Services
 from salver.control.api.security import load_token
 from salver.control.changes import Changer
+from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
+from salver.control.feedback import Feedback
+from salver.control.golden import GoldenGate
 from salver.control.hub import Hub
+from salver.control.lease import LeaseKeeper
 from salver.control.overview import Overview
 from salver.control.push import Pusher
-from salver.control.reconcile import DatabaseThread, Reconciler
+from salver.control.reconcile import Reconciler
+from salver.control.rollouts.commands import Rollouts
+from salver.control.rollouts.evidence import EvidenceBooks
+from salver.control.rollouts.follower import AliasFollower
+from salver.control.rollouts.gates import Gates
+from salver.control.rollouts.placing import Placing
+from salver.control.rollouts.runner import Runner, Stores
+from salver.control.rollouts.side_reports import SideReports
+from salver.control.rollouts.sides import SideParts, Sides
 from salver.core.clock import SystemClock
 from salver.core.durable import durable_write
 from salver.core.errors import SalverError
+from salver.core.ids import RequestIds
+from salver.core.secret_file import load_secret
 from salver.core.settings import Settings
 from salver.core.settings_file import read_settings
-from salver.observe.logs import configure_logs
+from salver.observe.logs import configure_logs, get_logger
 from salver.observe.merge import Merger
 from salver.registry.blobs import BlobStore
 from salver.registry.catalog import Catalog
 from salver.registry.database import Database
+from salver.registry.feedback import FeedbackStore
+from salver.registry.lease import Lease
+from salver.registry.rollouts import RolloutStore
+from salver.registry.sides import SideStore
 from salver.registry.state import StateStore
 
+log = get_logger(__name__)
+
 _LOOPBACK = "127.0.0.1"
+_IDENTITY_BYTES = 16
+_IDENTITY_DIGITS = 12
+_MAX_HOLDER = 256
+_KEY_BYTES = 32
+_TIDY_S = 3600.0
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,35 +98,81 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     await thread(database.provision)
     blobs.provision()
     catalog, state = Catalog(database, clock), StateStore(database, clock)
+    holder = load_secret(home / "control.identity", _IDENTITY_BYTES).decode()[:_IDENTITY_DIGITS]
+    lease = Lease(database, f"{home} {holder}"[-_MAX_HOLDER:], clock)
+    store, sides = RolloutStore(database, lease, clock), SideStore(database, lease)
+    keeper = LeaseKeeper(lease, thread)
+    await keeper.start()
     retired, live = await thread(state.load_telemetry)
     merger = Merger(retired)
     for incarnation, snapshot in live.items():
         merger.update(incarnation, snapshot)
-    reconciler = Reconciler(home, catalog, state, thread, settings, clock)
+    reconciler = Reconciler(home, catalog, state, thread, settings, clock, store, sides, lease)
     incarnation = secrets.token_hex(8)
     hub = Hub(f"unix:{home / 'run' / 'control.sock'}", incarnation, clock, merger, reconciler.wake)
-    deployer = Deployer(reconciler, hub, catalog, state, thread, http_url)
+    gates = Gates(catalog, store, sides, settings.engine)
+    placing = Placing(catalog, state, store, gates, settings.control.keep_previous_s)
+    deployer = Deployer(reconciler, hub, catalog, state, thread, placing, http_url)
+    feedback = _feedback(home, database, state, thread, settings)
     changer = Changer(deployer, state, thread, settings)
     hub.change = changer
-    await reconciler.start(hub)
+    stores = Stores(store, state, thread)
+    books = EvidenceBooks()
+    hub.evidence = books.take
+    runner = Runner(stores, reconciler, hub, books, clock)
+    rollouts = Rollouts(stores, catalog, gates, runner, reconciler, deployer, clock)
+    parts = SideParts(sides, state, feedback.store, thread)
+    companions = Sides(parts, catalog, gates, reconciler, clock)
+    follower = AliasFollower(rollouts, catalog, state, thread, reconciler)
+    await reconciler.start(hub, GoldenGate(blobs, hub, reconciler.address_of, reconciler.wake))
+    await runner.start(settings.control.rollout_interval_s)
+    await follower.start(settings.control.rollout_interval_s)
+    move_alias = partial(deployer.move_alias, force=False)
     services = Services(
         blobs,
         catalog,
         state,
         thread,
-        Pusher(blobs, catalog, thread, settings, reconciler.wake),
+        Pusher(blobs, catalog, thread, settings, move_alias),
         deployer,
         reconciler,
         Overview(home, hub, reconciler, catalog, thread),
+        feedback,
         settings.control,
+        rollouts,
+        SideReports(companions, hub.merger),
     )
+    tidying = asyncio.create_task(_tidy(feedback))
     try:
         await _answer(build_app(services, load_token(home)), home, listening)
     finally:
+        await follower.stop()
+        await runner.stop()
+        tidying.cancel()
         await changer.stop()
         await reconciler.stop()
+        await keeper.stop()
         thread.stop()
         database.close()
+
+
+def _feedback(
+    home: Path, database: Database, state: StateStore, thread: DatabaseThread, settings: Settings
+) -> Feedback:
+    clock = SystemClock()
+    ids = RequestIds(load_secret(home / "ids.key", _KEY_BYTES), 0, clock)
+    days = settings.control.feedback_days
+    return Feedback(FeedbackStore(database), state, thread, ids, clock, days)
+
+
+async def _tidy(feedback: Feedback) -> None:
+    """Forget, now and then, what is of no use any more."""
+    while True:
+        try:
+            await feedback.forget_old()
+        except SalverError as error:
+            log.warning("feedback_not_tidied", code=error.code, cause=error.message)
+        await asyncio.sleep(_TIDY_S)
 
 
 async def _answer(app: object, home: Path, listening: socket.socket) -> None:

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
-from salver.control.reconcile import DatabaseThread
 from salver.core.context import DEFAULT_TENANT
 from salver.core.errors import (
     EndpointNotFound,

@@ -5,11 +5,13 @@ from typing import Any
 
 import msgspec
 
+from salver.control.database import DatabaseThread
 from salver.control.hub import GATEWAY, Hub
 from salver.control.in_force import providers, up_to_date_workers
 from salver.control.placement import has_own, runs_code
 from salver.control.planner import Desired, Observed, failure, ready_workers
-from salver.control.reconcile import DatabaseThread, Reconciler
+from salver.control.reconcile import Reconciler
+from salver.control.rollouts.placing import Placing
 from salver.core.errors import (
     Conflict,
     DeadlineExceeded,
@@ -42,6 +44,7 @@ class Deployer:
         catalog: Catalog,
         state: StateStore,
         database: DatabaseThread,
+        placing: Placing,
         http_url: str,
     ) -> None:
         self._reconciler = reconciler
@@ -49,14 +52,17 @@ class Deployer:
         self._catalog = catalog
         self._state = state
         self._database = database
+        self._placing = placing
         self._http_url = http_url
 
-    async def put(self, spec: EndpointSpec, model: str) -> EndpointSpec:
+    async def put(self, spec: EndpointSpec, model: str, *, force: bool = False) -> EndpointSpec:
         """Want an endpoint; a bare model name pins its newest version.
 
         Raises ``ModelNotFound``, ``VersionNotFound``, ``AliasNotFound``, ``InvalidRequest``,
-        ``WorkerLimit``, ``HostingRefused``, or ``Conflict`` where another endpoint has its version
-        hosted otherwise.
+        ``WorkerLimit``, ``HostingRefused``, ``Conflict`` where another endpoint has its version
+        hosted otherwise, and what the gates refuse with: ``EndpointFrozen``, ``RolloutActive``, and
+        unless it is forced ``SignatureChanged``, ``VersionRolledBack`` and
+        ``MemoryBudgetExceeded``.
         """
         check_name(spec.name, "endpoint")
         if spec.validation not in _VALIDATIONS:
@@ -65,7 +71,7 @@ class Deployer:
             raise InvalidRequest(f"batching is one of {', '.join(_BATCHINGS)}")
         self._reconciler.scaler.rules.check(spec)
         reference = parse_reference(model)
-        spec = await self._database(lambda: self._pin(spec, reference))
+        spec = await self._database(lambda: self._pin(spec, reference, force=force))
         self._reconciler.wake()
         return spec
 
@@ -87,10 +93,30 @@ class Deployer:
         return spec, is_new
 
     async def remove(self, name: str) -> EndpointSpec:
-        """Want an endpoint no more and return what it was; raises ``EndpointNotFound``."""
-        spec = await self._database(lambda: self._state.delete_endpoint(name))
+        """Want an endpoint no more and return what it was.
+
+        Raises ``EndpointNotFound``, ``EndpointFrozen`` or ``RolloutActive``.
+        """
+        spec = await self._database(lambda: self._placing.remove(name))
         self._reconciler.wake()
         return spec
+
+    async def move_alias(self, model: str, alias: str, version: int, *, force: bool) -> None:
+        """Point an alias to a version; endpoints that follow it change over or begin a rollout.
+
+        Raises ``ModelNotFound``, ``VersionNotFound``, and what the gates of those endpoints refuse
+        with.
+        """
+        serving = self._serving()
+        await self._database(
+            lambda: self._placing.move_alias(model, alias, version, serving, force=force)
+        )
+        self._reconciler.wake()
+
+    async def delete_alias(self, model: str, alias: str) -> None:
+        """Remove an alias; raises ``AliasNotFound`` or ``EndpointFrozen``."""
+        await self._database(lambda: self._placing.delete_alias(model, alias))
+        self._reconciler.wake()
 
     async def wait(self, spec: EndpointSpec, timeout_s: float) -> None:
         """Return when every live gateway routes the endpoint to what is wanted.
@@ -147,16 +173,27 @@ class Deployer:
         """Return one endpoint as the API shows it; raises ``EndpointNotFound``."""
         return self._describe_one(name)
 
-    def _pin(self, spec: EndpointSpec, reference: ModelReference) -> EndpointSpec:
+    def _pin(
+        self, spec: EndpointSpec, reference: ModelReference, *, force: bool = False
+    ) -> EndpointSpec:
         record = self._catalog.resolve(reference)
         self._check_hosting(spec, record)
-        fixed = msgspec.structs.replace(
+        held = reference.alias is None or spec.rollout is not None
+        wanted = msgspec.structs.replace(
             spec,
             model=record.model,
-            version=None if reference.alias is not None else record.version,
+            version=record.version if held else None,
             alias=reference.alias,
         )
-        return self._state.put_endpoint(fixed)
+        return self._placing.put(wanted, record, self._serving(), force=force)
+
+    def _serving(self) -> set[str]:
+        """Return the names of endpoints that answer, each with what they answer with."""
+        return {
+            f"{plan.name} {plan.variants[0].id}"
+            for plan in self._reconciler.plan.endpoints
+            if plan.variants
+        }
 
     def _check_hosting(self, spec: EndpointSpec, record: VersionRecord) -> None:
         hosting, runtime = spec.hosting, record.manifest.runtime
@@ -181,7 +218,7 @@ class Deployer:
             return _PENDING
         if item.version is None:
             return LoadFailed(item.problem)
-        observed = self._hub.observed()
+        observed = self._reconciler.observed()
         failed = failure(item, observed)
         if failed is not None:
             return from_code(failed.code, f"{item.version.id} could not be loaded: {failed.error}")
@@ -246,7 +283,7 @@ class Deployer:
 
     def _describe(self, item: Desired) -> dict[str, Any]:
         spec, version = item.spec, item.version
-        observed = self._hub.observed()
+        observed = self._reconciler.observed()
         ready = ready_workers(item, observed)
         routed = self._routed(spec.name)
         answers = bool(ready) or self._answers(spec.name, observed)

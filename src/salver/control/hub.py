@@ -13,6 +13,7 @@ from salver.wire.messages import (
     ANSWERING_STATES,
     PROTOCOL_VERSION,
     Change,
+    Evidence,
     Fail,
     Hello,
     Message,
@@ -60,6 +61,8 @@ class Peer:
                 message.state,
             ):
                 self._hub.changed()
+        elif isinstance(message, Evidence) and self.hello.role == GATEWAY:
+            self._hub.evidence(self.hello.incarnation, message)
         elif isinstance(message, Change) and self.hello.role == GATEWAY:
             self._hub.change(self.connection, self.hello.identity, message)
 
@@ -73,7 +76,7 @@ class Hub:
     """Component that keeps every link; ``changed`` is called when reconciling may be due.
 
     ``change`` takes what a gateway wants changed, with the link that the answer goes to and the
-    gateway's identity.
+    gateway's identity; ``evidence`` what one has counted for a rollout, with its incarnation.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Hub:
         self.merger = merger
         self.changed = changed
         self.change: Callable[[Connection, str, Change], None] = _refuse
+        self.evidence: Callable[[str, Evidence], None] = _ignore
         self.plan: Plan | None = None
         self._peers: dict[str, Peer] = {}
         self._absent_since_ns: dict[str, int] = {}
@@ -144,6 +148,10 @@ class Hub:
         sleeping = frozenset() if self.plan is None else asleep(self.plan, workers)
         return Observed(workers, min(numbers) if numbers else None, successors, sleeping)
 
+    def incarnations(self) -> dict[str, str]:
+        """Return which process each connected worker is, by the worker's identity."""
+        return {peer.hello.identity: peer.hello.incarnation for peer in self.peers(WORKER)}
+
     def sizes(self) -> dict[str, int]:
         """Return the most that each version took in a worker's memory when it was loaded."""
         sizes: dict[str, int] = {}
@@ -180,6 +188,10 @@ class Hub:
             connection.send(PlanPush(self.plan))
         self.changed()
         return peer
+
+
+def _ignore(incarnation: str, evidence: Evidence) -> None:
+    del incarnation, evidence
 
 
 def _refuse(connection: Connection, gateway: str, change: Change) -> None:

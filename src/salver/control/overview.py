@@ -7,9 +7,10 @@ from typing import Any
 import orjson
 
 import salver
+from salver.control.database import DatabaseThread
 from salver.control.hub import WORKER, Hub
 from salver.control.planner import placement
-from salver.control.reconcile import DatabaseThread, Reconciler
+from salver.control.reconcile import Reconciler
 from salver.control.scaling import Scaling
 from salver.observe.memory import resident_bytes
 from salver.observe.prometheus import render

@@ -41,6 +41,7 @@ QUARANTINE_ID = "quarantine-0"
 LOCAL_SOURCE = "local"
 _ALL_TRAFFIC = 10_000
 PRIMARY, CANARY, SHADOW, PREVIOUS, ARM = "primary", "canary", "shadow", "previous", "arm"
+WAITING = "waiting"
 _SUCCESSOR = "."
 
 
@@ -48,7 +49,9 @@ class Arm(msgspec.Struct, frozen=True):
     """A version that an endpoint wants beside its primary one.
 
     ``weight`` is its part of the traffic, and ``sample`` the part of which it gets a copy, both in
-    basis points. One with neither is only kept in memory.
+    basis points. One with neither is only kept in memory; one whose role is ``WAITING`` is loaded
+    and hidden from gateways. ``pinned`` stays in memory where a budget sends others away; one that
+    is ``alone`` gets a worker of its own, so that it takes no turns from the primary one.
     """
 
     version: VersionRecord
@@ -56,6 +59,9 @@ class Arm(msgspec.Struct, frozen=True):
     weight: int = 0
     sample: int = 0
     size_hint_bytes: int = 0
+    pinned: bool = False
+    size_bytes: int = 0
+    alone: bool = False
 
 
 class Desired(msgspec.Struct, frozen=True):
@@ -64,9 +70,9 @@ class Desired(msgspec.Struct, frozen=True):
     ``version`` is None when that cannot be resolved, and ``problem`` says why. ``size_hint_bytes``
     is what it took in a worker with a memory budget, 0 before one has loaded it; ``size_bytes`` is
     the same also without budgets. ``salt`` says which callers come first to the arms, ``evidence``
-    what gateways count of them. ``replicas`` is what autoscaling made of those that were asked for,
-    None where it has no say. ``places`` are those of the versions, by their ids. ``idle_s`` is when
-    it leaves if nobody asks, 0 for never.
+    what gateways count of them, and ``captures`` whether they look at answers for it. ``replicas``
+    is what autoscaling made of those that were asked for, None where it has no say. ``places`` are
+    those of the versions, by their ids. ``idle_s`` is when it leaves if nobody asks, 0 for never.
     """
 
     spec: EndpointSpec
@@ -75,6 +81,7 @@ class Desired(msgspec.Struct, frozen=True):
     size_hint_bytes: int = 0
     salt: str = ""
     evidence: bytes = b""
+    captures: bool = False
     arms: tuple[Arm, ...] = ()
     replicas: int | None = None
     size_bytes: int = 0
@@ -93,9 +100,11 @@ class Desired(msgspec.Struct, frozen=True):
         return [own] + [
             msgspec.structs.replace(
                 own,
+                spec=_spec_of(self.spec, arm),
                 version=arm.version,
                 size_hint_bytes=arm.size_hint_bytes,
-                size_bytes=arm.size_hint_bytes,
+                size_bytes=arm.size_bytes,
+                replicas=1 if arm.alone else self.replicas,
             )
             for arm in self.arms
         ]
@@ -104,6 +113,14 @@ class Desired(msgspec.Struct, frozen=True):
     def count(self) -> int:
         """How many workers shall answer."""
         return self.spec.replicas if self.replicas is None else self.replicas
+
+
+def _spec_of(spec: EndpointSpec, arm: Arm) -> EndpointSpec:
+    """Return what an endpoint wants of an arm."""
+    hosting = spec.hosting
+    if arm.alone:
+        hosting = msgspec.structs.replace(hosting, kind=DEDICATED)
+    return msgspec.structs.replace(spec, pinned=spec.pinned or arm.pinned, hosting=hosting)
 
 
 class Observed(msgspec.Struct, frozen=True):
@@ -311,6 +328,7 @@ def _endpoint(
         spec.routing.headers,
         item.salt,
         item.evidence,
+        item.captures,
         item.count,
     )
 
@@ -325,7 +343,9 @@ def _with_arms(
     arms: list[VariantPlan] = []
     left = _ALL_TRAFFIC
     for arm, wanted in zip(item.arms, item.each()[1:], strict=True):
-        if arm.version.id != primary.id and _may_route(wanted, routed, observed, is_first=False):
+        if arm.role == WAITING or arm.version.id == primary.id:
+            continue
+        if _may_route(wanted, routed, observed, is_first=False):
             variant = _variant(wanted, routed, observed)
             weight = min(arm.weight, left)
             left -= weight

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from salver.artifact.declare import Declaration, declare
 from salver.artifact.manifest import FileEntry, Manifest
 from salver.client.packing import MAX_FILES, check_path
-from salver.control.reconcile import DatabaseThread
+from salver.control.database import DatabaseThread
 from salver.core.errors import DigestMismatch, InvalidArtifact
 from salver.core.names import check_name
 from salver.core.sequences import Sequences
@@ -26,6 +26,8 @@ from salver.wire.messages import FileRef
 
 _MAX_EXAMPLE_BYTES = 64 * 1024 * 1024
 _PROBES_AT_ONCE = 1
+
+MoveAlias = Callable[[str, str, int], Awaitable[None]]
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -62,7 +64,10 @@ class Pushed(msgspec.Struct, frozen=True):
 
 
 class Pusher:
-    """Examines and stores versions, one examination at a time."""
+    """Examines and stores versions, one examination at a time.
+
+    ``move_alias`` points a model's alias to a version.
+    """
 
     def __init__(
         self,
@@ -70,13 +75,13 @@ class Pusher:
         catalog: Catalog,
         database: DatabaseThread,
         settings: Settings,
-        alias_moved: Callable[[], None],
+        move_alias: MoveAlias,
     ) -> None:
         self._blobs = blobs
         self._catalog = catalog
         self._database = database
         self._settings = settings
-        self._alias_moved = alias_moved
+        self._move_alias = move_alias
         self._slots = asyncio.Semaphore(_PROBES_AT_ONCE)
 
     async def __call__(self, push: Push) -> Pushed:
@@ -94,10 +99,7 @@ class Pusher:
             )
         )
         if push.alias:
-            await self._database(
-                lambda: self._catalog.set_alias(push.model, push.alias, record.version)
-            )
-            self._alias_moved()
+            await self._move_alias(push.model, push.alias, record.version)
         return Pushed(record, not fresh, (*report.warnings, *_stale(push, manifest, record)))
 
     def _check_files(self, files: tuple[FileEntry, ...]) -> None:

@@ -2,25 +2,28 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
+from salver.control.database import DatabaseThread
+from salver.control.golden import GoldenGate
 from salver.control.hub import Hub
-from salver.control.planner import AddressOf, Desired, next_plan, placed, same
+from salver.control.planner import AddressOf, Desired, Observed, next_plan, placed, same
+from salver.control.rollouts.journal import rollout_of
+from salver.control.rollouts.wishes import Wishes
 from salver.control.scaling import Scaler, Scaling
 from salver.control.usage import reports_of
 from salver.core.clock import Clock
 from salver.core.errors import SalverError
-from salver.core.names import ModelReference
 from salver.core.settings import Settings
 from salver.observe.logs import get_logger
 from salver.observe.merge import Totals
 from salver.registry.catalog import Catalog
-from salver.registry.records import EndpointSpec
+from salver.registry.lease import Lease
+from salver.registry.rollouts import RolloutStore
+from salver.registry.sides import SideStore
 from salver.registry.state import StateStore
 from salver.wire.messages import Plan
 from salver.wire.planfile import read_plan, write_plan
@@ -36,23 +39,6 @@ _SIZE_RATIO = 1.5
 _AUTOSCALER = "autoscaler"
 _MAX_REASON = 500
 
-Result = TypeVar("Result")
-
-
-class DatabaseThread:
-    """The one thread that talks to the database."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="database")
-
-    async def __call__(self, work: Callable[[], Result]) -> Result:
-        """Run ``work`` there and return its result."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-    def stop(self) -> None:
-        """Finish what was begun."""
-        self._executor.shutdown(wait=True)
-
 
 class Reconciler:
     """Component that owns the plan."""
@@ -65,14 +51,21 @@ class Reconciler:
         database: DatabaseThread,
         settings: Settings,
         clock: Clock,
+        rollouts: RolloutStore,
+        sides: SideStore,
+        lease: Lease,
     ) -> None:
         self._plan_path = home / "run" / "plan.msgpack"
-        self._address_of = AddressOf(str(home / "run"))
+        self.address_of = AddressOf(str(home / "run"))
         self._catalog = catalog
         self._state = state
         self._database = database
-        self._settings = settings
+        self.settings = settings
         self._clock = clock
+        self._rollouts = rollouts
+        self._sides = sides
+        self._lease = lease
+        self._gate: GoldenGate | None = None
         self._wake = asyncio.Event()
         self._round = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
@@ -85,9 +78,14 @@ class Reconciler:
         """Something changed: reconcile soon."""
         self._wake.set()
 
-    async def start(self, hub: Hub) -> None:
+    def observed(self) -> Observed:
+        """Return what the processes have reported, as far as gates let it be seen."""
+        assert self._gate is not None
+        return self._gate.screen(self.desired, self.plan)
+
+    async def start(self, hub: Hub, gate: GoldenGate) -> None:
         """Take the plan on disk up and begin to follow what is wanted."""
-        self._hub = hub
+        self._hub, self._gate = hub, gate
         self.plan = read_plan(self._plan_path) or self.plan
         await hub.start(self.plan if self.plan.number else None)
         self._tasks = [
@@ -101,6 +99,8 @@ class Reconciler:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.persist()
+        if self._gate is not None:
+            await self._gate.stop()
         if self._hub is not None:
             await self._hub.stop()
 
@@ -125,7 +125,8 @@ class Reconciler:
         hub.retire_absent()
         merger = hub.merger
         retired, live, totals = merger.totals_retired(), dict(merger.live), merger.totals()
-        await self._database(lambda: self._state.save_telemetry(retired, live))
+        if self._lease.fence:
+            await self._database(lambda: self._state.save_telemetry(retired, live))
         return totals
 
     async def _reconcile_for_ever(self) -> None:
@@ -142,7 +143,7 @@ class Reconciler:
             async with self._round:
                 self._round.notify_all()
             try:
-                async with asyncio.timeout(self._settings.control.reconcile_interval_s):
+                async with asyncio.timeout(self.settings.control.reconcile_interval_s):
                     await self._wake.wait()
             except TimeoutError:
                 continue
@@ -150,14 +151,17 @@ class Reconciler:
     async def _reconcile(self) -> None:
         hub = self._hub
         assert hub is not None
+        if not self._lease.fence:
+            return
         measured = hub.sizes()
         desired, models = await self._database(lambda: self._read(measured))
-        observed = hub.observed()
-        shared = max(1, self._settings.engine.shared_workers)
+        # Replicas are counted by what workers report, gates or not.
+        reported = hub.observed()
+        shared = max(1, self.settings.engine.shared_workers)
         items = placed(desired, self.plan, shared)
-        self.desired = self.scaler.apply(items, observed, lambda: reports_of(hub), self.plan)
+        self.desired = self.scaler.apply(items, reported, lambda: reports_of(hub), self.plan)
         changes = self.scaler.changes(self.plan)
-        plan = next_plan(self.desired, observed, self.plan, self._address_of, models, shared)
+        plan = next_plan(self.desired, self.observed(), self.plan, self.address_of, models, shared)
         if same(plan, self.plan) and self.plan.number:
             return
         number = await self._database(self._state.next_plan_number)
@@ -187,24 +191,18 @@ class Reconciler:
         if news:
             self._catalog.save_sizes(news)
             sizes |= news
-        shows = self._settings.http.repository_changes
+        shows = self.settings.http.repository_changes
         models = self._catalog.names(_MAX_MODELS) if shows else []
-        return [self._resolve(spec, sizes) for spec in self._state.endpoints()], models
-
-    def _resolve(self, spec: EndpointSpec, sizes: Mapping[str, int]) -> Desired:
-        try:
-            reference = ModelReference(spec.model, spec.version, spec.alias)
-            version = self._catalog.resolve(reference)
-            engine = self._settings.engine
-            budgeted = engine.memory_budget_bytes or engine.node_memory_budget_bytes
-            idle_s = 0.0
-            if spec.min_replicas == 0:
-                idle_s = engine.idle_s if spec.idle_s is None else spec.idle_s
-            size_bytes = sizes.get(version.id, 0)
-            hint_bytes = size_bytes if budgeted else 0
-            return Desired(spec, version, "", hint_bytes, size_bytes=size_bytes, idle_s=idle_s)
-        except SalverError as error:
-            return Desired(spec, None, error.message)
+        wishes = Wishes(self._catalog.resolve, sizes, self.settings.engine)
+        rollouts = {item.endpoint: rollout_of(item) for item in self._rollouts.active()}
+        previous = self._rollouts.previous()
+        specs = self._state.endpoints()
+        sides = self._sides.active()
+        wanted = [
+            wishes.of(s, rollouts.get(s.name), previous.get(s.name), sides.get(s.name))
+            for s in specs
+        ]
+        return wanted, models
 
     async def _persist_for_ever(self) -> None:
         while True:

@@ -84,7 +84,8 @@ class RequestContext(msgspec.Struct, eq=False):
     ``arrival_ns`` and ``deadline_ns`` are monotonic. ``headers`` are those that the endpoint's
     routing asks for. ``variant`` is set by the router, and with it ``weight_epoch`` (0 where a rule
     or the caller chose, so that chance did not) and ``place``: where the routing key falls in
-    ``[0, 10000)``, -1 without one. ``worker`` is set by the link that it was sent on last, and
+    ``[0, 10000)``, -1 without one. ``captured`` asks for the answer in the
+    record of the exchange. ``worker`` is set by the link that it was sent on last, and
     ``on_cancel`` by whoever holds the work; ``cancel()`` calls it once.
     """
 
@@ -102,6 +103,7 @@ class RequestContext(msgspec.Struct, eq=False):
     weight_epoch: int = 0
     headers: Mapping[str, str] | None = None
     place: int = -1
+    captured: bool = False
     worker: str = ""
     cancelled: bool = False
     on_cancel: Callable[[], None] | None = None

@@ -31,8 +31,18 @@ here: ``gateway`` and ``control`` map codes to them.
     │   │   ├── EndpointNotFound    endpoint_not_found
     │   │   ├── ModelNotFound       model_not_found
     │   │   ├── VersionNotFound     version_not_found
-    │   │   └── AliasNotFound       alias_not_found
+    │   │   ├── AliasNotFound       alias_not_found
+    │   │   ├── RolloutNotFound     rollout_not_found
+    │   │   ├── PreviousNotFound    previous_not_found
+    │   │   ├── SideNotFound        side_not_found
+    │   │   └── RequestNotFound     request_not_found
     │   ├── Conflict                conflict
+    │   │   ├── RolloutActive       rollout_active
+    │   │   ├── EndpointFrozen      endpoint_frozen
+    │   │   ├── SignatureChanged    signature_changed
+    │   │   ├── VersionRolledBack   version_rolled_back
+    │   │   └── FeedbackDiffers     feedback_differs
+    │   ├── FeedbackExpired         feedback_expired
     │   ├── InvalidName             invalid_name
     │   ├── InvalidSettings         invalid_settings
     │   ├── UnsupportedOperation    unsupported_operation
@@ -49,6 +59,7 @@ here: ``gateway`` and ``control`` map codes to them.
     │   ├── NotReady                not_ready
     │   ├── CircuitOpen             circuit_open
     │   ├── Draining                draining
+    │   ├── Standby                 standby
     │   ├── DeadlineExceeded        deadline_exceeded
     │   ├── StorageFull             storage_full
     │   ├── MemoryBudgetExceeded    memory_budget_exceeded
@@ -266,10 +277,70 @@ class AliasNotFound(NotFound):
     code = "alias_not_found"
 
 
+class RolloutNotFound(NotFound):
+    """The endpoint has no such rollout."""
+
+    code = "rollout_not_found"
+
+
+class PreviousNotFound(NotFound):
+    """The endpoint has no earlier state to go back to."""
+
+    code = "previous_not_found"
+
+
+class SideNotFound(NotFound):
+    """The endpoint has no such shadow or experiment."""
+
+    code = "side_not_found"
+
+
+class RequestNotFound(NotFound):
+    """The endpoint has answered no request with this id."""
+
+    code = "request_not_found"
+
+
 class Conflict(CallerError):
     """The change does not fit what is already there."""
 
     code = "conflict"
+
+
+class RolloutActive(Conflict):
+    """The endpoint is being changed by a rollout that has not ended."""
+
+    code = "rollout_active"
+
+
+class EndpointFrozen(Conflict):
+    """Somebody has frozen the endpoint, so that nothing changes it."""
+
+    code = "endpoint_frozen"
+
+
+class SignatureChanged(Conflict):
+    """The version does not take or give what the one in service does."""
+
+    code = "signature_changed"
+
+
+class VersionRolledBack(Conflict):
+    """The version was rolled back before."""
+
+    code = "version_rolled_back"
+
+
+class FeedbackDiffers(Conflict):
+    """Something else was reported of this answer before."""
+
+    code = "feedback_differs"
+
+
+class FeedbackExpired(CallerError):
+    """The answer is too old for anything to be reported of it."""
+
+    code = "feedback_expired"
 
 
 class InvalidName(CallerError):
@@ -360,6 +431,12 @@ class Draining(CapacityError):
     """This process is finishing its work before it stops."""
 
     code = "draining"
+
+
+class Standby(CapacityError):
+    """Another control process with the same database is in charge."""
+
+    code = "standby"
 
 
 class DeadlineExceeded(CapacityError):

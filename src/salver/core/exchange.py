@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from salver.core.context import RequestContext
-from salver.core.request import InferenceRequest, InferenceResponse
+from salver.core.request import InferenceRequest, InferenceResponse, JointResponse
 from salver.core.timing import Timing
 
 
@@ -40,11 +40,19 @@ class Exchange(msgspec.Struct, eq=False):
         return held
 
 
+def keep_answer(exchange: Exchange, response: InferenceResponse) -> None:
+    """Keep an answer in the record of its exchange, unless it is large."""
+    size = sum([tensor.size_bytes for tensor in response.outputs])
+    if size <= _MAX_KEPT_ANSWER_BYTES:
+        exchange.response, exchange.response_bytes = response, size
+
+
 class JointExchange(msgspec.Struct, eq=False):
     """Requests of one cohort that were answered together, all of them well.
 
     ``context`` is common to them and has no ids; ``timings`` are in the order of ``request_ids``,
     and differ in the time in the queue only, as they are of one batch. ``rows`` is of each request.
+    ``response`` is kept only when somebody looks at answers; it is that of these requests.
     """
 
     context: RequestContext
@@ -54,6 +62,15 @@ class JointExchange(msgspec.Struct, eq=False):
     request_ids: list[str]
     timings: list[Timing]
     rows: int = 1
+    response: JointResponse | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that keeping this record pins, roughly."""
+        held = _RECORD_BYTES * len(self.request_ids)
+        if self.response is not None:
+            held += sum([tensor.size_bytes for tensor in self.response.outputs])
+        return held
 
     def __len__(self) -> int:
         """Count the requests."""
@@ -75,6 +92,7 @@ class JointExchange(msgspec.Struct, eq=False):
 
 
 _RECORD_BYTES = 512
+_MAX_KEPT_ANSWER_BYTES = 64 * 1024
 _BATCH = 512
 
 Record = Exchange | JointExchange
@@ -119,8 +137,11 @@ class ExchangeRing:
 
     def append_joint(self, exchange: JointExchange) -> None:
         """Store those of a cohort; drains first when there is no room for them."""
-        count = len(exchange)
-        size = _RECORD_BYTES * count
+        count, size = len(exchange), exchange.held_bytes
+        if self.held_bytes + size > self.max_bytes and exchange.response is not None:
+            exchange.response = None
+            self.dropped_payloads += 1
+            size = exchange.held_bytes
         if self.held_bytes + size > self.max_bytes:
             self.drain()
         self._store(exchange, size, count)

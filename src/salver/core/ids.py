@@ -133,6 +133,10 @@ class RequestIds:
         raw = _raw(request_id, ID_LENGTH)
         return raw is not None and hmac.compare_digest(raw[_HEAD.size :], self._tag(raw))
 
+    def made_unix_ms(self, request_id: str) -> int:
+        """Return when a genuine id was made."""
+        return int(request_id[:12], 16)
+
     def seal(self, request_id: str, endpoint: str, version: int, epoch: int, place: int) -> str:
         """Return an id of this installation with the arm that answers."""
         arm = (endpoint, version, epoch, place)

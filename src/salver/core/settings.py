@@ -166,6 +166,21 @@ class EngineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowSettings:
+    """Copies of requests for versions that nobody waits for; of each gateway."""
+
+    max_open: int = setting(64, "copies that may be on their way")
+    max_waiting: int = setting(256, "copies that may wait for their turn")
+    max_waiting_bytes: int = setting(16 * _MIB, "bytes that waiting copies may keep")
+    max_busy: float = setting(
+        0.7, "share of a core from which a gateway copies nothing; 1 copies always"
+    )
+    max_queue_ratio: float = setting(
+        1.0, "copy nothing while requests wait this many times as long as they run; 0 copies always"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LimitSettings:
     """How much a caller may ask, and what happens when there is no room."""
 
@@ -251,6 +266,11 @@ class ControlSettings:
     max_upload_bytes: int = setting(16_384 * _MIB, "largest file of a pushed model")
     max_files: int = setting(1000, "files of one pushed model")
     snapshot_interval_s: float = setting(1.0, "pause between two telemetry snapshots")
+    rollout_interval_s: float = setting(1.0, "pause between two looks at rollouts and aliases")
+    keep_previous_s: float = setting(
+        3600.0, "time a version that a deploy has replaced stays in memory, to go back to at once"
+    )
+    feedback_days: float = setting(30.0, "age of answers of which outcomes can be reported")
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +306,7 @@ class Settings:
     http2: Http2Settings = Http2Settings()
     engine: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
+    shadow: ShadowSettings = ShadowSettings()
     autoscale: AutoscaleSettings = AutoscaleSettings()
     control: ControlSettings = ControlSettings()
     supervisor: SupervisorSettings = SupervisorSettings()
@@ -297,6 +318,7 @@ SECTIONS: dict[str, type[Any]] = {
     "http2": Http2Settings,
     "engine": EngineSettings,
     "limits": LimitSettings,
+    "shadow": ShadowSettings,
     "autoscale": AutoscaleSettings,
     "control": ControlSettings,
     "supervisor": SupervisorSettings,

@@ -18,6 +18,7 @@ from salver.core.tls import ReloadingContext, ServerTls
 from salver.engine.client.handler import EngineClient
 from salver.gateway.admin import AdminServer
 from salver.gateway.auth import Keys
+from salver.gateway.evidence import EvidenceCounter
 from salver.gateway.grpc.application import GrpcApplication
 from salver.gateway.grpc.dialogue import Limits
 from salver.gateway.grpc.gather import CallGatherer
@@ -46,8 +47,10 @@ from salver.observe.logs import get_logger
 from salver.observe.memory import resident_bytes
 from salver.observe.meter import Meter
 from salver.observe.prometheus import render
+from salver.traffic.busy import Busy
 from salver.traffic.cache import ResponseCache
 from salver.traffic.router import Router
+from salver.traffic.shadow import Shadows
 from salver.wire.follower import PlanFollower
 from salver.wire.messages import PROTOCOL_VERSION, Change, Hello, Plan, Snapshot
 from salver.wire.transport import LinkOptions
@@ -95,7 +98,9 @@ class Gateway:
         self._cache = ResponseCache(self._guards.handler, meter, settings.engine.cache_bytes)
         self._check = SignatureCheck(self._cache, meter)
         ids = RequestIds(identity.id_key, rng.getrandbits(16), clock)
-        self._router = Router(self._check, rng, ids)
+        self._busy = Busy(clock)
+        self._shadows = Shadows(self._check, settings.shadow, meter, clock, rng, self._busy)
+        self._router = Router(self._shadows, rng, ids)
         self._ring = ExchangeRing(settings.observe.exchange_ring_bytes)
         router, access = self._router, Access(settings.limits, clock, identity.gateways)
         inference = Inference(router, router.endpoint, self._ring, settings.http, clock, access)
@@ -109,7 +114,9 @@ class Gateway:
         turn = Turn(inference, ids) if gathers(settings.http) else None
         gather = None if turn is None else Gatherer(inference, turn, ids, settings.http).add
         statistics = Statistics(self._ring, self._router.endpoint, clock)
-        own: list[Subscriber] = [ExchangeMetrics(meter), FaultLog(clock), statistics]
+        self._evidence = EvidenceCounter(clock, rng)
+        metrics, faults = ExchangeMetrics(meter), FaultLog(clock)
+        own: list[Subscriber] = [metrics, faults, statistics, self._evidence]
         for observer in own + self._guards.observers():
             self._ring.subscribe(observer)
         documents = Documents(directory, statistics, settings.observe.log_level)
@@ -133,24 +140,32 @@ class Gateway:
         self._server.naming = naming_of(
             settings.limits, identity.id_key, has_keys=identity.api_keys is not None
         )
-        self._context: ReloadingContext | None = None
-        if identity.tls is not None:
-            context = ReloadingContext(identity.tls, http2=settings.http2.enabled)
-            self._context = context
-            self._server.context = lambda: context.context
+        self._context = self._certificates()
         self._admin = AdminServer(settings.http, clock, self._metrics)
-        self._follower = PlanFollower(
+        self._follower = self._follow(hello)
+        self._unloaded: tuple[str, ...] = ()
+        self._snapshots = 0
+        self._state = "starting"
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _certificates(self) -> ReloadingContext | None:
+        if self._identity.tls is None:
+            return None
+        context = ReloadingContext(self._identity.tls, http2=self._settings.http2.enabled)
+        self._server.context = lambda: context.context
+        return context
+
+    def _follow(self, hello: Hello) -> PlanFollower:
+        identity, settings = self._identity, self._settings
+        return PlanFollower(
             identity.home / "run" / "plan.msgpack",
             f"unix:{identity.home / 'run' / 'control.sock'}",
             hello,
             self.apply,
             self.snapshot,
             settings.control.snapshot_interval_s,
+            self._evidence.messages,
         )
-        self._unloaded: tuple[str, ...] = ()
-        self._snapshots = 0
-        self._state = "starting"
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def provision(self) -> None:
         """Read the API keys and certificates; raises ``InvalidSettings``."""
@@ -174,6 +189,7 @@ class Gateway:
             asyncio.create_task(self._drain_ring()),
             asyncio.create_task(self._watch_files()),
             asyncio.create_task(self._memory.watch()),
+            asyncio.create_task(self._busy.watch()),
         ]
         self._follower.poke()
 
@@ -200,6 +216,8 @@ class Gateway:
         self._guards.apply(plan)
         self._cache.apply(plan)
         self._check.apply(plan)
+        self._shadows.apply(plan)
+        self._evidence.apply(plan)
         self._router.apply(plan)
         self._unloaded = plan.unloaded
 

@@ -147,6 +147,7 @@ class Lot(Generic[Seat]):
                 cohort.request_ids[start:stop],
                 response.timings[position : position + count],
                 self.kind.form.rows,
+                response.part(position, position + count) if context.captured else None,
             )
         )
 

@@ -37,6 +37,7 @@ class Status(NamedTuple):
 _BAD = Status(400, Grpc.INVALID_ARGUMENT)
 _MISSING = Status(404, Grpc.NOT_FOUND)
 _ARTIFACT = Status(422, Grpc.INVALID_ARGUMENT)
+_UNFIT = Status(409, Grpc.FAILED_PRECONDITION)
 _FAULT = Status(500, Grpc.INTERNAL)
 
 STATUSES: dict[str, Status] = {
@@ -64,7 +65,17 @@ STATUSES: dict[str, Status] = {
     "model_not_found": _MISSING,
     "version_not_found": _MISSING,
     "alias_not_found": _MISSING,
+    "rollout_not_found": _MISSING,
+    "previous_not_found": _MISSING,
     "conflict": Status(409, Grpc.ALREADY_EXISTS),
+    "rollout_active": _UNFIT,
+    "endpoint_frozen": _UNFIT,
+    "signature_changed": _UNFIT,
+    "version_rolled_back": _UNFIT,
+    "side_not_found": _MISSING,
+    "request_not_found": _MISSING,
+    "feedback_differs": Status(409, Grpc.ALREADY_EXISTS),
+    "feedback_expired": Status(410, Grpc.FAILED_PRECONDITION),
     "invalid_name": _BAD,
     "invalid_settings": _BAD,
     "unsupported_operation": Status(501, Grpc.UNIMPLEMENTED),
@@ -80,6 +91,7 @@ STATUSES: dict[str, Status] = {
     "circuit_open": Status(503, Grpc.UNAVAILABLE),
     "not_ready": Status(503, Grpc.UNAVAILABLE),
     "draining": Status(503, Grpc.UNAVAILABLE),
+    "standby": Status(503, Grpc.UNAVAILABLE),
     "deadline_exceeded": Status(504, Grpc.DEADLINE_EXCEEDED),
     "storage_full": Status(507, Grpc.RESOURCE_EXHAUSTED),
     "memory_budget_exceeded": Status(503, Grpc.UNAVAILABLE),

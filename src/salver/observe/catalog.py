@@ -29,6 +29,7 @@ SECONDS_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0,
 )  # fmt: skip
+DIFFERENCE_BUCKETS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0)
 BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 _ENDPOINT = ("tenant", "endpoint", "variant", "weight_epoch")
@@ -190,6 +191,26 @@ METRICS: dict[str, Metric] = {
             Kind.COUNTER,
             (),
             "Kept answers that made room for others.",
+        ),
+        Metric(
+            "salver_shadow_copies_total",
+            Kind.COUNTER,
+            ("endpoint", "variant", "weight_epoch", "outcome"),
+            "Copies of requests for a shadow: agrees, differs, failed, or dropped (never sent).",
+        ),
+        Metric(
+            "salver_shadow_difference",
+            Kind.HISTOGRAM,
+            ("endpoint", "variant", "weight_epoch"),
+            "Largest difference between a number in the shadow's answer and in the primary one's.",
+            DIFFERENCE_BUCKETS,
+        ),
+        Metric(
+            "salver_shadow_seconds",
+            Kind.HISTOGRAM,
+            ("endpoint", "variant", "weight_epoch", "of"),
+            "Time in queue and model of a copied request: of the shadow, and of the primary.",
+            SECONDS_BUCKETS,
         ),
         Metric(
             "salver_out_of_range_total",

@@ -4,6 +4,7 @@ import msgspec
 
 from salver.artifact.manifest import Manifest
 from salver.core.hosting import Hosting
+from salver.core.rollouts import RolloutPolicy
 from salver.core.routing import Routing
 
 
@@ -42,7 +43,9 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     ``batching`` is fixed or adaptive, ``objective_ms`` the time within which adaptive batches
     answer, 0 for none. ``max_padding`` is the share of a batch that may be filling; ``cache`` keeps
     answers for requests that are equal. ``routing`` is about endpoints with several variants,
-    ``hosting`` says where they run, and with how much.
+    ``hosting`` says where they run, and with how much. With ``rollout`` one that follows an alias
+    keeps ``version`` until a rollout to the alias's version has ended well. ``managed`` tells that
+    files say what it shall be.
     With ``max_replicas`` their number follows ``scale_on`` (concurrency, queue or rate), from
     ``min_replicas`` (None is ``replicas``) on; ``scale_target`` is what one worker takes, for the
     queue milliseconds. None of the others is the server's own choice.
@@ -67,6 +70,8 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     cache: bool = False
     pinned: bool = False
     routing: Routing = Routing()
+    rollout: RolloutPolicy | None = None
+    managed: bool = False
     min_replicas: int | None = None
     max_replicas: int | None = None
     scale_on: str = "concurrency"
@@ -85,3 +90,53 @@ class EventRecord(msgspec.Struct, frozen=True):
     action: str
     subject: str
     details: dict[str, str]
+
+
+class RolloutRecord(msgspec.Struct, frozen=True):
+    """A stored rollout; ``body`` is JSON, ``sequence`` the number of its newest event."""
+
+    endpoint: str
+    number: int
+    is_active: bool
+    sequence: int
+    body: bytes
+
+
+class RolloutEvent(msgspec.Struct, frozen=True):
+    """One entry of a rollout's history; ``body`` is JSON."""
+
+    number: int
+    sequence: int
+    unix_ms: int
+    body: bytes
+
+
+class Freeze(msgspec.Struct, frozen=True):
+    """Why nothing may change an endpoint, who said so, and since when."""
+
+    endpoint: str
+    reason: str
+    actor: str
+    unix_ms: int
+
+
+class PreviousState(msgspec.Struct, frozen=True):
+    """What an endpoint was before it was changed, and how long its version stays in memory."""
+
+    spec: EndpointSpec
+    left_s: float
+    unix_ms: int
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """What the end of a rollout changes besides.
+
+    ``spec`` is what the endpoint becomes, ``previous`` what it was, whose version is kept for
+    ``keep_s``. ``rolled_back`` is the version (``MODEL:VERSION``) that shall be marked.
+    """
+
+    spec: EndpointSpec | None = None
+    previous: EndpointSpec | None = None
+    keep_s: float = 0.0
+    rolled_back: str = ""
+    reason: str = ""

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKeyConstraint,
@@ -132,4 +133,124 @@ events = Table(
     Column("action", String(64), nullable=False),
     Column("subject", String(256), nullable=False),
     Column("details", Text, nullable=False),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("number", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("is_active", Boolean, nullable=False, index=True),
+    Column("sequence", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+rollout_events = Table(
+    "rollout_events",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("number", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("sequence", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("unix_ms", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    ForeignKeyConstraint(
+        ["tenant", "endpoint", "number"],
+        ["rollouts.tenant", "rollouts.endpoint", "rollouts.number"],
+    ),
+)
+
+rollout_evidence = Table(
+    "rollout_evidence",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("number", Integer, primary_key=True, autoincrement=False, nullable=False),
+    _key("name"),
+    Column("body", Text, nullable=False),
+    ForeignKeyConstraint(
+        ["tenant", "endpoint", "number"],
+        ["rollouts.tenant", "rollouts.endpoint", "rollouts.number"],
+    ),
+)
+
+freezes = Table(
+    "freezes",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("reason", String(1024), nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("unix_ms", BigInteger, nullable=False),
+)
+
+rolled_back_versions = Table(
+    "rolled_back_versions",
+    metadata,
+    _key("tenant"),
+    _key("model"),
+    Column("version", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("endpoint", _NAME, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("unix_ms", BigInteger, nullable=False),
+)
+
+previous_states = Table(
+    "previous_states",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("spec", Text, nullable=False),
+    Column("left_s", Float, nullable=False),
+    Column("unix_ms", BigInteger, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    _key("name"),
+    Column("holder", String(256), nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("renewals", BigInteger, nullable=False),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    _key("request_id", String(64)),
+    _key("metric", String(64)),
+    Column("value", Float, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("weight_epoch", BigInteger, nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("answered_unix_ms", BigInteger, nullable=False, index=True),
+    Column("received_unix_ms", BigInteger, nullable=False),
+)
+
+feedback_sums = Table(
+    "feedback_sums",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    _key("metric", String(64)),
+    Column("version", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("weight_epoch", BigInteger, primary_key=True, autoincrement=False, nullable=False),
+    Column("place", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("outcomes", BigInteger, nullable=False),
+    Column("total", Float, nullable=False),
+    Column("squares", Float, nullable=False),
+)
+
+sides = Table(
+    "sides",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("number", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("is_active", Boolean, nullable=False, index=True),
+    Column("body", Text, nullable=False),
 )

@@ -40,17 +40,7 @@ class StateStore:
     def put_endpoint(self, spec: EndpointSpec) -> EndpointSpec:
         """Want an endpoint; returns it with its new generation."""
         with self._database.write() as connection:
-            spec = msgspec.structs.replace(spec, generation=_next(connection, _GENERATION))
-            values = {
-                "spec": msgspec.json.encode(spec).decode(),
-                "generation": spec.generation,
-            }
-            where = (endpoints.c.tenant == self._tenant) & (endpoints.c.name == spec.name)
-            changed = connection.execute(sa.update(endpoints).where(where).values(values))
-            if changed.rowcount == 0:
-                key = {"tenant": self._tenant, "name": spec.name}
-                connection.execute(sa.insert(endpoints).values({**key, **values}))
-        return spec
+            return write_endpoint(connection, self._tenant, spec)
 
     def endpoint(self, name: str) -> EndpointSpec | None:
         """Return an endpoint that is wanted, None if it is not."""
@@ -154,6 +144,18 @@ class StateStore:
             )
             for row in rows
         ]
+
+
+def write_endpoint(connection: sa.Connection, tenant: str, spec: EndpointSpec) -> EndpointSpec:
+    """Want an endpoint within a transaction; returns it with its new generation."""
+    spec = msgspec.structs.replace(spec, generation=_next(connection, _GENERATION))
+    values = {"spec": msgspec.json.encode(spec).decode(), "generation": spec.generation}
+    where = (endpoints.c.tenant == tenant) & (endpoints.c.name == spec.name)
+    changed = connection.execute(sa.update(endpoints).where(where).values(values))
+    if changed.rowcount == 0:
+        key = {"tenant": tenant, "name": spec.name}
+        connection.execute(sa.insert(endpoints).values({**key, **values}))
+    return spec
 
 
 def _next(connection: sa.Connection, name: str) -> int:

@@ -152,15 +152,17 @@ class Router:
         variant = self._chosen(route, request, context)
         if variant is not None:
             self._mark(route, context, variant, by_chance=_CHOSEN)
+            self._seal_one(route, context, -1)
             return variant
         key = key_of(request, context, route.endpoint)
         if key is None:
-            variant = route.at(self._rng.randrange(FULL_WEIGHT))
+            point = self._rng.randrange(FULL_WEIGHT)
         else:
             context.routing_key = key
-            context.place = sticky_point(request.endpoint, key, route.endpoint.salt)
-            variant = route.at(context.place)
+            context.place = point = sticky_point(request.endpoint, key, route.endpoint.salt)
+        variant = route.at(point)
         self._mark(route, context, variant, by_chance=_BY_CHANCE)
+        self._seal_one(route, context, point)
         return variant
 
     def _chosen(
@@ -176,15 +178,18 @@ class Router:
     ) -> None:
         epoch = variant.weight_epoch if by_chance or not route.has_arms else 0
         _assign(context, variant, epoch)
-        if route.has_arms and self._ids is not None and context.request_id:
-            context.request_id = self._seal(route, context.request_id, context)
+        context.captured = route.endpoint.captures and epoch > 0
 
-    def _seal(self, route: Route, request_id: str, context: RequestContext) -> str:
+    def _seal_one(self, route: Route, context: RequestContext, point: int) -> None:
+        """Put the arm into an id, and the point that decided: also of requests without a key."""
+        if route.has_arms and self._ids is not None and context.request_id:
+            context.request_id = self._seal(route, context.request_id, context, point)
+
+    def _seal(self, route: Route, request_id: str, context: RequestContext, point: int) -> str:
         assert self._ids is not None
         version = int(context.version) if context.version.isdigit() else 0
-        return self._ids.seal(
-            request_id, route.endpoint.name, version, context.weight_epoch, context.place
-        )
+        name = route.endpoint.name
+        return self._ids.seal(request_id, name, version, context.weight_epoch, point)
 
     def _parted(self, route: Route, cohort: Cohort) -> list[Cohort]:
         """Return a cohort as one for each variant that members of it get.
@@ -201,36 +206,35 @@ class Router:
             one_by_one(self, cohort)
             return []
         if variant is not None:
-            return self._sealed(route, cohort, variant, by_chance=_CHOSEN)
+            self._mark(route, context, variant, by_chance=_CHOSEN)
+            return [self._sealed(route, cohort, [-1] * len(cohort))]
         key = key_of(request, context, route.endpoint)
         if key is not None:
             context.routing_key = key
             context.place = sticky_point(request.endpoint, key, route.endpoint.salt)
-            return self._sealed(route, cohort, route.at(context.place), by_chance=_BY_CHANCE)
-        if len(route.weighted) == 1:
-            return self._sealed(route, cohort, route.weighted[0], by_chance=_BY_CHANCE)
+            self._mark(route, context, route.at(context.place), by_chance=_BY_CHANCE)
+            return [self._sealed(route, cohort, [context.place] * len(cohort))]
+        points = [self._rng.randrange(FULL_WEIGHT) for _ in range(len(cohort))]
         members: dict[str, list[int]] = {}
-        draw, at = self._rng.randrange, route.at
-        for index in range(len(cohort)):
-            members.setdefault(at(draw(FULL_WEIGHT)).version, []).append(index)
-        parts = cohort.parted(list(members.values()))
+        for index, point in enumerate(points):
+            members.setdefault(route.at(point).version, []).append(index)
         whole: list[Cohort] = []
-        for version, part in zip(members, parts, strict=True):
-            variant = route.by_version[version]
-            whole += self._sealed(route, part, variant, by_chance=_BY_CHANCE)
+        for (version, group), part in zip(
+            members.items(), cohort.parted(list(members.values())), strict=True
+        ):
+            self._mark(route, part.context, route.by_version[version], by_chance=_BY_CHANCE)
+            whole.append(self._sealed(route, part, [points[index] for index in group]))
         return whole
 
-    def _sealed(
-        self, route: Route, cohort: Cohort, variant: VariantPlan, *, by_chance: bool
-    ) -> list[Cohort]:
+    def _sealed(self, route: Route, cohort: Cohort, points: list[int]) -> Cohort:
         context = cohort.context
-        self._mark(route, context, variant, by_chance=by_chance)
         if route.has_arms and self._ids is not None:
             cohort.request_ids[:] = [
-                self._seal(route, request_id, context) for request_id in cohort.request_ids
+                self._seal(route, request_id, context, point)
+                for request_id, point in zip(cohort.request_ids, points, strict=True)
             ]
             cohort.audience.seated(cohort)
-        return [cohort]
+        return cohort
 
 
 def _assign(context: RequestContext, variant: VariantPlan, epoch: int) -> None:

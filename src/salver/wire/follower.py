@@ -5,7 +5,7 @@ last plan meanwhile. What the process asks of control goes over the same link.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from salver.core.errors import WireError
@@ -34,8 +34,8 @@ _LONGEST_PAUSE_S = 1.0
 class PlanFollower:
     """Component that applies plans and reports snapshots.
 
-    ``apply`` is called with each newer plan, ``snapshot`` whenever a report is due; both on the
-    event loop's thread.
+    ``apply`` is called with each newer plan, ``snapshot`` whenever a report is due, ``more`` for
+    what goes with it; all on the event loop's thread.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class PlanFollower:
         apply: Callable[[Plan], None],
         snapshot: Callable[[], Snapshot],
         interval_s: float,
+        more: Callable[[], Sequence[Message]] = tuple,
     ) -> None:
         self.plan: Plan | None = None
         self._plan_path = plan_path
@@ -53,6 +54,7 @@ class PlanFollower:
         self._hello = hello
         self._apply = apply
         self._snapshot = snapshot
+        self._more = more
         self._interval_s = interval_s
         self._connection: Connection | None = None
         self._questions = Questions()
@@ -82,7 +84,7 @@ class PlanFollower:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         if self._connection is not None:
-            self._connection.send(self._snapshot())
+            self._tell(self._connection)
             self._connection.close()
 
     def poke(self) -> None:
@@ -111,6 +113,11 @@ class PlanFollower:
         self._connection = None
         self._questions.lost()
         self._lost.set()
+
+    def _tell(self, connection: Connection) -> None:
+        connection.send(self._snapshot())
+        for message in self._more():
+            connection.send(message)
 
     def _take(self, plan: Plan) -> None:
         if self.plan is not None and plan == self.plan:
@@ -147,4 +154,4 @@ class PlanFollower:
                 pass
             self._poked.clear()
             if self._connection is not None:
-                self._connection.send(self._snapshot())
+                self._tell(self._connection)

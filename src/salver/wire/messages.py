@@ -329,6 +329,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     requests alike. ``variants`` has the primary one first. ``headers`` are the names of the
     header fields that ``routing`` looks at; ``salt`` makes each rollout begin with other callers.
     ``evidence`` says what gateways count for a rollout, as its room writes it down; empty for none.
+    ``captures`` tells that answers have to be looked at for it.
     ``replicas`` is how many workers control wants for it; 0 in plans of older ones.
     """
 
@@ -343,6 +344,7 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     headers: tuple[str, ...] = ()
     salt: str = ""
     evidence: bytes = b""
+    captures: bool = False
     replicas: int = 0
 
 
@@ -419,6 +421,23 @@ class Changed(msgspec.Struct, frozen=True, array_like=True, tag=18):
     id: int
 
 
+class Evidence(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """What the sender has counted of one arm of an endpoint in one weight epoch.
+
+    Cumulative, so that the one with the highest ``number`` stands for all before it. ``rows`` and
+    ``bins`` are a table of ``width`` columns, packed as the room of rollouts does it. Sent only
+    where a plan asks for it, so never to a control that knows no rollouts.
+    """
+
+    endpoint: str
+    epoch: int
+    arm: str
+    number: int
+    width: int
+    rows: bytes
+    bins: bytes
+
+
 Message = (
     Hello
     | Load
@@ -438,4 +457,5 @@ Message = (
     | PlanAck
     | Change
     | Changed
+    | Evidence
 )

@@ -13,6 +13,7 @@ from salver.core.hosting import (
     Hosting,
     Limits,
 )
+from salver.core.rollouts import RolloutPolicy, basis_points, check_policy
 
 _DIGEST = Field(pattern="^[0-9a-f]{64}$")
 
@@ -84,6 +85,91 @@ class AliasBody(Body):
     version: int = Field(ge=1)
 
 
+class RolloutPolicyBody(Body):
+    """How versions change; weights and sample are percents of the traffic."""
+
+    strategy: str = Field(default="canary", max_length=16)
+    steps: list[float] = Field(default=[5, 25, 50, 100], min_length=1, max_length=32)
+    auto: bool = False
+    min_requests: int = Field(default=200, ge=0, le=10**9)
+    step_s: float = Field(default=0.0, ge=0)
+    max_duration_s: float = Field(default=1800.0, ge=0)
+    no_traffic_s: float = Field(default=60.0, ge=0)
+    prepare_s: float = Field(default=600.0, ge=0)
+    sample: float = Field(default=0.0, ge=0, le=100)
+    keep_previous_s: float = Field(default=3600.0, ge=0)
+    analysis: dict[str, Any] = Field(default_factory=dict, max_length=32)
+
+    @classmethod
+    def of(cls, policy: RolloutPolicy) -> "RolloutPolicyBody":
+        """Return a policy as people write it."""
+        values = {name: getattr(policy, name) for name in cls.model_fields}
+        shown = [step / 100 for step in policy.steps] or [100.0]
+        return cls.model_validate({**values, "steps": shown, "sample": policy.sample / 100})
+
+    def policy(self) -> RolloutPolicy:
+        """Return it in the words of the code; raises ``InvalidRequest``."""
+        return check_policy(
+            RolloutPolicy(
+                self.strategy,
+                tuple(basis_points(step) for step in self.steps),
+                self.auto,
+                self.min_requests,
+                self.step_s,
+                self.max_duration_s,
+                self.no_traffic_s,
+                self.prepare_s,
+                basis_points(self.sample),
+                self.keep_previous_s,
+                self.analysis,
+            )
+        )
+
+
+class ActionBody(Body):
+    """Something that a person wants, who it is, and why."""
+
+    by: str = Field(default="local", min_length=1, max_length=128)
+    reason: str = Field(default="", max_length=1024)
+
+
+class RolloutBody(RolloutPolicyBody):
+    """A rollout that shall begin."""
+
+    to: str = Field(min_length=1, max_length=300)
+    by: str = Field(default="local", min_length=1, max_length=128)
+    force: bool = False
+
+
+class ShadowBody(ActionBody):
+    """A version that shall get copies of a share of the requests."""
+
+    version: str = Field(min_length=1, max_length=300)
+    sample: float = Field(default=1.0, gt=0, le=1)
+    force: bool = False
+
+
+class ExperimentBody(ActionBody):
+    """Versions between which requests are split, in percent, and what they are compared by."""
+
+    arms: list[str] = Field(min_length=2, max_length=8)
+    split: list[float] = Field(min_length=2, max_length=8)
+    metric: str = Field(default="outcome", min_length=1, max_length=64)
+    force: bool = False
+
+
+class WeightBody(ActionBody):
+    """A canary's weight in percent."""
+
+    weight: float = Field(ge=0, le=100)
+
+
+class RollbackBody(ActionBody):
+    """Going back, whatever stands against it if ``force``."""
+
+    force: bool = False
+
+
 class EndpointBody(Body):
     """What an endpoint shall serve, and how."""
 
@@ -102,6 +188,7 @@ class EndpointBody(Body):
     cache: bool = False
     pinned: bool = False
     routing: dict[str, Any] | None = None
+    rollout: RolloutPolicyBody | None = None
     min_replicas: int | None = Field(default=None, ge=0, le=64)
     max_replicas: int | None = Field(default=None, ge=1, le=64)
     scale_on: str = Field(default="concurrency", max_length=16)
@@ -124,3 +211,17 @@ class EndpointBody(Body):
             Execution(self.instances, self.threads, self.provider),
             Limits(self.cpus, self.memory_limit_bytes, self.gpu),
         )
+
+
+class ReportBody(Body):
+    """What became of one answer."""
+
+    request_id: str = Field(max_length=256)
+    value: float | bool
+    metric: str = Field(default="outcome", max_length=128)
+
+
+class FeedbackBody(Body):
+    """Reports of several answers."""
+
+    reports: list[ReportBody] = Field(min_length=1, max_length=10_000)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from salver.artifact.declare import Declaration
@@ -14,16 +15,30 @@ from salver.control.api.bodies import (
     ColumnBody,
     DocumentBody,
     EndpointBody,
+    FeedbackBody,
     PushBody,
     SequencesBody,
 )
+from salver.control.api.rollouts import rollout_router
+from salver.control.api.sides import side_router
+from salver.control.api.specs import (
+    ApplyBody,
+    EndpointFile,
+    document_of,
+    read_files,
+    spec_of,
+)
+from salver.control.apply import UNCHANGED, Applier, Wanted, changes
+from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
+from salver.control.feedback import Feedback, Reported
 from salver.control.overview import Overview
 from salver.control.push import Document, Push, Pushed, Pusher
-from salver.control.reconcile import DatabaseThread, Reconciler
+from salver.control.reconcile import Reconciler
+from salver.control.rollouts.commands import Rollouts
+from salver.control.rollouts.side_reports import SideReports
 from salver.core.errors import NotFound
 from salver.core.names import ModelReference, check_name
-from salver.core.routing import read_routing
 from salver.core.sequences import PaddedInput, Sequences
 from salver.core.settings import ControlSettings
 from salver.core.signature import TensorSpec
@@ -31,7 +46,7 @@ from salver.core.steps import read_steps
 from salver.observe.prometheus import CONTENT_TYPE
 from salver.registry.blobs import BlobStore, check_digest
 from salver.registry.catalog import Catalog
-from salver.registry.records import EndpointSpec, ModelRecord, VersionRecord
+from salver.registry.records import ModelRecord, VersionRecord
 from salver.registry.state import StateStore
 
 _CREATED, _NO_CONTENT, _OK = 201, 204, 200
@@ -53,7 +68,10 @@ class Services:
     deployer: Deployer
     reconciler: Reconciler
     overview: Overview
+    feedback: Feedback
     settings: ControlSettings
+    rollouts: Rollouts
+    sides: SideReports
 
     async def record(self, action: str, subject: str, **details: str) -> None:
         """Append to the audit log."""
@@ -66,6 +84,10 @@ def build_router(services: Services) -> APIRouter:
     _blob_routes(router, services)
     _model_routes(router, services)
     _endpoint_routes(router, services)
+    router.include_router(rollout_router(services.rollouts))
+    router.include_router(side_router(services.sides))
+    _file_routes(router, services)
+    _feedback_routes(router, services)
 
     @router.get("/status")
     async def status() -> dict[str, Any]:
@@ -166,17 +188,17 @@ def _model_routes(router: APIRouter, services: Services) -> None:
         return Response(data, media_type="application/x-ndjson")
 
     @router.put("/models/{name}/aliases/{alias}")
-    async def set_alias(name: Name, alias: Name, body: AliasBody) -> dict[str, Any]:
+    async def set_alias(
+        name: Name, alias: Name, body: AliasBody, force: bool = False
+    ) -> dict[str, Any]:
         check_name(name, "model")
-        await database(lambda: catalog.set_alias(name, alias, body.version))
-        services.reconciler.wake()
+        await services.deployer.move_alias(name, alias, body.version, force=force)
         await services.record("alias", f"{name}@{alias}", version=str(body.version))
         return {"name": name, "alias": alias, "version": body.version}
 
     @router.delete("/models/{name}/aliases/{alias}", status_code=_NO_CONTENT)
     async def delete_alias(name: Name, alias: Name) -> None:
-        await database(lambda: catalog.delete_alias(name, alias))
-        services.reconciler.wake()
+        await services.deployer.delete_alias(name, alias)
         await services.record("delete_alias", f"{name}@{alias}")
 
 
@@ -196,37 +218,11 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
         name: Name,
         body: EndpointBody,
         wait: bool = False,
+        force: bool = False,
         timeout_s: Annotated[float | None, Query(gt=0, le=3600)] = None,
     ) -> dict[str, Any]:
-        wanted = EndpointSpec(
-            name,
-            "",
-            None,
-            None,
-            body.replicas,
-            body.validation,
-            body.timeout_s,
-            body.max_batch_size,
-            body.max_queue,
-            max_batch_tokens=body.max_batch_tokens,
-            max_queue_delay_ms=body.max_queue_delay_ms,
-            priorities=body.priorities,
-            batching=body.batching,
-            objective_ms=body.objective_ms,
-            max_padding=body.max_padding,
-            cache=body.cache,
-            pinned=body.pinned,
-            routing=read_routing(body.routing or {}),
-            min_replicas=body.min_replicas,
-            max_replicas=body.max_replicas,
-            scale_on=body.scale_on,
-            scale_target=body.scale_target,
-            scale_down_delay_s=body.scale_down_delay_s,
-            hosting=body.wanted_hosting(),
-            idle_s=body.idle_s,
-            warm_up=body.warm_up,
-        )
-        spec = await deployer.put(wanted, body.model)
+        wanted = spec_of(name, body)
+        spec = await deployer.put(wanted, body.model, force=force)
         await services.record("deploy", name, model=body.model)
         if wait:
             await deployer.wait(spec, timeout_s or services.settings.deploy_timeout_s)
@@ -237,6 +233,45 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
     async def delete_endpoint(name: Name) -> None:
         await deployer.remove(name)
         await services.record("undeploy", name)
+
+
+def _file_routes(router: APIRouter, services: Services) -> None:
+    applier = Applier(services.deployer)
+
+    @router.post("/apply")
+    async def apply(body: ApplyBody) -> dict[str, Any]:
+        files = read_files(body.documents)
+        specs = [(spec_of(file.name, file), file) for file in files]
+        wanted = [
+            Wanted(spec, file.model, document_of(spec) | {"model": file.model})
+            for spec, file in specs
+        ]
+        present = await services.database(services.state.endpoints)
+        todo = changes(
+            wanted,
+            {spec.name: document_of(spec) for spec in present},
+            [spec.name for spec in present if spec.managed],
+            prune=body.prune,
+        )
+        if not body.dry_run:
+            await applier(wanted, todo, body.timeout_s if body.wait else None)
+            for change in todo:
+                if change.action != UNCHANGED:
+                    await services.record("apply", change.name, change=change.action)
+        return {"dry_run": body.dry_run, "changes": msgspec.to_builtins(todo)}
+
+    @router.get("/schemas/endpoint")
+    async def endpoint_schema() -> dict[str, Any]:
+        return EndpointFile.model_json_schema()
+
+
+def _feedback_routes(router: APIRouter, services: Services) -> None:
+    @router.post("/endpoints/{name}/feedback")
+    async def report(name: Name, body: FeedbackBody) -> dict[str, Any]:
+        reports = [
+            Reported(item.request_id, float(item.value), item.metric) for item in body.reports
+        ]
+        return dict(msgspec.to_builtins(await services.feedback.take(name, reports)))
 
 
 def _push(name: str, body: PushBody) -> Push:

@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 
 from salver.core.context import Principal, RequestContext
 from salver.core.errors import InvalidRequest, SalverError, fault_of
-from salver.core.exchange import Exchange
+from salver.core.exchange import Exchange, keep_answer
 from salver.core.request import InferenceRequest, InferenceResponse
 from salver.core.settings import HttpSettings
 from salver.core.timing import Timing
@@ -71,7 +71,7 @@ class GrpcAnswer(msgspec.Struct, eq=False):
             self.context.cancel()
             return
         if self.write(response):
-            self.finish("", response.timing)
+            self.finish("", response.timing, response)
 
     def write(self, response: InferenceResponse, more: Sequence[Buffer] = ()) -> bool:
         """Send one message, with further fields behind it; False if that failed."""
@@ -113,7 +113,9 @@ class GrpcAnswer(msgspec.Struct, eq=False):
         self.finish("cancelled", None)
         self.context.cancel()
 
-    def finish(self, code: str, timing: Timing | None) -> None:
+    def finish(
+        self, code: str, timing: Timing | None, response: InferenceResponse | None = None
+    ) -> None:
         """Give back what was taken, and record what became of the call."""
         context, owner = self.context, self.owner
         self.finished = True
@@ -127,6 +129,8 @@ class GrpcAnswer(msgspec.Struct, eq=False):
         form = None if self.request is None else self.request.form
         if form is not None:
             exchange.rows = form.rows
+        if context.captured and response is not None:
+            keep_answer(exchange, response)
         owner.ring.append(exchange)
 
 

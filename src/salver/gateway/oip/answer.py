@@ -9,7 +9,7 @@ import numpy as np
 from salver.core.clock import Clock
 from salver.core.context import RequestContext
 from salver.core.errors import ModelFailed, SalverError, fault_of
-from salver.core.exchange import Exchange, ExchangeRing
+from salver.core.exchange import Exchange, ExchangeRing, keep_answer
 from salver.core.handler import JointSink
 from salver.core.request import InferenceResponse, Parameters
 from salver.core.tensor import Tensor
@@ -87,7 +87,7 @@ class Answer(msgspec.Struct, eq=False):
             log.exception("answer_failed", request_id=self.message.request_id)
             self.fail(fault_of(error))
         else:
-            self._finish("", response.timing)
+            self._finish("", response.timing, response=response)
 
     def _keep(self, response: InferenceResponse) -> None:
         """Keep a chunk for the end; a stream that is too long for one answer ends here."""
@@ -113,15 +113,17 @@ class Answer(msgspec.Struct, eq=False):
         self._finish("cancelled", None)
         self.context.cancel()
 
-    def deliver(self, text: bytes, timing: Timing, now_ns: int) -> None:
-        """Answer with outputs that are written already."""
+    def deliver(
+        self, text: bytes, timing: Timing, now_ns: int, response: InferenceResponse | None = None
+    ) -> None:
+        """Answer with outputs that are written already; ``response`` if they are captured."""
         if self.finished:
             return
         context = self.context
         head = opening(self.endpoint, context.version, context.caller_id)
         self.message.request_id = context.request_id
         self.message.respond_json(variant_line(context.variant), head, text)
-        self._finish("", timing, now_ns)
+        self._finish("", timing, now_ns, response)
 
     def _write(self, response: InferenceResponse) -> None:
         message, context, outputs = self.message, self.context, response.outputs
@@ -159,7 +161,13 @@ class Answer(msgspec.Struct, eq=False):
             extra += line
         message.respond(200, parts, content_type, extra)
 
-    def _finish(self, code: str, timing: Timing | None, now_ns: int = 0) -> None:
+    def _finish(
+        self,
+        code: str,
+        timing: Timing | None,
+        now_ns: int = 0,
+        response: InferenceResponse | None = None,
+    ) -> None:
         context, owner = self.context, self.owner
         self.finished = True
         if self.counted:
@@ -172,6 +180,8 @@ class Answer(msgspec.Struct, eq=False):
         form = None if self.decoded is None else self.decoded.request.form
         if form is not None:
             exchange.rows = form.rows
+        if context.captured and response is not None:
+            keep_answer(exchange, response)
         owner.ring.append(exchange)
 
 

@@ -107,9 +107,10 @@ class Inference:
                 answer.send(response.alone(index))
             return
         now_ns = self.clock.monotonic_ns()
-        for answer, text, timing in zip(responders, texts, response.timings, strict=True):
+        for index, (answer, text) in enumerate(zip(responders, texts, strict=True)):
             try:
-                answer.deliver(text, timing, now_ns)
+                kept = response.alone(index) if answer.context.captured else None
+                answer.deliver(text, response.timings[index], now_ns, kept)
             except Exception as error:  # those after it must be answered too
                 log.exception("answer_failed", request_id=answer.context.request_id)
                 answer.fail(fault_of(error))

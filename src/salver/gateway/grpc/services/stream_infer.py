@@ -152,9 +152,11 @@ class StreamAnswer(GrpcAnswer, eq=False, kw_only=True):
             self.fail(ModelFailed(f"over {limit} bytes of answers wait for a client that is slow"))
             self.context.cancel()
 
-    def finish(self, code: str, timing: Timing | None) -> None:
+    def finish(
+        self, code: str, timing: Timing | None, response: InferenceResponse | None = None
+    ) -> None:
         """Record what became of it, and make room for another."""
-        super().finish(code, timing)
+        super().finish(code, timing, response)
         self.speaker.forget(self)
 
 

@@ -1,0 +1,61 @@
+"""Rollouts as text for people."""
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+
+STATES = ("promoted", "rolled_back")
+
+
+def status_lines(rollout: dict[str, Any]) -> Iterator[str]:
+    """Return the lines that tell how a rollout is."""
+    weights = ", ".join(f"{name} {part:g} %" for name, part in rollout["weights"].items())
+    total = len(rollout["steps"])
+    step = f", step {rollout['step']} of {total}" if total else ""
+    yield f"{rollout['endpoint']}: rollout {rollout['rollout']} ({rollout['strategy']}) is " + (
+        rollout["state"] + step
+    )
+    yield f"  {weights}; {rollout['requests']} requests to {rollout['to']}"
+    for metric in rollout["metrics"]:
+        yield f"  {_metric(metric)}"
+    if rollout["reason"]:
+        yield f"  because: {rollout['reason']}"
+    if rollout["time_left_s"] is not None and rollout["state"] not in STATES:
+        yield f"  time left: {rollout['time_left_s']:.0f} s"
+    if rollout.get("frozen"):
+        yield f"  frozen by {rollout['frozen']['actor']}: {rollout['frozen']['reason']}"
+    yield f"  next: {rollout['next']}"
+
+
+def event_lines(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a history as a table."""
+    return [
+        {
+            "time": _time(event["unix_ms"]),
+            "rollout": event["rollout"],
+            "event": event["event"],
+            "by": event["actor"],
+            "state": event["state"],
+            "weight": f"{event['weight']:g} %",
+            "reason": event["reason"],
+        }
+        for event in events
+    ]
+
+
+def _metric(metric: dict[str, Any]) -> str:
+    sizes = f"{metric['n_canary']} and {metric['n_primary']} requests"
+    low, high = (_size(metric[name]) for name in ("low", "high"))
+    return (
+        f"{metric['name']}: {metric['verdict']}, {_size(metric['estimate'])} "
+        f"[{low}, {high}], margin {metric['margin']:g}, {sizes}"
+    )
+
+
+def _size(value: float | None) -> str:
+    return "?" if value is None else f"{value:+.3g}"
+
+
+def _time(unix_ms: int) -> str:
+    moment = dt.datetime.fromtimestamp(unix_ms / 1000, dt.UTC)
+    return moment.isoformat(" ", "seconds").removesuffix("+00:00")

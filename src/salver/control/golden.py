@@ -1,0 +1,200 @@
+"""No version gets its first request before its golden examples pass in the worker that has it."""
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from salver.artifact.golden import Golden, compare, parse_golden
+from salver.control.hub import Hub
+from salver.control.planner import AddressOf, Desired, Observed, placement
+from salver.core.errors import CapacityError, SalverError, WireError, fault_of, from_code
+from salver.core.tensor import AnyArray, Tensor
+from salver.engine.client.pending import tensors_of
+from salver.observe.logs import get_logger
+from salver.registry.blobs import BlobStore
+from salver.wire.connection import Connection
+from salver.wire.framing import Buffer
+from salver.wire.messages import (
+    ANSWERING_STATES,
+    PROTOCOL_VERSION,
+    Chunk,
+    Fail,
+    Hello,
+    Infer,
+    Message,
+    Plan,
+    TensorHeader,
+    VariantState,
+)
+from salver.wire.transport import connect
+
+log = get_logger(__name__)
+
+MAX_EXAMPLES = 100
+_MAX_GOLDEN_BYTES = 64 * 1024 * 1024
+_CONNECT_S = 5.0
+_EXAMPLE_S = 60.0
+_AGAIN_S = 1.0
+_CHECKING, _FAILED = "loading", "failed"
+
+
+class Subject(NamedTuple):
+    """One version in one process of a worker."""
+
+    worker: str
+    incarnation: str
+    variant: str
+
+
+class GoldenGate:
+    """Shows versions as loading until their examples have passed, and as failed if they do not.
+
+    Those that gateways route to already have passed. ``done`` is called when one is through.
+    At most ``MAX_EXAMPLES`` of a version are asked, one version at a time.
+    """
+
+    def __init__(
+        self, blobs: BlobStore, hub: Hub, address_of: AddressOf, done: Callable[[], None]
+    ) -> None:
+        self._blobs = blobs
+        self._hub = hub
+        self._address_of = address_of
+        self._done = done
+        self._verdicts: dict[Subject, SalverError | None] = {}
+        self._open: dict[Subject, asyncio.Task[None]] = {}
+        self._slot = asyncio.Semaphore(1)
+
+    def screen(self, desired: Sequence[Desired], plan: Plan) -> Observed:
+        """Return what was observed, as far as the gate lets it be seen, and begin checks."""
+        observed = self._hub.observed()
+        routed = {variant.id for each in plan.endpoints for variant in each.variants}
+        incarnations = self._hub.incarnations()
+        seen: set[Subject] = set()
+        workers = dict(observed.workers)
+        for item in (one for wish in desired for one in wish.each() if one.version is not None):
+            version = item.version
+            assert version is not None
+            if not version.manifest.golden or version.id in routed:
+                continue
+            for worker in placement(item, observed):
+                state = workers.get(worker, {}).get(version.id)
+                if state is None or state.state not in ANSWERING_STATES:
+                    continue
+                subject = Subject(worker, incarnations.get(worker, ""), version.id)
+                seen.add(subject)
+                shown = self._shown(subject, version.manifest.golden, state)
+                workers[worker] = {**workers[worker], version.id: shown}
+        self._forget(seen, incarnations.values())
+        return msgspec.structs.replace(observed, workers=workers)
+
+    async def stop(self) -> None:
+        """End every check."""
+        tasks = list(self._open.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _shown(self, subject: Subject, golden: str, state: VariantState) -> VariantState:
+        if subject not in self._verdicts:
+            if subject not in self._open:
+                self._open[subject] = asyncio.create_task(self._check(subject, golden))
+            return msgspec.structs.replace(state, state=_CHECKING)
+        error = self._verdicts[subject]
+        if error is None:
+            return state
+        return msgspec.structs.replace(state, state=_FAILED, code=error.code, error=error.message)
+
+    def _forget(self, seen: set[Subject], incarnations: Collection[str]) -> None:
+        """Forget verdicts about processes that are gone."""
+        for subject in [s for s in self._verdicts if s.incarnation not in incarnations]:
+            if subject not in seen:
+                del self._verdicts[subject]
+
+    async def _check(self, subject: Subject, golden: str) -> None:
+        verdict: SalverError | None = None
+        try:
+            async with self._slot:
+                data = await asyncio.to_thread(self._blobs.read, golden, _MAX_GOLDEN_BYTES)
+                examples = await asyncio.to_thread(parse_golden, data)
+                await run_examples(
+                    self._address_of(subject.worker), subject.variant, examples[:MAX_EXAMPLES]
+                )
+        except (WireError, CapacityError) as error:
+            # The worker is gone or has no time; it or whoever comes after it is asked anew.
+            log.warning("golden_not_asked", variant=subject.variant, cause=error.message)
+            await asyncio.sleep(_AGAIN_S)
+            del self._open[subject]
+            self._done()
+            return
+        except SalverError as error:
+            verdict = error
+            log.error("golden_failed", variant=subject.variant, cause=error.message)
+        except Exception as fault:  # a fault of ours must not let the version through
+            log.exception("golden_failed", variant=subject.variant)
+            verdict = fault_of(fault)
+        self._verdicts[subject] = verdict
+        del self._open[subject]
+        self._done()
+
+
+async def run_examples(address: str, variant: str, examples: Sequence[Golden]) -> None:
+    """Ask a worker each example, as a gateway would.
+
+    Raises ``GoldenMismatch``, what the model failed with, or ``WireError``.
+    """
+    asker = _Asker()
+    hello = Hello(PROTOCOL_VERSION, "gateway", "control-golden", "golden")
+    connection = await connect(address, hello, lambda _: asker, _CONNECT_S)
+    try:
+        for number, example in enumerate(examples, start=1):
+            outputs = await asker.ask(connection, number, variant, example)
+            compare(example.outputs, outputs, example.rtol, example.atol)
+    finally:
+        connection.close()
+
+
+class _Asker:
+    """Receiver of one answer at a time."""
+
+    def __init__(self) -> None:
+        self._answer: asyncio.Future[dict[str, AnyArray]] | None = None
+
+    async def ask(
+        self, connection: Connection, number: int, variant: str, example: Golden
+    ) -> dict[str, AnyArray]:
+        """Return what the model answers."""
+        self._answer = asyncio.get_running_loop().create_future()
+        headers = tuple(
+            TensorHeader(t.name, t.datatype, t.shape, t.size_bytes) for t in example.inputs
+        )
+        infer = Infer(number, variant, headers, round(_EXAMPLE_S * 1e6), f"golden-{number}")
+        connection.send(infer, [tensor.buffer for tensor in example.inputs])
+        try:
+            async with asyncio.timeout(_EXAMPLE_S):
+                return await self._answer
+        except TimeoutError as error:
+            raise WireError(f"no answer to a golden example within {_EXAMPLE_S:g} s") from error
+
+    def on_message(self, message: Message, payload: Buffer) -> None:
+        """Take the answer; what else a worker says does not matter here."""
+        answer = self._answer
+        if answer is None or answer.done():
+            return
+        if isinstance(message, Fail):
+            answer.set_exception(from_code(message.code, message.message))
+        elif isinstance(message, Chunk):
+            try:
+                answer.set_result(_arrays(tensors_of(message, payload)))
+            except SalverError as error:
+                answer.set_exception(error)
+
+    def on_lost(self, error: WireError | None) -> None:
+        """End the question that is open."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error or WireError("the worker closed the link"))
+
+
+def _arrays(tensors: list[Tensor]) -> dict[str, AnyArray]:
+    return {tensor.name: tensor.array() for tensor in tensors}

@@ -1,0 +1,120 @@
+"""What is known of a rollout's new version, by what its strategy lets it be compared."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from salver.control.rollouts.evidence import EvidenceBooks
+from salver.control.rollouts.judging import WARM_UP, columns_of, finding, judge_policy
+from salver.core.rollouts import BLUE_GREEN
+from salver.observe.merge import Key, Totals
+from salver.rollout import counts
+from salver.rollout.columns import encode_columns
+from salver.rollout.counts import Share
+from salver.rollout.evidence import Observed
+from salver.rollout.machine import HOLD, PROMOTE, ROLL_BACK, Finding, Rollout
+from salver.rollout.tally import REQUESTS
+
+_COPIES, _SECONDS = "salver_shadow_copies_total", "salver_shadow_seconds"
+_FAILED, _DROPPED, _SHADOW, _PRIMARY = "failed", "dropped", "shadow", "primary"
+
+
+class Look(NamedTuple):
+    """The new version's requests in all, what a judge says, and what shall be counted from now on.
+
+    ``columns`` is as a plan carries it.
+    """
+
+    requests: int
+    finding: Finding | None
+    columns: bytes = b""
+
+
+class Analyst:
+    """Compares by the evidence of gateways, blue-green versions by what became of copies."""
+
+    def __init__(self, books: EvidenceBooks) -> None:
+        self._books = books
+
+    async def look(self, rollout: Rollout, totals: Totals) -> Look:
+        """Return what is known; may raise, which pauses the rollout."""
+        if rollout.policy.strategy == BLUE_GREEN:
+            return _of_copies(rollout, totals)
+        observed = self._books.observed(rollout.endpoint)
+        # Betting on thousands of segments takes longer than the loop may stand still.
+        return await asyncio.to_thread(_of_evidence, rollout, observed)
+
+
+def _of_evidence(rollout: Rollout, observed: Sequence[Observed]) -> Look:
+    judged = judge_policy(rollout.policy)
+    requests = sum(int(each.canary.rows[:, REQUESTS].sum()) for each in observed)
+    report, found = finding(rollout, judged, observed)
+    if all(each.block.warmup for each in observed):
+        found = Finding(HOLD, "the canary is warming up", found.evidence)
+    columns = rollout.columns
+    if not columns:
+        columns = encode_columns(WARM_UP)
+    elif columns == encode_columns(WARM_UP) and report.warm:
+        usual = np.sum([each.primary.bins for each in observed], axis=0)
+        columns = encode_columns(columns_of(rollout.policy, judged, usual))
+    return Look(requests, found, columns)
+
+
+def _of_copies(rollout: Rollout, totals: Totals) -> Look:
+    """Compare copies that failed with originals, which all were answered, and their times."""
+    outcomes: dict[str, int] = {}
+    for key, value in totals.counters.items():
+        if key[0] == _COPIES and _is_of(key, rollout):
+            outcomes[key[1][3]] = outcomes.get(key[1][3], 0) + int(value)
+    outcomes.pop(_DROPPED, None)
+    copies = sum(outcomes.values())
+    failed = counts.compare(
+        "failed_copies",
+        Share(outcomes.get(_FAILED, 0), copies),
+        Share(0, copies),
+        counts.ERROR_MARGIN,
+        critical=True,
+    )
+    rows = {of: _seconds(rollout, totals, of) for of in (_SHADOW, _PRIMARY)}
+    slow = counts.compare(
+        "slow_copies",
+        *counts.slower(rows[_SHADOW], rows[_PRIMARY]),
+        counts.SLOW_MARGIN,
+        critical=False,
+    )
+    evidence: dict[str, Any] = {
+        "metrics": [failed.line(), slow.line()],
+        "copies": outcomes,
+    }
+    for metric in (failed, slow):
+        if metric.verdict == counts.WORSE:
+            kind = ROLL_BACK if metric.critical else "pause"
+            return Look(copies, Finding(kind, metric.words(), evidence))
+    if not copies:
+        return Look(0, Finding(HOLD, "no copy was answered yet", evidence))
+    return Look(copies, Finding(PROMOTE, "no metric of the copies is worse", evidence))
+
+
+def _seconds(rollout: Rollout, totals: Totals, of: str) -> list[int]:
+    rows: Iterable[tuple[int, ...]] = (
+        buckets
+        for key, (buckets, _) in totals.histograms.items()
+        if key[0] == _SECONDS and _is_of(key, rollout) and key[1][3] == of
+    )
+    return [sum(column) for column in zip(*rows, strict=True)]
+
+
+def _is_of(key: Key, rollout: Rollout) -> bool:
+    endpoint, variant, epoch = key[1][:3]
+    mine = endpoint == rollout.endpoint and variant == rollout.target
+    return mine and int(epoch) > rollout.first_epoch
+
+
+def with_columns(rollout: Rollout, look: Look) -> Rollout:
+    """Return a rollout whose gateways count what its analysis asks for."""
+    if look.columns == rollout.columns:
+        return rollout
+    return msgspec.structs.replace(rollout, columns=look.columns)

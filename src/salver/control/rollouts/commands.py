@@ -1,0 +1,285 @@
+"""What people may say of rollouts: start, look, pause, promote, go back, freeze."""
+
+import secrets
+from typing import Any, NamedTuple
+
+import msgspec
+
+from salver.control.deploy import Deployer
+from salver.control.reconcile import Reconciler
+from salver.control.rollouts import view
+from salver.control.rollouts.earlier import is_kept
+from salver.control.rollouts.gates import Gates
+from salver.control.rollouts.journal import line_of, record_of, rollout_of
+from salver.control.rollouts.journal import shown as line_shown
+from salver.control.rollouts.judging import judge_policy, with_labels
+from salver.control.rollouts.runner import Runner, Stores
+from salver.core.clock import Clock
+from salver.core.errors import (
+    Conflict,
+    EndpointNotFound,
+    InvalidRequest,
+    NotReady,
+    PreviousNotFound,
+    SalverError,
+)
+from salver.core.names import ModelReference, check_name, parse_reference
+from salver.core.rollouts import RolloutPolicy, check_policy
+from salver.observe.logs import get_logger
+from salver.registry.catalog import Catalog
+from salver.registry.records import EndpointSpec, VersionRecord
+from salver.rollout.machine import Command, Rollout, begun, command
+
+log = get_logger(__name__)
+
+_MILLISECOND_NS = 1_000_000
+_SALT_BYTES = 6
+_MAX_REASON = 1024
+_THAW = frozenset(("resume", "promote", "weight"))
+
+
+class Start(NamedTuple):
+    """A rollout that somebody wants: to a version (``2``), ``MODEL:VERSION`` or ``MODEL@ALIAS``."""
+
+    endpoint: str
+    to: str
+    policy: RolloutPolicy
+    actor: str
+    force: bool = False
+
+
+class Rollouts:
+    """Carries out what people say, one at a time with the loop that drives rollouts."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        catalog: Catalog,
+        gates: Gates,
+        runner: Runner,
+        reconciler: Reconciler,
+        deployer: Deployer,
+        clock: Clock,
+    ) -> None:
+        self._stores = stores
+        self._catalog = catalog
+        self._gates = gates
+        self._runner = runner
+        self._reconciler = reconciler
+        self._deployer = deployer
+        self._clock = clock
+
+    async def start(self, start: Start) -> dict[str, Any]:
+        """Begin a rollout and return it.
+
+        Raises what the gates refuse with, ``NotReady`` when the endpoint serves nothing yet, and
+        ``Conflict`` when it serves this version already.
+        """
+        policy = check_policy(start.policy)
+        judge_policy(policy)
+        plan = self._reconciler.plan
+        async with self._runner.lock:
+            record = await self._stores.database(lambda: self._begin(start, policy, plan.number))
+            rollout = rollout_of(record)
+            self._runner.current[rollout.endpoint] = rollout
+            self._runner.findings.pop(rollout.endpoint, None)
+        self._reconciler.wake()
+        reason = f"from {rollout.source} to {rollout.target}"
+        await self._record(start.actor, "rollout", rollout.endpoint, reason)
+        return view.shown(rollout, None)
+
+    async def say(self, endpoint: str, wish: Command) -> dict[str, Any]:
+        """Carry out pause, resume, promote, abort or weight; returns the rollout.
+
+        Raises ``RolloutNotFound``, ``EndpointFrozen`` and as ``machine.command``.
+        """
+        check_name(endpoint, "endpoint")
+        if wish.kind in _THAW:
+            await self._stores.database(lambda: self._gates.check_thawed(endpoint))
+        async with self._runner.lock:
+            rollout = await self._newest(endpoint)
+            is_ready = wish.kind != "promote" or self._runner.facts(rollout).is_ready
+            wish = msgspec.structs.replace(
+                wish, is_ready=is_ready, reason=wish.reason[:_MAX_REASON]
+            )
+            after, transition = command(rollout, wish)
+            assert transition is not None
+            await self._runner.commit(after, transition)
+        return view.shown(after, self._runner.findings.get(endpoint))
+
+    async def status(self, endpoint: str) -> dict[str, Any]:
+        """Return an endpoint's newest rollout, its freeze and what it was before."""
+        check_name(endpoint, "endpoint")
+        rollout = await self._newest(endpoint)
+        store = self._stores.rollouts
+        frozen, previous = await self._stores.database(lambda: (store.frozen(), store.previous()))
+        return {
+            **view.shown(rollout, self._runner.findings.get(endpoint)),
+            "frozen": view.frozen(frozen.get(endpoint)),
+            "previous": view.earlier(previous.get(endpoint)),
+        }
+
+    async def history(self, endpoint: str, limit: int) -> list[dict[str, Any]]:
+        """Return the newest events of an endpoint's rollouts, newest first."""
+        check_name(endpoint, "endpoint")
+        events = await self._stores.database(lambda: self._stores.rollouts.history(endpoint, limit))
+        return [line_shown(event) for event in events]
+
+    async def rollback(
+        self, endpoint: str, actor: str, reason: str, *, force: bool
+    ) -> dict[str, Any]:
+        """Go back to what the endpoint was before: abort its rollout, or restore its last state.
+
+        Raises ``PreviousNotFound`` and ``EndpointFrozen``, and what the gates refuse with when the
+        earlier version is not in memory any more.
+        """
+        check_name(endpoint, "endpoint")
+        if not force:
+            await self._stores.database(lambda: self._gates.check_thawed(endpoint))
+        async with self._runner.lock:
+            await self._runner.refresh()
+            rollout = self._runner.current.get(endpoint)
+            if rollout is not None:
+                after, transition = command(rollout, Command("abort", actor, reason))
+                assert transition is not None
+                await self._runner.commit(after, transition)
+                return {"endpoint": endpoint, "version": after.source, "was_in_memory": True}
+            spec, kept = await self._stores.database(
+                lambda: self._restore(endpoint, f"by {actor}: {reason or 'by hand'}", force=force)
+            )
+        self._reconciler.wake()
+        await self._record(actor, "rollback", endpoint, reason)
+        await self._deployer.wait(spec, _deploy_timeout_s(self._reconciler))
+        return {
+            "endpoint": endpoint,
+            "version": f"{spec.model}:{spec.version}",
+            "was_in_memory": kept,
+        }
+
+    async def freeze(self, endpoint: str, reason: str, actor: str) -> dict[str, Any]:
+        """Let nothing change an endpoint; a rollout that runs is paused.
+
+        Raises ``EndpointNotFound``.
+        """
+        check_name(endpoint, "endpoint")
+        async with self._runner.lock:
+            frozen = await self._stores.database(lambda: self._freeze(endpoint, reason, actor))
+            await self._runner.refresh()
+            rollout = self._runner.current.get(endpoint)
+            if rollout is not None and rollout.state == "running":
+                why = f"the endpoint was frozen: {reason or 'no reason'}"
+                after, transition = command(rollout, Command("pause", actor, why))
+                assert transition is not None
+                await self._runner.commit(after, transition)
+        await self._record(actor, "freeze", endpoint, reason)
+        return {"endpoint": endpoint, "frozen": view.frozen(frozen)}
+
+    async def unfreeze(self, endpoint: str, actor: str) -> dict[str, Any]:
+        """Let an endpoint be changed again; a rollout stays paused until it is resumed.
+
+        Raises ``Conflict`` for one that is not frozen.
+        """
+        check_name(endpoint, "endpoint")
+        was = await self._stores.database(lambda: self._stores.rollouts.unfreeze(endpoint))
+        if not was:
+            raise Conflict(f"endpoint {endpoint!r} is not frozen")
+        await self._record(actor, "unfreeze", endpoint, "")
+        return {"endpoint": endpoint, "frozen": None}
+
+    async def _record(self, actor: str, action: str, endpoint: str, reason: str) -> None:
+        state = self._stores.state
+        details = {"reason": reason}
+        await self._stores.database(lambda: state.record(actor, action, endpoint, details))
+
+    async def _newest(self, endpoint: str) -> Rollout:
+        record = await self._stores.database(lambda: self._stores.rollouts.newest(endpoint))
+        stored = rollout_of(record)
+        known = self._runner.current.get(endpoint)
+        same = known is not None and (known.number, known.sequence) == (
+            stored.number,
+            stored.sequence,
+        )
+        return known if known is not None and same else stored
+
+    def _begin(self, start: Start, policy: RolloutPolicy, epoch: int) -> Any:
+        """Check all gates and store the rollout; on the database's thread."""
+        spec = self._spec(check_name(start.endpoint, "endpoint"))
+        self._gates.check_free(spec.name)
+        source = self._gates.current(spec)
+        target = self._target(start.to, spec)
+        if source.id == target.id:
+            raise Conflict(f"endpoint {spec.name!r} serves {target.id} already")
+        if not self._serves(spec.name, source):
+            raise NotReady(
+                f"{source.id}, which endpoint {spec.name!r} serves, is not ready; a rollout "
+                "needs something to compare with",
+                retry_after_s=1.0,
+            )
+        if not start.force:
+            self._gates.check_version(spec, source, target)
+
+        policy = with_labels(policy, source)
+
+        def make(number: int) -> tuple[bytes, bytes]:
+            rollout = Rollout(
+                spec.name,
+                number,
+                source.id,
+                target.id,
+                policy,
+                secrets.token_hex(_SALT_BYTES),
+                self._clock.unix_ns() // _MILLISECOND_NS,
+                start.actor,
+                first_epoch=epoch,
+            )
+            return record_of(rollout).body, line_of(begun(rollout))
+
+        return self._stores.rollouts.begin(spec.name, make)
+
+    def _serves(self, endpoint: str, version: VersionRecord) -> bool:
+        return any(
+            plan.name == endpoint and plan.variants and plan.variants[0].id == version.id
+            for plan in self._reconciler.plan.endpoints
+        )
+
+    def _target(self, to: str, spec: EndpointSpec) -> VersionRecord:
+        if to.isascii() and to.isdigit():
+            return self._catalog.resolve(parse_reference(f"{spec.model}:{to}"))
+        reference = parse_reference(to)
+        if reference == ModelReference(reference.name) and reference.name != spec.model:
+            raise InvalidRequest(f"{to!r} is no version; write 2, NAME:2 or NAME@ALIAS")
+        return self._catalog.resolve(reference)
+
+    def _spec(self, endpoint: str) -> EndpointSpec:
+        spec = self._stores.state.endpoint(endpoint)
+        if spec is None:
+            raise EndpointNotFound(f"no endpoint {endpoint!r}; see 'salver get endpoints'")
+        return spec
+
+    def _restore(self, endpoint: str, reason: str, *, force: bool) -> tuple[EndpointSpec, bool]:
+        spec = self._spec(endpoint)
+        previous = self._stores.rollouts.previous().get(endpoint)
+        if previous is None:
+            raise PreviousNotFound(
+                f"endpoint {endpoint!r} has no earlier state; deploy the version you want with "
+                f"'salver deploy NAME:VERSION --endpoint {endpoint}'"
+            )
+        try:
+            present: VersionRecord | None = self._gates.current(spec)
+        except SalverError:
+            present = None
+        earlier = self._gates.current(previous.spec)
+        kept = is_kept(previous)
+        if not (kept or force):
+            self._gates.check_version(spec, present, earlier)
+        leaves = present is not None and present.id != earlier.id
+        marked = present.id if present is not None and leaves else ""
+        return self._stores.rollouts.restore(endpoint, marked, reason), kept
+
+    def _freeze(self, endpoint: str, reason: str, actor: str) -> Any:
+        self._spec(endpoint)
+        return self._stores.rollouts.freeze(endpoint, reason, actor)
+
+
+def _deploy_timeout_s(reconciler: Reconciler) -> float:
+    return reconciler.settings.control.deploy_timeout_s

@@ -1,0 +1,110 @@
+"""What gateways have counted for rollouts: taken as it comes, kept so that a restart loses little.
+
+A gateway's counts are cumulative, so a repeated, late or lost message does no harm, and reading
+what is stored again gives the same report.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from salver.control.planner import CANARY
+from salver.control.rollouts.judging import WARM_UP
+from salver.core.errors import SalverError
+from salver.observe.logs import get_logger
+from salver.rollout.columns import Columns
+from salver.rollout.evidence import Block, Collection, Observed, Reading
+from salver.rollout.machine import Rollout
+from salver.rollout.tally import Packed
+from salver.wire.messages import EndpointPlan, Evidence
+
+log = get_logger(__name__)
+
+_BLOCK = "block"
+_MAX_NAME = 128
+
+
+class _Book:
+    """All evidence of one rollout, and which of it is not stored yet."""
+
+    def __init__(self) -> None:
+        self.collection = Collection()
+        self.unsaved: dict[str, bytes] = {}
+
+
+class EvidenceBooks:
+    """Evidence of the rollouts that have not ended, by endpoint."""
+
+    def __init__(self) -> None:
+        self._books: dict[str, _Book] = {}
+
+    def take(self, incarnation: str, evidence: Evidence) -> None:
+        """Take what a gateway has counted; what does not fit is written to the log."""
+        book = self._books.get(evidence.endpoint)
+        if book is None:
+            return
+        packed = Packed(evidence.width, evidence.rows, evidence.bins)
+        reading = Reading(incarnation, evidence.number, evidence.epoch, evidence.arm, packed)
+        try:
+            is_news = book.collection.take(reading)
+        except SalverError as error:
+            log.error("evidence_refused", endpoint=evidence.endpoint, cause=error.message)
+            return
+        if is_news:
+            name = f"{incarnation}:{evidence.epoch}:{evidence.arm}"[:_MAX_NAME]
+            book.unsaved[name] = msgspec.json.encode(reading)
+
+    def has(self, endpoint: str) -> bool:
+        """Tell whether the book of an endpoint's rollout is open."""
+        return endpoint in self._books
+
+    def open(self, endpoint: str, stored: Mapping[str, bytes]) -> None:
+        """Begin a rollout's book, with what was stored of it before."""
+        book = self._books[endpoint] = _Book()
+        for name, body in stored.items():
+            if name.startswith(_BLOCK):
+                book.collection.begin(msgspec.json.decode(body, type=Block))
+        for name, body in stored.items():
+            if not name.startswith(_BLOCK):
+                book.collection.take(msgspec.json.decode(body, type=Reading))
+
+    def close(self, endpoint: str) -> None:
+        """End a book; what comes late is not counted."""
+        self._books.pop(endpoint, None)
+
+    def begin(self, rollout: Rollout, plan: EndpointPlan | None) -> bool:
+        """Open the block that a plan has begun, and tell whether there was one.
+
+        Raises ``InvalidRequest`` for too many blocks.
+        """
+        if plan is None or not plan.evidence or not plan.variants:
+            return False
+        canary = next((v for v in plan.variants if v.role == CANARY and v.weight > 0), None)
+        if canary is None or canary.id != rollout.target:
+            return False
+        columns = msgspec.msgpack.decode(plan.evidence, type=Columns)
+        block = Block(
+            canary.weight_epoch,
+            canary.weight,
+            columns.canary,
+            columns.primary,
+            warmup=columns == WARM_UP,
+        )
+        book = self._books[rollout.endpoint]
+        if any(known.epoch == block.epoch for known in book.collection.blocks()):
+            return False
+        book.collection.begin(block)
+        book.unsaved[f"{_BLOCK}:{block.epoch}"] = msgspec.json.encode(block)
+        return True
+
+    def observed(self, endpoint: str) -> list[Observed]:
+        """Return every block of a rollout with what was counted in it."""
+        return self._books[endpoint].collection.observed()
+
+    def unsaved(self, endpoint: str) -> dict[str, bytes]:
+        """Return what is not stored yet, which then counts as stored."""
+        book = self._books.get(endpoint)
+        if book is None:
+            return {}
+        rows, book.unsaved = book.unsaved, {}
+        return rows

@@ -1,0 +1,88 @@
+"""Rollouts as the API shows them."""
+
+from typing import Any
+
+from salver.core.rollouts import FULL, MANUAL
+from salver.registry.records import Freeze, PreviousState
+from salver.rollout.machine import PAUSED, PREPARING, PROMOTION, RUNNING, Finding, Rollout
+
+
+def shown(rollout: Rollout, finding: Finding | None) -> dict[str, Any]:
+    """Return a rollout with its newest finding; weights in percent, steps counted from 1."""
+    policy = rollout.policy
+    limit_s = policy.max_duration_s
+    return {
+        "endpoint": rollout.endpoint,
+        "rollout": rollout.number,
+        "state": rollout.state,
+        "strategy": policy.strategy,
+        "from": rollout.source,
+        "to": rollout.target,
+        "step": rollout.step + 1,
+        "steps": [step / 100 for step in policy.steps],
+        "weights": {
+            rollout.source: (FULL - rollout.weight) / 100,
+            rollout.target: rollout.weight / 100,
+        },
+        "requests": rollout.requests,
+        "step_requests": rollout.requests - rollout.step_requests,
+        "auto": policy.auto,
+        "metrics": _metrics(finding),
+        "time_left_s": max(0.0, limit_s - rollout.running_s) if limit_s else None,
+        "reason": rollout.reason,
+        "next": what_next(rollout, finding),
+        "created_unix_ms": rollout.created_unix_ms,
+        "created_by": rollout.created_by,
+    }
+
+
+def what_next(rollout: Rollout, finding: Finding | None) -> str:
+    """Say what happens next, or what a person may do."""
+    name = rollout.endpoint
+    if rollout.awaits == PROMOTION:
+        return f"waits for 'salver rollout promote {name}' or 'salver rollout abort {name}'"
+    if rollout.state == PAUSED:
+        return f"waits for 'salver rollout resume {name}' or 'salver rollout abort {name}'"
+    if rollout.state != RUNNING:
+        return "nothing; it has ended"
+    if rollout.step == PREPARING:
+        return f"gives {rollout.target} traffic when it is loaded and its examples pass"
+    if rollout.policy.strategy == MANUAL:
+        return f"waits for 'salver rollout set-weight {name} PERCENT' or 'salver rollout promote'"
+    return _next_step(rollout, finding)
+
+
+def _next_step(rollout: Rollout, finding: Finding | None) -> str:
+    policy = rollout.policy
+    goal = "the promotion" if rollout.is_last else f"{policy.steps[rollout.step + 1] / 100:g} %"
+    missing = policy.min_requests - (rollout.requests - rollout.step_requests)
+    if missing > 0:
+        return f"{goal} after {missing} more requests to the canary"
+    if rollout.step_s < policy.step_s:
+        return f"{goal} after {policy.step_s - rollout.step_s:.0f} s more"
+    why = finding.reason if finding is not None else "there is no comparison yet"
+    return f"{goal} when the comparison allows it: {why}"
+
+
+def earlier(state: PreviousState | None) -> dict[str, Any] | None:
+    """Return what an endpoint was before."""
+    if state is None:
+        return None
+    spec = state.spec
+    return {
+        "model": spec.model,
+        "version": spec.version,
+        "in_memory_s": max(0.0, state.left_s),
+        "unix_ms": state.unix_ms,
+    }
+
+
+def frozen(state: Freeze | None) -> dict[str, Any] | None:
+    """Return why an endpoint is frozen."""
+    if state is None:
+        return None
+    return {"reason": state.reason, "actor": state.actor, "unix_ms": state.unix_ms}
+
+
+def _metrics(finding: Finding | None) -> list[dict[str, Any]]:
+    return list(finding.evidence.get("metrics", ())) if finding is not None else []

@@ -1,0 +1,157 @@
+"""Counts, for rollouts, what became of the requests that chance gave to their arms.
+
+A subscriber of the ring of exchanges, so that nothing of it is on the request path. What is counted
+is in the plan, and is told to control with every report.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from salver.core.clock import Clock
+from salver.core.errors import ERRORS_BY_CODE, CallerError
+from salver.core.exchange import Exchange, JointExchange, Record
+from salver.core.tensor import Tensor
+from salver.observe.logs import get_logger
+from salver.rollout.columns import Columns
+from salver.rollout.predictions import Predictions
+from salver.rollout.tally import POINTS, Tally, pack, segment_of
+from salver.wire.messages import EndpointPlan, Evidence, Plan, VariantPlan
+
+log = get_logger(__name__)
+
+# Requests of an epoch that has ended may still be open for as long as they may take.
+_KEPT_S = 600.0
+_MAX_EPOCHS = 64
+_NANOSECOND = 1e-9
+_NOT_THE_VARIANTS = frozenset(
+    code for code, error in ERRORS_BY_CODE.items() if issubclass(error, CallerError)
+)
+
+Key = tuple[str, str, int]
+
+
+class _Arm:
+    """The counts of one variant in one epoch."""
+
+    __slots__ = ("changed", "endpoint", "epoch", "number", "points", "predictions", "role", "tally")
+
+    def __init__(
+        self, endpoint: str, variant: VariantPlan, columns: Columns, points: range
+    ) -> None:
+        layout = columns.of(variant.role)
+        self.endpoint = endpoint
+        self.role = variant.role
+        self.epoch = variant.weight_epoch
+        self.points = points
+        self.tally = Tally(layout)
+        self.predictions = Predictions(variant.signature, layout)
+        self.number = 0
+        self.changed = False
+
+    def message(self) -> Evidence:
+        """Return what was counted so far."""
+        self.number += 1
+        self.changed = False
+        packed = pack(self.tally.table())
+        return Evidence(
+            self.endpoint,
+            self.epoch,
+            self.role,
+            self.number,
+            packed.width,
+            packed.rows,
+            packed.bins,
+        )
+
+
+class EvidenceCounter:
+    """Counts by endpoint, variant and weight epoch, as plans ask for it."""
+
+    def __init__(self, clock: Clock, rng: random.Random) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._arms: dict[Key, _Arm] = {}
+        self._ended_ns: dict[Key, int] = {}
+
+    def apply(self, plan: Plan) -> None:
+        """Count what this plan asks for from now on; what ended is kept for a while."""
+        now_ns = self._clock.monotonic_ns()
+        wanted: set[Key] = set()
+        for endpoint in plan.endpoints:
+            if endpoint.evidence:
+                wanted |= self._begin(endpoint)
+        for key in list(self._arms):
+            if key in wanted:
+                self._ended_ns.pop(key, None)
+            elif now_ns - self._ended_ns.setdefault(key, now_ns) > _KEPT_S * 1e9:
+                del self._arms[key], self._ended_ns[key]
+        for key in sorted(self._ended_ns, key=self._ended_ns.__getitem__)[:-_MAX_EPOCHS]:
+            del self._arms[key], self._ended_ns[key]
+
+    def __call__(self, records: list[Record]) -> None:
+        """Count a batch of exchanges."""
+        arms = self._arms
+        if not arms:
+            return
+        for record in records:
+            context = record.context
+            if context.weight_epoch:
+                arm = arms.get((record.endpoint, context.variant, context.weight_epoch))
+                if arm is not None:
+                    self._count(arm, record)
+
+    def messages(self) -> Sequence[Evidence]:
+        """Return what is new since the last call."""
+        return [arm.message() for arm in self._arms.values() if arm.changed]
+
+    def _begin(self, endpoint: EndpointPlan) -> set[Key]:
+        try:
+            columns = msgspec.msgpack.decode(endpoint.evidence, type=Columns)
+        except msgspec.DecodeError:
+            # A newer control may count what this gateway does not know; it still has to serve.
+            log.exception("evidence_not_understood", endpoint=endpoint.name)
+            return set()
+        start, keys = 0, set()
+        for variant in (*endpoint.variants[1:], *endpoint.variants[:1]):
+            points = range(start, start + variant.weight)
+            start += variant.weight
+            key = (endpoint.name, variant.id, variant.weight_epoch)
+            if variant.weight and columns.has(variant.role):
+                keys.add(key)
+                if key not in self._arms:
+                    self._arms[key] = _Arm(endpoint.name, variant, columns, points)
+        return keys
+
+    def _count(self, arm: _Arm, record: Record) -> None:
+        seconds = record.total_ns * _NANOSECOND
+        code = record.code if isinstance(record, Exchange) else ""
+        if code in _NOT_THE_VARIANTS:
+            return
+        arm.changed = True
+        place = record.context.place
+        if code:
+            arm.tally.failed(self._segment(arm, place), keyed=place >= 0)
+            return
+        for outputs in _answers(record):
+            segment = self._segment(arm, place)
+            arm.tally.answered(segment, seconds, keyed=place >= 0)
+            if outputs is not None:
+                arm.predictions.count(outputs, arm.tally, segment)
+
+    def _segment(self, arm: _Arm, place: int) -> int:
+        """Return where a request counts; one without a key had a point by chance."""
+        if place < 0:
+            place = self._rng.randrange(arm.points.start, arm.points.stop)
+        return segment_of(min(place, POINTS - 1))
+
+
+def _answers(record: Record) -> Iterator[list[Tensor] | None]:
+    """Yield the outputs of each request of a record, None for those that were not kept."""
+    response = record.response
+    if isinstance(record, JointExchange):
+        for index in range(len(record)):
+            yield None if record.response is None else record.response.alone(index).outputs
+    else:
+        yield None if response is None else response.outputs

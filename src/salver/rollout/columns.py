@@ -1,0 +1,34 @@
+"""What a plan asks gateways to count of an endpoint's arms."""
+
+import msgspec
+
+from salver.core.errors import InvalidRequest
+from salver.rollout.evidence import CANARY, PRIMARY
+from salver.rollout.tally import Layout
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """The columns of both arms, which differ in their latency thresholds only."""
+
+    canary: Layout
+    primary: Layout
+
+    @property
+    def captures(self) -> bool:
+        """Tell whether answers have to be looked at."""
+        return bool(self.primary.labels or self.primary.score_edges)
+
+    def has(self, role: str) -> bool:
+        """Tell whether variants of this role are counted."""
+        return role in (CANARY, PRIMARY)
+
+    def of(self, role: str) -> Layout:
+        """Return the columns of a role; raises ``InvalidRequest`` for one that is not counted."""
+        if not self.has(role):
+            raise InvalidRequest(f"nothing is counted of a variant in the role {role!r}")
+        return self.canary if role == CANARY else self.primary
+
+
+def encode_columns(columns: Columns) -> bytes:
+    """Return columns as a plan carries them."""
+    return msgspec.msgpack.encode(columns)

@@ -1,0 +1,174 @@
+"""What gateways count becomes what is decided, and is the same after control has died."""
+
+import msgspec
+import pytest
+
+from salver.control.rollouts.evidence import EvidenceBooks
+from salver.control.rollouts.judging import (
+    WARM_UP,
+    captures,
+    columns_of,
+    finding,
+    judge_policy,
+    with_labels,
+)
+from salver.core.errors import InvalidRequest, InvalidSettings
+from salver.core.rollouts import RolloutPolicy, check_policy
+from salver.core.signature import Column, Signature, TensorSpec
+from salver.rollout.columns import Columns, encode_columns
+from salver.rollout.machine import ADVANCE, HOLD, ROLL_BACK, Rollout
+from salver.rollout.tally import Tally, pack
+from salver.wire.messages import EndpointPlan, Evidence, VariantPlan
+from tests.control.test_planner import version
+
+POLICY = check_policy(
+    RolloutPolicy(min_requests=100, analysis={"warmup_s": 0, "warmup_requests": 1})
+)
+ROLLOUT = Rollout("e", 1, "m:1", "m:2", POLICY, "salt", 0, "alice", step=0, weight=5000)
+
+
+def plan(epoch: int, columns: Columns, weight: int = 5000) -> EndpointPlan:
+    """Return a plan in which a canary has a weight."""
+    signature = Signature((), ())
+    variants = tuple(
+        VariantPlan(each, role, "m", each[-1], "", "onnx", part, epoch, signature, ("shared-0",))
+        for each, role, part in (("m:1", "primary", 10_000 - weight), ("m:2", "canary", weight))
+    )
+    return EndpointPlan("e", variants, evidence=encode_columns(columns))
+
+
+def counted(columns: Columns, arm: str, requests: int, failed: int, number: int = 1) -> Evidence:
+    """Return what a gateway says of an arm."""
+    tally = Tally(columns.of(arm))
+    for index in range(requests):
+        segment = (7 * index) % 1000 + (0 if arm == "canary" else 1000)
+        if index < failed:
+            tally.failed(segment)
+        else:
+            tally.answered(segment, 0.004)
+    packed = pack(tally.table())
+    return Evidence("e", 7, arm, number, packed.width, packed.rows, packed.bins)
+
+
+def books_with(canary_failed: int, requests: int = 1500) -> tuple[EvidenceBooks, dict[str, bytes]]:
+    """Return evidence of one block, and what was stored of it."""
+    columns = columns_of(POLICY, judge_policy(POLICY), None)
+    books = EvidenceBooks()
+    books.open("e", {})
+    assert books.begin(ROLLOUT, plan(7, columns))
+    books.take("g1", counted(columns, "canary", requests, canary_failed))
+    books.take("g1", counted(columns, "primary", requests, 0))
+    return books, books.unsaved("e")
+
+
+@pytest.mark.parametrize(("failed", "kind"), [(0, ADVANCE), (300, ROLL_BACK)])
+def test_evidence_decides_and_survives(failed: int, kind: str) -> None:
+    """The same finding comes from what was taken, taken twice, and read again."""
+    books, stored = books_with(failed)
+    judged = judge_policy(POLICY)
+    report, found = finding(ROLLOUT, judged, books.observed("e"))
+    assert found.kind == kind
+    assert report.requests == 1500
+    assert found.evidence["metrics"][0]["n_canary"] == 1500
+    again = EvidenceBooks()
+    again.open("e", stored)
+    assert again.unsaved("e") == {}
+    columns = columns_of(POLICY, judged, None)
+    again.take("g1", counted(columns, "canary", 1500, failed))
+    assert finding(ROLLOUT, judged, again.observed("e")) == (report, found)
+    again.take("g2", counted(columns, "canary", 10, 0))
+    assert finding(ROLLOUT, judged, again.observed("e"))[0].requests == 1510
+
+
+def test_evidence_that_does_not_fit_is_left_out() -> None:
+    """Other endpoints, epochs and broken tables change nothing and raise nothing."""
+    books, _ = books_with(0)
+    columns = columns_of(POLICY, judge_policy(POLICY), None)
+    good = counted(columns, "canary", 5, 0, number=2)
+    for bad in (
+        msgspec.structs.replace(good, endpoint="other"),
+        msgspec.structs.replace(good, epoch=8),
+        msgspec.structs.replace(good, width=90),
+        msgspec.structs.replace(good, arm="nobody"),
+        msgspec.structs.replace(good, rows=b"\x00garbage"),
+    ):
+        books.take("g9", bad)
+    assert books.unsaved("e") == {}
+    books.close("e")
+    books.take("g1", good)
+    assert not books.has("e")
+
+
+def test_a_block_begins_with_the_plan_that_has_it() -> None:
+    """Plans without the canary, without weight or without columns begin none; each one once."""
+    columns = columns_of(POLICY, judge_policy(POLICY), None)
+    books = EvidenceBooks()
+    books.open("e", {})
+    wanted = plan(7, columns)
+    for other in (
+        None,
+        msgspec.structs.replace(wanted, evidence=b""),
+        msgspec.structs.replace(wanted, variants=wanted.variants[:1]),
+        plan(7, columns, weight=0),
+    ):
+        assert not books.begin(ROLLOUT, other)
+    assert books.begin(ROLLOUT, plan(6, WARM_UP))
+    assert books.begin(ROLLOUT, wanted)
+    assert not books.begin(ROLLOUT, wanted)
+    assert [each.block.warmup for each in books.observed("e")] == [True, False]
+
+
+def test_nothing_counted_holds() -> None:
+    """Without evidence there is neither progress nor harm."""
+    _, found = finding(ROLLOUT, judge_policy(POLICY), [])
+    assert found.kind == HOLD
+
+
+def test_a_canary_may_be_as_slow_as_is_tolerated() -> None:
+    """Its thresholds are the primary's and what the metric allows, or the floor if that is more."""
+    judged = judge_policy(POLICY)
+    columns = columns_of(POLICY, judged, None)
+    pairs = zip(columns.canary.thresholds_s, columns.primary.thresholds_s, strict=True)
+    assert [round(ours - theirs, 6) for ours, theirs in pairs] == [0.001, 0.001, 0.001]
+    free = msgspec.structs.replace(POLICY, analysis={"latency_floor_s": 0})
+    columns = columns_of(free, judged, None)
+    pairs = zip(columns.canary.thresholds_s, columns.primary.thresholds_s, strict=True)
+    assert [round(ours / theirs, 6) for ours, theirs in pairs] == [1.03, 1.03, 1.1]
+
+
+def test_declared_classes_are_counted() -> None:
+    """An output's categories become the classes, unless the policy names its own."""
+    record = version(1)
+    output = TensorSpec("y", "BYTES", (-1,), (Column("y", categories=("no", "yes")),))
+    signature = Signature((), (output,))
+    manifest = msgspec.structs.replace(record.manifest, signature=signature)
+    declared = msgspec.structs.replace(record, manifest=manifest)
+    policy = with_labels(POLICY, declared)
+    judged = judge_policy(policy)
+    columns = columns_of(policy, judged, None)
+    assert columns.primary.labels == ("no", "yes")
+    assert "class_share" in [spec.name for spec in judged.metrics]
+    assert captures(encode_columns(columns))
+    assert not captures(b"")
+    assert with_labels(POLICY, record) == POLICY
+    assert "class_share" not in [spec.name for spec in judge_policy(POLICY).metrics]
+
+
+@pytest.mark.parametrize(
+    "analysis",
+    [
+        {"alhpa": 0.05},
+        {"alpha": 0.9},
+        {"alpha": "x"},
+        {"latency_floor_s": -1},
+        {"promote_on": "hope"},
+        {"metrics": [{"name": "a", "kind": "nothing", "max_increase": 1}]},
+        {"metrics": [{"name": "a"}]},
+        {"labels": [str(number) for number in range(200)]},
+    ],
+)
+def test_comparisons_that_cannot_be_made_are_refused(analysis: dict[str, object]) -> None:
+    """What is wrong is said when the rollout is to begin."""
+    policy = msgspec.structs.replace(POLICY, analysis=analysis)
+    with pytest.raises((InvalidRequest, InvalidSettings)):
+        judge_policy(policy)
