@@ -4,17 +4,12 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from salver.control.desired import Desired, Observed
+from salver.control.hosts import failure, placed, successions
 from salver.control.in_force import up_to_date_workers
+from salver.control.loads import AddressOf
 from salver.control.placement import agreed, homes
-from salver.control.planner import (
-    AddressOf,
-    Desired,
-    Observed,
-    failure,
-    next_plan,
-    placed,
-    successions,
-)
+from salver.control.planner import next_plan
 from salver.core.hosting import Execution, Hosting, Limits
 from salver.registry.records import EndpointSpec
 from salver.wire.messages import Plan, VariantState, WorkerPlan

@@ -6,17 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.artifact.manifest import FileEntry, Manifest
-from salver.control.planner import (
-    AddressOf,
-    Arm,
-    Desired,
-    Observed,
-    asleep,
-    next_plan,
-    ready_workers,
-    same,
-    successions,
-)
+from salver.control.desired import Arm, Desired, Observed
+from salver.control.hosts import asleep, ready_workers, successions
+from salver.control.loads import AddressOf
+from salver.control.planner import next_plan, same
 from salver.core.errors import UnsupportedFormat
 from salver.core.signature import Signature, TensorSpec
 from salver.core.steps import Steps

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from salver.control.planner import Arm, Desired, Observed, next_plan
+from salver.control.desired import Arm, Desired, Observed
+from salver.control.planner import next_plan
 from salver.control.scaling import Scaler
 from salver.control.usage import usage_of
 from salver.core.clock import ManualClock

@@ -1,5 +1,8 @@
 """`salver deploy`: make an endpoint serve a model."""
 
+from pathlib import Path
+from typing import Any
+
 from salver.cli import deploy_options as given
 from salver.cli.options import (
     ControlUrlOption,
@@ -10,6 +13,7 @@ from salver.cli.options import (
     admin_client,
 )
 from salver.cli.output import emit, say
+from salver.client.admin import DeployOptions, deploy
 from salver.client.rollouts import RolloutOptions
 
 
@@ -57,43 +61,52 @@ def command(
 
     Example: salver deploy churn@champion --replicas 2
     """
+    options = DeployOptions(
+        endpoint=endpoint,
+        replicas=replicas,
+        validation=validation.value,
+        timeout_s=timeout_s,
+        max_batch_size=max_batch_size,
+        max_queue=max_queue,
+        request_timeout_s=request_timeout_s,
+        max_batch_tokens=max_batch_tokens,
+        max_queue_delay_ms=max_queue_delay_ms,
+        priorities=priorities,
+        batching=batching.value,
+        objective_ms=objective_ms,
+        max_padding=max_padding,
+        cache=cache,
+        pin=pin,
+        routing=routing,
+        routing_key=routing_key,
+        rollout=_policy(rollout_steps, auto=rollout_auto),
+        force=force,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        scale_on=scale_on.value,
+        scale_target=scale_target,
+        scale_down_delay_s=scale_down_delay_s,
+        hosting=hosting.value,
+        instances=instances,
+        threads=threads,
+        cpus=cpus,
+        memory_limit_bytes=given.size_bytes(memory_limit),
+        gpu=gpu,
+        provider=provider.value,
+        idle_s=idle,
+        warm_up=warm_up,
+    )
+    _tell(_carried_out(model, options, home, control_url), output)
+
+
+def _carried_out(
+    model: str, options: DeployOptions, home: Path | None, control_url: str | None
+) -> dict[str, Any]:
     with admin_client(home, control_url) as client:
-        deployed = client.deploy(
-            model,
-            endpoint=endpoint,
-            replicas=replicas,
-            validation=validation.value,
-            timeout_s=timeout_s,
-            max_batch_size=max_batch_size,
-            max_queue=max_queue,
-            request_timeout_s=request_timeout_s,
-            max_batch_tokens=max_batch_tokens,
-            max_queue_delay_ms=max_queue_delay_ms,
-            priorities=priorities,
-            batching=batching.value,
-            objective_ms=objective_ms,
-            max_padding=max_padding,
-            cache=cache,
-            pin=pin,
-            routing=routing,
-            routing_key=routing_key,
-            rollout=_policy(rollout_steps, auto=rollout_auto),
-            force=force,
-            min_replicas=min_replicas,
-            max_replicas=max_replicas,
-            scale_on=scale_on.value,
-            scale_target=scale_target,
-            scale_down_delay_s=scale_down_delay_s,
-            hosting=hosting.value,
-            instances=instances,
-            threads=threads,
-            cpus=cpus,
-            memory_limit_bytes=given.size_bytes(memory_limit),
-            gpu=gpu,
-            provider=provider.value,
-            idle_s=idle,
-            warm_up=warm_up,
-        )
+        return client.run(deploy(model, options))
+
+
+def _tell(deployed: dict[str, Any], output: Output) -> None:
     if output is not Output.TABLE:
         emit(deployed, output)
         return

@@ -6,10 +6,11 @@ from typing import Any
 import msgspec
 
 from salver.control.database import DatabaseThread
+from salver.control.desired import Desired, Observed
+from salver.control.hosts import failure, ready_workers
 from salver.control.hub import GATEWAY, Hub
 from salver.control.in_force import providers, up_to_date_workers
 from salver.control.placement import has_own, runs_code
-from salver.control.planner import Desired, Observed, failure, ready_workers
 from salver.control.reconcile import Reconciler
 from salver.control.rollouts.placing import Placing
 from salver.core.errors import (

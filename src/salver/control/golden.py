@@ -7,8 +7,10 @@ from typing import NamedTuple
 import msgspec
 
 from salver.artifact.golden import Golden, compare, parse_golden
+from salver.control.desired import Desired, Observed
+from salver.control.hosts import placement
 from salver.control.hub import Hub
-from salver.control.planner import AddressOf, Desired, Observed, placement
+from salver.control.loads import AddressOf
 from salver.core.errors import CapacityError, SalverError, WireError, fault_of, from_code
 from salver.core.tensor import AnyArray, Tensor
 from salver.engine.client.pending import tensors_of

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from salver.control.planner import Observed, asleep, successions
+from salver.control.desired import Observed
+from salver.control.hosts import asleep, successions
 from salver.core.clock import Clock
 from salver.core.errors import NotReady, WireError
 from salver.observe.logs import get_logger

@@ -1,6 +1,7 @@
 """What of the wishes for a version is in force, by what its workers report."""
 
-from salver.control.planner import Desired, Observed, is_tried, ready_workers
+from salver.control.desired import Desired, Observed
+from salver.control.hosts import is_tried, ready_workers
 
 
 def up_to_date_workers(item: Desired, observed: Observed) -> list[str]:

@@ -8,8 +8,8 @@ import orjson
 
 import salver
 from salver.control.database import DatabaseThread
+from salver.control.hosts import placement
 from salver.control.hub import WORKER, Hub
-from salver.control.planner import placement
 from salver.control.reconcile import Reconciler
 from salver.control.scaling import Scaling
 from salver.observe.memory import resident_bytes

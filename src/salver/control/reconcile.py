@@ -8,9 +8,12 @@ from pathlib import Path
 import msgspec
 
 from salver.control.database import DatabaseThread
+from salver.control.desired import Desired, Observed
 from salver.control.golden import GoldenGate
+from salver.control.hosts import placed
 from salver.control.hub import Hub
-from salver.control.planner import AddressOf, Desired, Observed, next_plan, placed, same
+from salver.control.loads import AddressOf
+from salver.control.planner import next_plan, same
 from salver.control.rollouts.journal import rollout_of
 from salver.control.rollouts.wishes import Wishes
 from salver.control.scaling import Scaler, Scaling

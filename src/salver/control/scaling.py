@@ -5,7 +5,8 @@ from functools import partial
 
 import msgspec
 
-from salver.control.planner import Desired, Observed, placement, ready_workers
+from salver.control.desired import Desired, Observed
+from salver.control.hosts import placement, ready_workers
 from salver.control.scale_rules import Rules
 from salver.core.clock import Clock
 from salver.core.errors import WorkerLimit

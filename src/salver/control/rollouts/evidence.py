@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from salver.control.planner import CANARY
+from salver.control.desired import CANARY
 from salver.control.rollouts.judging import WARM_UP
 from salver.core.errors import SalverError
 from salver.observe.logs import get_logger

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from salver.control.planner import Desired, Observed, failure, placement, ready_workers
+from salver.control.desired import Desired, Observed
+from salver.control.hosts import failure, placement, ready_workers
 from salver.rollout.machine import Rollout
 
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import msgspec
 
 from salver.control.database import DatabaseThread
+from salver.control.desired import Desired
 from salver.control.hub import Hub
-from salver.control.planner import Desired
 from salver.control.reconcile import Reconciler
 from salver.control.rollouts.analyst import Analyst, with_columns
 from salver.control.rollouts.earlier import fixed

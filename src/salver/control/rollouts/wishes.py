@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from salver.control.planner import ARM, CANARY, PREVIOUS, SHADOW, WAITING, Arm, Desired
+from salver.control.desired import ARM, CANARY, PREVIOUS, SHADOW, WAITING, Arm, Desired
 from salver.control.rollouts.gates import reference_of
 from salver.control.rollouts.judging import captures
 from salver.core import sides
