@@ -112,6 +112,8 @@ def test_evidence_is_replaced_with_how_far_a_rollout_is(store: RolloutStore) -> 
     assert store.evidence("e", 1) == {"4": b"[1]", "5": b"[3]"}
     assert store.newest("e").body == b'"later"'
     assert len(store.history("e")) == 1
+    store.change(RolloutRecord("e", 1, False, 1, b'"over"'), b'"promote"')
+    assert store.evidence("e", 1) == {}
 
 
 def test_endpoints_are_frozen_with_a_reason(store: RolloutStore) -> None:

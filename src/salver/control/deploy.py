@@ -162,12 +162,13 @@ class Deployer:
 
     def describe(self) -> list[dict[str, Any]]:
         """Return every endpoint as the API shows it."""
-        return [self._describe(item) for item in self._reconciler.desired]
+        observed = self._reconciler.observed()
+        return [self._describe(item, observed) for item in self._reconciler.desired]
 
     def _describe_one(self, name: str) -> dict[str, Any]:
         for item in self._reconciler.desired:
             if item.spec.name == name:
-                return self._describe(item)
+                return self._describe(item, self._reconciler.observed())
         raise EndpointNotFound(f"no endpoint {name!r}; see 'salver get endpoints'")
 
     def one(self, name: str) -> dict[str, Any]:
@@ -282,9 +283,8 @@ class Deployer:
             for worker in variant.workers
         )
 
-    def _describe(self, item: Desired) -> dict[str, Any]:
+    def _describe(self, item: Desired, observed: Observed) -> dict[str, Any]:
         spec, version = item.spec, item.version
-        observed = self._reconciler.observed()
         ready = ready_workers(item, observed)
         routed = self._routed(spec.name)
         answers = bool(ready) or self._answers(spec.name, observed)

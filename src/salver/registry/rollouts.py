@@ -86,6 +86,9 @@ class RolloutStore:
             self._lease.check(connection)
             self._update(connection, after, after.sequence - 1)
             self._append(connection, key, after.sequence, event)
+            if not after.is_active:
+                # What was concluded from it is in the history.
+                connection.execute(sa.delete(rollout_evidence).filter_by(**key))
             if ending is not None:
                 self._end(connection, after.endpoint, ending)
 

@@ -43,9 +43,9 @@ class Analyst:
         """Return what is known; may raise, which pauses the rollout."""
         if rollout.policy.strategy == BLUE_GREEN:
             return _of_copies(rollout, totals)
-        observed = self._books.observed(rollout.endpoint)
+        page = self._books.page(rollout.endpoint)
         # Betting on thousands of segments takes longer than the loop may stand still.
-        return await asyncio.to_thread(_of_evidence, rollout, observed)
+        return await asyncio.to_thread(lambda: _of_evidence(rollout, page.observed()))
 
 
 def _of_evidence(rollout: Rollout, observed: Sequence[Observed]) -> Look:

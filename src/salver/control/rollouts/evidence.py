@@ -5,6 +5,7 @@ what is stored again gives the same report.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -30,6 +31,22 @@ class _Book:
     def __init__(self) -> None:
         self.collection = Collection()
         self.unsaved: dict[str, bytes] = {}
+
+
+class Page(NamedTuple):
+    """What is in a book at a moment."""
+
+    blocks: list[Block]
+    readings: list[Reading]
+
+    def observed(self) -> list[Observed]:
+        """Return every block with the counts of all gateways; takes time where there are many."""
+        collection = Collection()
+        for block in self.blocks:
+            collection.begin(block)
+        for reading in self.readings:
+            collection.take(reading)
+        return collection.observed()
 
 
 class EvidenceBooks:
@@ -97,9 +114,14 @@ class EvidenceBooks:
         book.unsaved[f"{_BLOCK}:{block.epoch}"] = msgspec.json.encode(block)
         return True
 
+    def page(self, endpoint: str) -> Page:
+        """Return all that is in a rollout's book, which another thread may add up."""
+        collection = self._books[endpoint].collection
+        return Page(collection.blocks(), collection.readings())
+
     def observed(self, endpoint: str) -> list[Observed]:
         """Return every block of a rollout with what was counted in it."""
-        return self._books[endpoint].collection.observed()
+        return self.page(endpoint).observed()
 
     def unsaved(self, endpoint: str) -> dict[str, bytes]:
         """Return what is not stored yet, which then counts as stored."""
