@@ -1,0 +1,1 @@
+"""Decides whether a new version is as good as the one that answers now."""

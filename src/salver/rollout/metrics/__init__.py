@@ -1,0 +1,1 @@
+"""What canary and primary are compared by: one file for each kind of metric."""
