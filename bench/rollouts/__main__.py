@@ -5,7 +5,7 @@ import sys
 import time
 
 from bench.rollouts import detection, null
-from bench.rollouts.watch import POLICY, STRICT
+from bench.rollouts.watch import POLICY, STRICT, World
 
 SEED = 20_261
 
@@ -15,12 +15,12 @@ def alarms(runs: int) -> bool:
     print("| versions | runs | rolled back | allowed | because of |\n|---|--:|--:|--:|---|")
     within = True
     for name, policy, world, share in (
-        ("equal, 5 % throughout", POLICY, null.World(null.STEADY), 1),
-        ("equal, 5, 25, 50 %", POLICY, null.World(null.STEPS), 1),
-        ("equal, 5 %, no margins", STRICT, null.World(null.STEADY), 2),
-        ("equal, 5, 25, 50 %, no margins", STRICT, null.World(null.STEPS), 4),
-        ("equal, callers alike, no margins", STRICT, null.World(null.STEADY, alike=True), 4),
-        ("worse as tolerated", POLICY, null.World(null.STEADY, harm=null.TOLERATED), 4),
+        ("equal, 5 % throughout", POLICY, World(null.STEADY), 1),
+        ("equal, 5, 25, 50 %", POLICY, World(null.STEPS), 1),
+        ("equal, 5 %, no margins", STRICT, World(null.STEADY), 2),
+        ("equal, 5, 25, 50 %, no margins", STRICT, World(null.STEPS), 4),
+        ("equal, callers alike, no margins", STRICT, World(null.STEADY, alike=True), 4),
+        ("worse as tolerated", POLICY, World(null.STEADY, harm=null.TOLERATED), 4),
     ):
         found = null.false_alarms(runs // share, policy, world, SEED)
         rate = found.alarms / found.runs

@@ -18,11 +18,11 @@ from bench.rollouts.callers import (
     latencies,
     requests,
 )
-from bench.rollouts.watch import POLICY, Step, watch
+from bench.rollouts.watch import POLICY, Step, World, watch
 from salver.rollout.betting import Counts, Sample
 from salver.rollout.metrics.base import harmful
 from salver.rollout.policy import MetricSpec
-from salver.rollout.tally import POINTS, SEGMENTS
+from salver.rollout.tally import POINTS
 
 WEIGHT = 500
 POWER = 0.95
@@ -107,13 +107,12 @@ def independent(case: Case, runs: int, seed: int) -> Found:
 
 def sticky(case: Case, runs: int, seed: int) -> Found:
     """Zipf-distributed callers that stick, each with habits of its own."""
-    policy = POLICY
     stops = []
     for run in range(runs):
         traffic = requests(np.random.default_rng((seed, run)), _CAP_STICKY)
-        steps = (Step(WEIGHT, _CAP_STICKY),)
+        world = World((Step(WEIGHT, _CAP_STICKY),), harm=case.harm)
         stop = math.inf
-        for look in watch(traffic, steps, policy, case.harm, _CAP_STICKY // 200):
+        for look in watch(traffic, world, POLICY, _CAP_STICKY // 200):
             if case.metric in look.worse:
                 stop = look.canary_requests
                 break
@@ -147,21 +146,19 @@ def _independent_run(
 ) -> float:
     rng = np.random.default_rng(seed)
     canary_chance, primary_chance = chances(case, spec, rng)
-    canary = np.arange(SEGMENTS) < WEIGHT * SEGMENTS // POINTS
-    chance = np.where(canary, canary_chance, primary_chance)
-    n, events = np.zeros(SEGMENTS), np.zeros(SEGMENTS)
+    chance = np.array([canary_chance, primary_chance])
+    n, events, canary = np.zeros(2), np.zeros(2), np.array([True, False])
     margin = 0.0 if spec.kind == "latency" else spec.max_increase
     while n.sum() < _MOST:
         size = max(_FIRST_BATCH, int(_GROWTH * n.sum()))
-        new = np.bincount(rng.integers(0, SEGMENTS, size), minlength=SEGMENTS)
+        mine = rng.binomial(size, WEIGHT / POINTS)
+        new = np.array([mine, size - mine])
         n += new
         events += rng.binomial(new, chance)
-        sample = Sample(
-            (Counts(WEIGHT / POINTS, n * canary, events * canary, n * ~canary, events * ~canary),),
-            alone=True,
-        )
+        counts = Counts(WEIGHT / POINTS, n * canary, events * canary, n * ~canary, events * ~canary)
+        sample = Sample((counts,), alone=True)
         if harmful(sample, spec, POLICY.alpha_of(spec), margin):
-            return float((n * canary).sum())
+            return float(n[0])
     return math.inf
 
 

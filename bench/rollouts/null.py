@@ -2,13 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from bench.rollouts.callers import Harm, requests
-from bench.rollouts.watch import Step, watch
+from bench.rollouts.watch import Step, World, watch
 from salver.rollout.policy import Policy
 
 REQUESTS = 20_000
@@ -35,14 +34,6 @@ class FalseAlarms(NamedTuple):
         return self.alpha + 3 * math.sqrt(self.alpha * (1 - self.alpha) / self.runs)
 
 
-class World(NamedTuple):
-    """What is simulated: the steps, whether callers are alike, and what the canary does worse."""
-
-    steps: Sequence[Step]
-    alike: bool = False
-    harm: Harm = Harm()
-
-
 def false_alarms(runs: int, policy: Policy, world: World, seed: int) -> FalseAlarms:
     """Watch rollouts until their end, or until a metric is called worse."""
     found: Counter[str] = Counter()
@@ -50,7 +41,7 @@ def false_alarms(runs: int, policy: Policy, world: World, seed: int) -> FalseAla
     for run in range(runs):
         rng = np.random.default_rng((seed, run))
         traffic = requests(rng, REQUESTS, alike=world.alike)
-        for look in watch(traffic, world.steps, policy, world.harm, BATCH):
+        for look in watch(traffic, world, policy, BATCH):
             if look.worse:
                 alarms += 1
                 found.update(look.worse)

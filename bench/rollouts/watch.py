@@ -72,7 +72,7 @@ class Blocks:
                     where, weights=events[mine], minlength=SEGMENTS
                 )
 
-    def sample(self, name: str, upto: int) -> Sample:
+    def sample(self, name: str, upto: int, *, alone: bool) -> Sample:
         """Return a metric's counts in the blocks begun so far."""
         return Sample(
             tuple(
@@ -84,7 +84,8 @@ class Blocks:
                     self._sums[name][place, 1],
                 )
                 for place in range(upto)
-            )
+            ),
+            alone=alone,
         )
 
 
@@ -95,15 +96,27 @@ class Look(NamedTuple):
     worse: tuple[str, ...]
 
 
-def watch(
-    traffic: Traffic, steps: Sequence[Step], policy: Policy, harm: Harm, batch: int
-) -> Iterator[Look]:
+class World(NamedTuple):
+    """What is simulated: the steps, whether callers are alike, and what the canary does worse.
+
+    ``alone`` takes each request for a unit of evidence although callers stick: the mistake that
+    the routing key as unit avoids.
+    """
+
+    steps: Sequence[Step]
+    alike: bool = False
+    harm: Harm = Harm()
+    alone: bool = False
+
+
+def watch(traffic: Traffic, world: World, policy: Policy, batch: int) -> Iterator[Look]:
     """Look after every batch, and say what the sequential comparison calls worse."""
+    steps = world.steps
     blocks = Blocks(steps, [spec.name for spec in policy.metrics])
     requests, begin = 0, 0
     for place, step in enumerate(steps):
         canary = traffic.segment < step.weight * SEGMENTS // POINTS
-        outcome = outcomes(traffic, canary, harm, policy)
+        outcome = outcomes(traffic, canary, world.harm, policy)
         for start in range(begin, step.end, batch):
             part = slice(start, min(start + batch, step.end))
             cut = {name: events[part] for name, events in outcome.items()}
@@ -113,7 +126,7 @@ def watch(
                 spec.name
                 for spec in policy.metrics
                 if harmful(
-                    blocks.sample(spec.name, place + 1),
+                    blocks.sample(spec.name, place + 1, alone=world.alone),
                     spec,
                     policy.alpha_of(spec),
                     0.0 if spec.kind == "latency" else spec.max_increase,

@@ -130,7 +130,7 @@ def test_shrinking_changes_nothing_where_no_caller_comes_twice(n: Floats, chosen
     """The clever weights are the plain ones when each segment has one unit."""
     once = np.minimum(n, 1.0)
     canary = np.array([bool(chosen >> place & 1) for place in range(FEW)])
-    sums = once * (np.arange(FEW) % 2)
+    sums = once * np.tile([0.0, 1.0], FEW // 2)
     both = [
         log_evidence(Sample((split(once, sums, canary),), shrink=shrink), 0.0, 1)
         for shrink in (True, False)
@@ -150,7 +150,7 @@ def test_requests_without_keys_are_units_by_themselves(
     canary = np.arange(canary_n + primary_n) < canary_n
     order = np.arange(len(canary)) - np.where(canary, 0, canary_n)
     event = np.where(order < np.where(canary, canary_events, primary_events), 1.0, 0.0)
-    single = split(np.ones(len(canary)), event, canary)
+    single = split(np.ones(len(canary)), np.asarray(event, np.float64), canary)
     two = np.array([True, False])
     together = split(
         np.array([canary_n, primary_n], float),

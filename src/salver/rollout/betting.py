@@ -24,6 +24,7 @@ _CENTRE = 0.3
 _SPREAD = 0.8
 _EVEN_SHARE = 0.4
 _MAX_EXPONENT = 300.0
+_CHUNK = 8_000
 _WIDENINGS = 40
 _HALVINGS = 8
 _SMALLEST_STEP = 1e-12
@@ -99,9 +100,11 @@ def log_evidence(sample: Sample, change: float, sign: int) -> float:
     shift = change if sample.events and not sample.ratio else 0.0
     logs = TILTS.logs.copy()
     for group in groups:
-        logs += [tilt * group.total - _expected(group, tilt) for tilt in tilts]
+        parts = _chunks(len(group.say), tilts)
+        logs += tilts * group.total - np.concatenate([_expected(group, part) for part in parts])
         if shift:
-            logs -= [_compensation(group, tilt, shift) for tilt in tilts]
+            parts = _chunks(int(np.count_nonzero(np.sum(group.changed, axis=0))), tilts)
+            logs -= np.concatenate([_compensation(group, part, shift) for part in parts])
     best = float(logs.max())
     return best + math.log(float(np.exp(logs - best).sum()))
 
@@ -222,19 +225,25 @@ def _scores(
     return total, sorted(levels.items(), key=lambda level: level[0])
 
 
-def _expected(group: _Group, tilt: float) -> float:
-    """Return the log of the mean of ``exp(tilt * canary's score)`` over assignments.
+def _chunks(units: int, tilts: Floats) -> list[Floats]:
+    """Return the tilts in parts whose arrays stay in the cache and need no fresh pages."""
+    size = max(_CHUNK // max(units, 1), 1)
+    return [tilts[start : start + size] for start in range(0, len(tilts), size)]
+
+
+def _expected(group: _Group, tilts: Floats) -> Floats:
+    """Return per tilt the log of the mean of ``exp(tilt * canary's score)`` over assignments.
 
     A segment at ring position ``u`` is the canary's in every block whose weight is above ``u``.
-    One tilt at a time: arrays of this size stay in the cache and need no fresh pages.
     """
+    column = tilts[:, None]
     exponents: list[tuple[float, Floats]] = []
     weight, score = group.levels[-1]
-    tail = tilt * score
+    tail = column * score
     peak = tail
     for below, lower in reversed(group.levels[:-1]):
         exponents.append((weight - below, tail))
-        tail = tail + tilt * lower
+        tail = tail + column * lower
         peak = np.maximum(peak, tail)
         weight = below
     exponents.append((weight, tail))
@@ -242,34 +251,35 @@ def _expected(group: _Group, tilt: float) -> float:
     if peak.max() <= _MAX_EXPONENT:
         for share, exponent in exponents:
             mean += share * np.exp(exponent)
-        return float((group.copies * np.log(mean)).sum())
+        return np.asarray(np.log(mean) @ group.copies)
     excess = np.maximum(peak - _MAX_EXPONENT, 0.0)
     for share, exponent in exponents:
         mean += share * np.exp(exponent - excess)
-    return float((group.copies * (excess + np.log(mean))).sum())
+    return np.asarray((excess + np.log(mean)) @ group.copies)
 
 
-def _compensation(group: _Group, tilt: float, change: float) -> float:
-    """Return the log of what events that only the canary has, or lacks, multiply the bet by.
+def _compensation(group: _Group, tilts: Floats, change: float) -> Floats:
+    """Return per tilt the log of what events that only the canary has, or lacks, do to the bet.
 
     Each of its requests has one more, or one less, with the probability ``|change|``. That moves
     the canary's score, and also what was expected of its segment.
     """
     held = np.flatnonzero(np.sum(group.changed, axis=0))
+    column = tilts[:, None]
     weights = [weight for weight, _ in group.levels]
-    scores = [score[held] for _, score in group.levels]
-    exponents = tilt * np.cumsum(scores[::-1], axis=0)[::-1]
+    scores = np.array([score[held] for _, score in group.levels])
+    exponents = np.cumsum(scores[::-1], axis=0)[::-1, None] * column
     excess = np.maximum(exponents.max(axis=0) - _MAX_EXPONENT, 0.0)
-    parts = np.diff([0.0, *weights])[:, None] * np.exp(exponents - excess)
+    parts = np.diff([0.0, *weights])[:, None, None] * np.exp(exponents - excess)
     mine = np.cumsum(parts, axis=0)
     everything = mine[-1] + (1.0 - weights[-1]) * np.exp(-excess)
-    step = math.copysign(1.0, change) * tilt * group.say[held]
+    step = math.copysign(1.0, change) * column * group.say[held]
     step = np.clip(step, -_MAX_EXPONENT, _MAX_EXPONENT)
-    log = 0.0
+    log = np.zeros(len(tilts))
     for canary, changed in zip(mine, group.changed, strict=True):
         others = everything - canary
         moved = np.expm1(step) * others / (canary * np.exp(step) + others)
-        log += float((changed[held] * np.log1p(abs(change) * moved)).sum())
+        log += np.log1p(abs(change) * moved) @ changed[held]
     return log
 
 

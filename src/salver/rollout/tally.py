@@ -8,8 +8,8 @@ point, so that their segments are as good as single requests.
 
 import math
 import zlib
-from array import array
 from bisect import bisect_left
+from math import isnan, log
 from typing import NamedTuple
 
 import msgspec
@@ -26,9 +26,9 @@ MAX_COLUMNS = 96
 LATENCY_BINS = 400
 LATENCY_GROWTH = 1.05
 _POINTS_PER_SEGMENT = POINTS // SEGMENTS
-_LOG_GROWTH = math.log(LATENCY_GROWTH)
 _FASTEST_S = 1e-5
-_OFFSET = 0.5 - math.log(_FASTEST_S) / _LOG_GROWTH
+_BINS_PER_LOG = 1.0 / math.log(LATENCY_GROWTH)
+_OFFSET = 0.5 - math.log(_FASTEST_S) * _BINS_PER_LOG
 
 REQUESTS = 0
 ERRORS = 1
@@ -124,17 +124,24 @@ class Table(NamedTuple):
 
 
 class Tally:
-    """Counts requests of one arm; cumulative, never reset, about half a microsecond each."""
+    """Counts requests of one arm; cumulative, never reset. Half a microsecond for each call."""
 
-    __slots__ = ("_bins", "_edges", "_layout", "_rows", "_thresholds", "_width")
+    __slots__ = (
+        "_bins", "_edges", "_first_feedback", "_first_label", "_first_score", "_labels", "_rows",
+        "_thresholds", "_width",
+    )  # fmt: skip
 
     def __init__(self, layout: Layout) -> None:
-        self._layout = layout
         self._width = layout.width
+        self._labels = len(layout.labels)
+        self._first_label = layout.first_label
+        self._first_score = layout.first_score
+        self._first_feedback = layout.first_feedback
         self._thresholds = sorted(layout.thresholds_s)
         self._edges = list(layout.score_edges)
-        self._rows = array("d", bytes(8 * SEGMENTS * layout.width))
-        self._bins = array("d", bytes(8 * LATENCY_BINS))
+        # Lists, because their items are counted up in half the time that an array takes.
+        self._rows = [0.0] * (SEGMENTS * layout.width)
+        self._bins = [0.0] * LATENCY_BINS
 
     def answered(self, segment: int, latency_s: float, *, keyed: bool = True) -> None:
         """Count a request that the variant answered; ``keyed`` when a routing key chose its arm."""
@@ -145,27 +152,26 @@ class Tally:
         slow = bisect_left(self._thresholds, latency_s)
         if slow:
             rows[row + _FIRST_SLOW - 1 + slow] += 1.0
-        place = int(math.log(latency_s) / _LOG_GROWTH + _OFFSET) if latency_s > _FASTEST_S else 0
+        place = int(log(latency_s) * _BINS_PER_LOG + _OFFSET) if latency_s > _FASTEST_S else 0
         self._bins[place if place < LATENCY_BINS else LATENCY_BINS - 1] += 1.0
 
     def failed(self, segment: int, *, keyed: bool = True) -> None:
         """Count a request that failed by the variant's fault, never by the caller's."""
         rows, row = self._rows, segment * self._width
         rows[row] += 1.0
+        rows[row + ERRORS] += 1.0
         if keyed:
             rows[row + KEYED] += 1.0
-        rows[row + ERRORS] += 1.0
 
     def predicted(self, segment: int, label: int) -> None:
         """Count a predicted class by its place in the layout; any other place is "other"."""
-        known = len(self._layout.labels)
-        place = label if 0 <= label < known else known
-        self._rows[segment * self._width + self._layout.first_label + place] += 1.0
+        place = label if 0 <= label < self._labels else self._labels
+        self._rows[segment * self._width + self._first_label + place] += 1.0
 
     def scored(self, segment: int, score: float) -> None:
         """Count a score in its bin; one that is no number counts as the highest."""
-        place = bisect_left(self._edges, score) if not math.isnan(score) else len(self._edges)
-        self._rows[segment * self._width + self._layout.first_score + place] += 1.0
+        place = bisect_left(self._edges, score) if not isnan(score) else len(self._edges)
+        self._rows[segment * self._width + self._first_score + place] += 1.0
 
     def rated(self, segment: int, metric: int, value: float) -> None:
         """Count what a caller later said of an answer, by the metric's place in the layout.
@@ -174,15 +180,15 @@ class Tally:
         """
         if not math.isfinite(value):
             raise InvalidRequest("a feedback value must be a finite number")
-        row = segment * self._width + self._layout.first_feedback + FEEDBACK_COLUMNS * metric
+        row = segment * self._width + self._first_feedback + FEEDBACK_COLUMNS * metric
         self._rows[row] += 1.0
         self._rows[row + 1] += value
         self._rows[row + 2] += value * value
 
     def table(self) -> Table:
         """Return a copy of all counts so far."""
-        rows = np.frombuffer(self._rows).reshape(SEGMENTS, self._width).copy()
-        return Table(rows, np.frombuffer(self._bins).copy())
+        rows = np.array(self._rows).reshape(SEGMENTS, self._width)
+        return Table(rows, np.array(self._bins))
 
 
 class Packed(msgspec.Struct, frozen=True, array_like=True):

@@ -1,0 +1,262 @@
+"""From counts to verdicts: each metric sees its own harm, and nothing is said too early."""
+
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from salver.core.errors import InvalidSettings
+from salver.rollout import kayenta
+from salver.rollout.analysis import analyse
+from salver.rollout.evidence import Observed
+from salver.rollout.metrics.base import stability_index
+from salver.rollout.metrics.table import METRICS, metric
+from salver.rollout.policy import DEFAULT_METRICS, MAX_METRICS, Direction, MetricSpec, Policy
+from salver.rollout.report import MetricReport, Report, Verdict
+from tests.rollout.tables import block, nothing, observed
+
+REQUESTS = 12_000
+HALF = block(1, 5000)
+SPECS = {
+    "errors": MetricSpec("errors", "error_rate", 0.01),
+    "latency": MetricSpec("p95", "latency", 0.03, relative=True),
+    "labels": MetricSpec("labels", "class_share", 0.02, direction="either"),
+    "scores": MetricSpec("scores", "score", 0.02, direction="either"),
+    "feedback": MetricSpec("bought", "feedback_mean", 0.1, label="bought", direction="either"),
+}
+HARMS = {"errors": 0.05, "latency": 0.8, "labels": 0.15, "scores": 0.1, "feedback": 0.6}
+POLICY = Policy(metrics=tuple(SPECS.values()))
+
+
+@pytest.fixture(scope="module", name="same")
+def _same() -> Observed:
+    return observed(np.random.default_rng(1), REQUESTS, where=HALF)
+
+
+@pytest.fixture(scope="module", name="harmed")
+def _harmed() -> dict[str, Observed]:
+    return {
+        kind: observed(np.random.default_rng(2), REQUESTS, {kind: size}, where=HALF)
+        for kind, size in HARMS.items()
+    }
+
+
+def by_name(report: Report) -> dict[str, MetricReport]:
+    """Return a report's metrics by their names."""
+    return {each.name: each for each in report.metrics}
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_metric_sees_its_own_harm(kind: str, harmed: dict[str, Observed]) -> None:
+    """What got worse is called worse, the interval lies beyond the margin, others do not."""
+    found = by_name(analyse(POLICY, [harmed[kind]], 60.0))
+    worse = [name for name, each in found.items() if each.verdict is Verdict.WORSE]
+    assert worse == [SPECS[kind].name]
+    seen = found[SPECS[kind].name]
+    ends = [abs(end) for end in (seen.low, seen.high) if end is not None]
+    if kind in ("errors", "latency"):
+        assert seen.low is not None
+        assert seen.low > seen.margin
+        assert seen.estimate == pytest.approx(HARMS[kind], rel=0.5)
+    assert max(ends) > seen.margin
+
+
+def test_equal_versions_are_not_worse(same: Observed) -> None:
+    """No verdict is worse, every interval holds 0, and shares are those that were drawn."""
+    report = analyse(POLICY, [same], 60.0)
+    for each in report.metrics:
+        assert each.verdict in (Verdict.EQUIVALENT, Verdict.NOT_ENOUGH), each
+        assert each.low is not None
+        assert each.high is not None
+        assert each.low <= 0.0 <= each.high
+    assert by_name(report)["errors"].primary == pytest.approx(0.01, abs=0.004)
+    assert report.sample_ratio.holds
+    assert report.requests == report.step_requests
+
+
+@pytest.mark.parametrize(
+    ("direction", "harm", "verdict"),
+    [
+        ("increase", 0.6, Verdict.WORSE),
+        ("decrease", -0.6, Verdict.WORSE),
+        ("increase", -0.6, Verdict.BETTER),
+        ("decrease", 0.6, Verdict.BETTER),
+    ],
+)
+def test_the_direction_says_what_harm_is(
+    direction: Direction, harm: float, verdict: Verdict
+) -> None:
+    """More feedback is worse or better, as its owner wrote."""
+    spec = MetricSpec("f", "feedback_mean", 0.1, label="bought", direction=direction)
+    seen = observed(np.random.default_rng(5), 6_000, {"feedback": harm}, where=HALF)
+    report = analyse(Policy(metrics=(spec,)), [seen], 60.0)
+    assert report.metrics[0].verdict is verdict
+
+
+def test_enough_requests_show_equivalence() -> None:
+    """With a wide margin equal versions are called equivalent, with few requests not yet."""
+    spec = MetricSpec("errors", "error_rate", 0.02)
+    policy = Policy(metrics=(spec,), warmup_requests=0)
+    many = observed(np.random.default_rng(6), 6_000, where=HALF)
+    few = observed(np.random.default_rng(6), 100, where=HALF)
+    assert analyse(policy, [many], 60.0).metrics[0].verdict is Verdict.EQUIVALENT
+    assert analyse(policy, [few], 60.0).metrics[0].verdict is Verdict.NOT_ENOUGH
+
+
+def test_nothing_is_said_before_the_warm_up_is_over(harmed: dict[str, Observed]) -> None:
+    """Neither time nor requests alone make a canary warm, and warm-up counts are not compared."""
+    bad = harmed["errors"]
+    warming = msgspec.structs.replace(bad, block=block(0, 5000, warmup=True))
+    assert not analyse(POLICY, [bad], POLICY.warmup_s - 1).warm
+    assert analyse(POLICY, [bad], POLICY.warmup_s - 1).metrics == ()
+    patient = msgspec.structs.replace(POLICY, warmup_requests=10**6)
+    assert not analyse(patient, [bad], 60.0).warm
+    report = analyse(POLICY, [warming], 60.0)
+    assert report.warm
+    assert report.requests == 0
+    assert {each.verdict for each in report.metrics} <= {Verdict.NOT_ENOUGH, Verdict.FAILED}
+
+
+def test_a_wrong_sample_ratio_blocks_every_verdict(harmed: dict[str, Observed]) -> None:
+    """When a third of the canary's callers are missing nothing is compared."""
+    bad = harmed["errors"]
+    rows = bad.canary.rows.copy()
+    rows[:333] = 0.0
+    lossy = msgspec.structs.replace(bad, canary=bad.canary._replace(rows=rows))
+    report = analyse(POLICY, [lossy], 60.0)
+    assert not report.sample_ratio.holds
+    assert report.sample_ratio.observed < report.sample_ratio.expected
+    assert report.metrics == ()
+
+
+def test_an_empty_rollout_says_so() -> None:
+    """Without a request every metric has not enough data and says of which arm."""
+    report = analyse(msgspec.structs.replace(POLICY, warmup_requests=0), [nothing(HALF)], 60.0)
+    assert report.requests == 0
+    for each in report.metrics:
+        assert each.verdict is Verdict.NOT_ENOUGH
+        assert "canary and the primary" in each.reason
+
+
+def test_a_metric_that_raises_has_failed(
+    same: Observed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plug-in may raise anything: the others are still there, and the reason names the error."""
+    (tmp_path / "a_plugin.py").write_text("def broken(question):\n    return 1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(METRICS, "broken", "a_plugin:broken")
+    policy = Policy(metrics=(MetricSpec("x", "broken", 0.1), SPECS["errors"]))
+    broken, errors = analyse(policy, [same], 60.0).metrics
+    assert broken.verdict is Verdict.FAILED
+    assert broken.reason == "ZeroDivisionError: division by zero"
+    assert errors.verdict is not Verdict.FAILED
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (MetricSpec("x", "eror_rate", 0.1), "did you mean 'error_rate'"),
+        (MetricSpec("x", "latency", 0.1), "relative increase"),
+        (MetricSpec("x", "latency", 0.1, relative=True), "do not count latencies"),
+        (MetricSpec("x", "class_share", 0.1), "either direction"),
+        (MetricSpec("x", "class_share", 0.1, label="z"), "do not count the class"),
+        (MetricSpec("x", "feedback_rate", 0.1, label="z"), "do not count feedback"),
+    ],
+)
+def test_a_metric_that_cannot_be_computed_says_why(
+    spec: MetricSpec, reason: str, same: Observed
+) -> None:
+    """It has failed, which pauses, and a person reads the cause."""
+    found = analyse(Policy(metrics=(spec,)), [same], 60.0).metrics[0]
+    assert found.verdict is Verdict.FAILED
+    assert reason in found.reason
+
+
+def test_a_report_survives_json(harmed: dict[str, Observed]) -> None:
+    """What is stored as an event and shown by the API is what was found."""
+    report = analyse(POLICY, list(harmed.values())[:1], 60.0)
+    again = msgspec.json.decode(msgspec.json.encode(report), type=Report)
+    assert again == report
+
+
+def test_the_same_counts_give_the_same_report(same: Observed) -> None:
+    """Nothing is remembered between looks, so a killed analysis loses nothing."""
+    assert analyse(POLICY, [same], 60.0) == analyse(POLICY, [same], 60.0)
+
+
+def test_blocks_of_other_weights_are_not_confused() -> None:
+    """Errors that come with the time of day and the weight together are not the canary's."""
+    rng = np.random.default_rng(8)
+    calm = observed(rng, 10_000, where=block(1, 500))
+    rough = observed(rng, 10_000, where=block(2, 5000))
+    for table in (rough.canary, rough.primary):
+        table.rows[:, 1] = np.minimum(table.rows[:, 1] + table.rows[:, 0] // 4, table.rows[:, 0])
+    policy = Policy(metrics=(SPECS["errors"],))
+    found = analyse(policy, [calm, rough], 60.0).metrics[0]
+    assert found.verdict is not Verdict.WORSE
+    assert found.canary is not None
+    assert found.primary is not None
+    assert found.canary > 2 * found.primary
+
+
+def test_kayenta_is_a_method_of_its_own(same: Observed) -> None:
+    """It judges series; a metric without one has not enough data."""
+    policy = Policy(metrics=(SPECS["errors"], SPECS["latency"]), method="kayenta")
+    rng = np.random.default_rng(3)
+    series = {
+        "errors": kayenta.Series(tuple(rng.normal(1, 0.1, 60)), tuple(rng.normal(2, 0.1, 60)))
+    }
+    errors, latency = analyse(policy, [same], 60.0, series).metrics
+    assert errors.verdict is Verdict.WORSE
+    assert latency.verdict is Verdict.NOT_ENOUGH
+
+
+def test_the_stability_index_is_zero_for_equal_shapes() -> None:
+    """And grows with the difference; a common reading calls more than 0.25 a great change."""
+    even = np.array([100.0, 100.0, 100.0])
+    assert stability_index(even, even * 19) == pytest.approx(0.0, abs=1e-4)
+    assert 0.25 < stability_index(np.array([250.0, 40.0, 10.0]), even) < math.inf
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        (Policy(alpha=0.0), "alpha"),
+        (Policy(alpha=0.6), "alpha"),
+        (Policy(metrics=()), "1 to"),
+        (Policy(metrics=DEFAULT_METRICS * (MAX_METRICS // 5 + 1)), "1 to"),
+        (Policy(metrics=DEFAULT_METRICS[:1] * 2), "two metrics"),
+        (Policy(min_requests=-1), "negative"),
+        (Policy(metrics=(MetricSpec("x", "error_rate", -0.1),)), "max_increase"),
+        (Policy(metrics=(MetricSpec("x", "error_rate", math.nan),)), "max_increase"),
+        (Policy(metrics=(MetricSpec("x", "error_rate", 0.1, share=0.0),)), "share"),
+        (Policy(metrics=(MetricSpec("x", "latency", 0.1, quantile=1.0),)), "quantile"),
+        (
+            Policy(
+                metrics=(MetricSpec("x", "error_rate", 1.0, relative=True, direction="either"),)
+            ),
+            "decrease",
+        ),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused(policy: Policy, reason: str) -> None:
+    """The message names the setting."""
+    with pytest.raises(InvalidSettings, match=reason):
+        policy.validate()
+
+
+def test_alpha_is_divided_by_share() -> None:
+    """All metrics together have what the rollout has."""
+    policy = Policy()
+    policy.validate()
+    assert sum(map(policy.alpha_of, policy.metrics)) == pytest.approx(policy.alpha)
+
+
+def test_every_kind_of_metric_is_there() -> None:
+    """Each line of the table leads to a function."""
+    for kind in METRICS:
+        assert callable(metric(kind))
+    with pytest.raises(InvalidSettings, match="known are"):
+        metric("zzz")
