@@ -21,7 +21,7 @@ from bench.rollouts.callers import (
 from bench.rollouts.watch import POLICY, Step, World, watch
 from salver.rollout.betting import Counts, Sample
 from salver.rollout.metrics.base import harmful
-from salver.rollout.policy import MetricSpec
+from salver.rollout.policy import MetricSpec, Policy
 from salver.rollout.tally import POINTS
 
 WEIGHT = 500
@@ -107,12 +107,15 @@ def independent(case: Case, runs: int, seed: int) -> Found:
 
 def sticky(case: Case, runs: int, seed: int) -> Found:
     """Zipf-distributed callers that stick, each with habits of its own."""
+    spec = next(m for m in POLICY.metrics if m.name == case.metric)
+    # The other metrics are left out, not their part of alpha.
+    policy = Policy(alpha=POLICY.alpha_of(spec), metrics=(spec,))
     stops = []
     for run in range(runs):
         traffic = requests(np.random.default_rng((seed, run)), _CAP_STICKY)
         world = World((Step(WEIGHT, _CAP_STICKY),), harm=case.harm)
         stop = math.inf
-        for look in watch(traffic, world, POLICY, _CAP_STICKY // 200):
+        for look in watch(traffic, world, policy, _CAP_STICKY // 200):
             if case.metric in look.worse:
                 stop = look.canary_requests
                 break
@@ -164,6 +167,10 @@ def _independent_run(
 
 def _found(case: Case, stops: list[float]) -> Found:
     needs = wald(case.null, case.truth, POLICY.alpha)
-    quarter, median, three_quarters = np.quantile(stops, [0.25, 0.5, 0.75], method="lower")
+    # Not numpy's quantile, which cannot do with runs that never stop.
+    ordered = sorted(stops)
+    quarter, median, three_quarters = (
+        ordered[int(share * (len(stops) - 1))] for share in (0.25, 0.5, 0.75)
+    )
     allowed = 2 * needs + 5 / case.truth
-    return Found(case, float(median), float(quarter), float(three_quarters), needs, allowed)
+    return Found(case, median, quarter, three_quarters, needs, allowed)

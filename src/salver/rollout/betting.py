@@ -25,6 +25,7 @@ _SPREAD = 0.8
 _EVEN_SHARE = 0.4
 _MAX_EXPONENT = 300.0
 _CHUNK = 8_000
+_SURPRISE = 3.0
 _WIDENINGS = 40
 _HALVINGS = 8
 _SMALLEST_STEP = 1e-12
@@ -140,7 +141,7 @@ def _prepared(sample: Sample, change: float, blocks: list[Counts]) -> _Group:
         return _alone(sample, change, blocks[0])
     undone = [_undo(sample, change, block) for block in blocks]
     say = _say(sample, undone) if sample.shrink else np.ones_like(blocks[0].canary_n)
-    total, levels = _scores(undone, say, say)
+    total, levels = _scores(sample, undone, say, say)
     changed = [
         np.sum([block.canary_n for block in undone if block.weight == weight], axis=0)
         for weight, _ in levels
@@ -155,7 +156,7 @@ def _alone(sample: Sample, change: float, block: Counts) -> _Group:
     """
     copies, units = _requests(block)
     say = np.ones_like(copies)
-    total, levels = _scores([_undo(sample, change, units)], copies, say)
+    total, levels = _scores(sample, [_undo(sample, change, units)], copies, say)
     before = units.canary_n * (units.canary_sum if change < 0.0 else 1.0 - units.canary_sum)
     return _Group(copies, say, total, levels, [float(block.canary_n.sum()) * before])
 
@@ -210,17 +211,29 @@ def _say(sample: Sample, blocks: list[Counts]) -> Floats:
 
 
 def _scores(
-    blocks: list[Counts], counted: Floats, say: Floats
+    sample: Sample, blocks: list[Counts], counted: Floats, say: Floats
 ) -> tuple[float, list[tuple[float, Floats]]]:
-    """Return the canary's total score, and the units' scores added up by weight, ascending."""
+    """Return the canary's total score, and the units' scores added up by weight, ascending.
+
+    A score far outside what most segments have is cut: a caller who fails always is one
+    surprise, and would else drown out many small ones. Cut by counts alone, it stays a fair bet.
+    """
     total = 0.0
     levels: dict[float, Floats] = {}
     for block in blocks:
         n = block.canary_n + block.primary_n
         sums = block.canary_sum + block.primary_sum
         rate = float((counted * sums).sum() / (counted * n).sum())
-        total += float((counted * (block.canary_sum - rate * block.canary_n)).sum())
-        score = say * (sums - rate * n)
+        mine = block.canary_sum - rate * block.canary_n
+        score = sums - rate * n
+        if sample.shrink and not sample.alone:
+            variance = max(rate * (1.0 - rate), 0.0) if sample.events else sample.scale**2
+            one = 1.0 if sample.events else sample.scale
+            limit = _SURPRISE * np.maximum(one, np.sqrt(variance * n / say))
+            cut = limit / np.maximum(np.abs(score), limit)
+            mine, score = cut * mine, cut * score
+        total += float((counted * mine).sum())
+        score = say * score
         levels[block.weight] = levels[block.weight] + score if block.weight in levels else score
     return total, sorted(levels.items(), key=lambda level: level[0])
 
