@@ -11,7 +11,18 @@ from bench import machine
 from bench.environments import BENCH
 from bench.failure import BenchError
 from bench.options import Options, parse
-from bench.parts import binary, cold, grpc, grpc_binary, json_large, startup, tabular
+from bench.parts import (
+    binary,
+    cold,
+    grpc,
+    grpc_binary,
+    image,
+    json_large,
+    overload,
+    startup,
+    tabular,
+    text,
+)
 from bench.report import render, write
 from bench.results import Results
 from bench.workspace import Workspace, make_workspace
@@ -24,8 +35,16 @@ PARTS: dict[str, Callable[[Options, Workspace, Results], None]] = {
     "json-large": json_large.run,
     "startup": startup.run,
     "cold": cold.run,
+    "text": text.run,
+    "image": image.run,
+    "overload": overload.run,
 }
-PEERS = {"ceiling": "onnxruntime", "mlserver": "mlserver", "triton": "nvidia-pytriton"}
+PEERS = {
+    "ceiling": "onnxruntime",
+    "mlserver": "mlserver",
+    "triton": "nvidia-pytriton",
+    "litserve": "litserve",
+}
 
 
 def versions(servers: tuple[str, ...]) -> dict[str, str]:

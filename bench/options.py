@@ -8,7 +8,20 @@ from dataclasses import dataclass
 
 from bench.servers.table import SERVERS
 
-PARTS = ("tabular", "grpc", "binary", "grpc-binary", "json-large", "startup", "cold")
+PARTS = (
+    "tabular",
+    "grpc",
+    "binary",
+    "grpc-binary",
+    "json-large",
+    "startup",
+    "cold",
+    "text",
+    "image",
+    "overload",
+)
+NAMES = (*SERVERS, "litserve")
+"""LitServe is measured with texts only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +40,7 @@ class Options:
 def parse(arguments: Sequence[str]) -> Options:
     """Read the command line; argparse ends the process with 2 on wrong usage."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--only", default=",".join(SERVERS), help="servers, comma-separated")
+    parser.add_argument("--only", default=",".join(NAMES), help="servers, comma-separated")
     parser.add_argument("--part", default=",".join(PARTS), help="parts, comma-separated")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     parser.add_argument("--seconds", type=float, default=6.0, help="one measurement (default 6)")
@@ -36,7 +49,7 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("--name", default="run", help="results are <date>-<name>.{json,md}")
     found = parser.parse_args(arguments)
     return Options(
-        servers=_choice(parser, "--only", found.only, tuple(SERVERS)),
+        servers=_choice(parser, "--only", found.only, NAMES),
         parts=_choice(parser, "--part", found.part, PARTS),
         rounds=1 if found.quick else found.rounds,
         seconds=2.0 if found.quick else found.seconds,

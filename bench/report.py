@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench import report_real
+from bench.goodput_plot import goodput_plot
 from bench.load import Sample
 from bench.results import (
     COUNTS_AT,
@@ -37,15 +39,18 @@ def render(results: Results) -> str:
         _json_large(results),
         _startup(results),
         _cold(results),
+        *report_real.sections(results),
     ]
     return "\n\n".join(text for text in [*sections, _targets(results)] if text) + "\n"
 
 
 def write(results: Results, folder: Path, name: str) -> Path:
-    """Write `<name>.json` and `<name>.md`; returns the path of the latter."""
+    """Write `<name>.json`, `<name>.md` and, of an overload, `<name>.svg`; returns the second."""
     folder.mkdir(parents=True, exist_ok=True)
     data = json.dumps(dataclasses.asdict(results), indent=1)
     (folder / f"{name}.json").write_text(data + "\n")
+    if results.overload:
+        (folder / f"{name}.svg").write_text(goodput_plot(results.overload))
     page = folder / f"{name}.md"
     page.write_text(render(results))
     return page

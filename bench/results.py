@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from bench.load import Sample
 from bench.machine import Machine
+from bench.offered import Offered
 
 COUNTS_AT = 3.0
 """A run counts only if the ceiling reaches this many times Triton in it."""
@@ -41,6 +42,44 @@ class StartUp:
     recovery_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The most texts/s that were answered while one in a hundred at most took over a second.
+
+    `rate_per_s` was offered then; `p50_ms` and `p99_ms` count from when a text was due. What
+    ONNX Runtime gives offline has no latencies.
+    """
+
+    answers_per_s: float
+    rate_per_s: float | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OverloadStep:
+    """A rate as a multiple of the capacity, what became of it, and the server's memory after it."""
+
+    times: float
+    offered: Offered
+    pss_mb: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overload:
+    """One server under more than it can do; `bound_ms` is what an accepted request may take.
+
+    `steps` are in the order of `times`; `after` is the load that follows ten times the capacity at
+    once.
+    """
+
+    capacity_per_s: float
+    unloaded_p99_ms: float
+    bound_ms: float
+    steps: list[OverloadStep]
+    after: OverloadStep
+
+
 @dataclass(slots=True)
 class Results:
     """Samples by server, then by connections or variant; position in each list is the round."""
@@ -57,6 +96,9 @@ class Results:
     json_large: dict[str, list[Sample]] = field(default_factory=dict)
     startup: dict[str, list[StartUp]] = field(default_factory=dict)
     cold: dict[str, list[float]] = field(default_factory=dict)
+    text: dict[str, list[Capacity]] = field(default_factory=dict)
+    image: dict[str, list[float]] = field(default_factory=dict)
+    overload: dict[str, Overload] = field(default_factory=dict)
 
 
 def throughput_ratio(results: Results, upper: str, lower: str, connections: int) -> float | None:
@@ -99,6 +141,17 @@ def json_large_ratio(results: Results, upper: str, lower: str) -> float | None:
     """Requests/s of `upper` by `lower` with large JSON."""
     one, other = (results.json_large.get(name, []) for name in (upper, lower))
     return _paired([s.requests_per_s for s in one], [s.requests_per_s for s in other])
+
+
+def text_ratio(results: Results, upper: str, lower: str) -> float | None:
+    """Texts/s of `upper` by `lower`."""
+    one, other = (results.text.get(name, []) for name in (upper, lower))
+    return _paired([f.answers_per_s for f in one], [f.answers_per_s for f in other])
+
+
+def image_ratio(results: Results, upper: str, lower: str) -> float | None:
+    """Images/s of `upper` by `lower`."""
+    return _paired(results.image.get(upper, []), results.image.get(lower, []))
 
 
 def _samples(results: Results, server: str, connections: int) -> list[Sample]:

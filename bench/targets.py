@@ -5,14 +5,17 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
+from bench.report_real import recovered_after_s
 from bench.results import (
     GRPC_VARIANTS,
     HIGH_LOAD,
     Results,
     grpc_p99_ratio,
     grpc_ratio,
+    image_ratio,
     json_large_ratio,
     p50_ratio,
+    text_ratio,
     throughput_ratio,
     transfer_ratio,
 )
@@ -30,6 +33,17 @@ GRPC_P99_OF_TRITON = 1.0
 TRANSFER_OF_TRITON = 1.0
 JSON_LARGE_OF_TRITON = 1.5
 TRANSFER_CONNECTIONS = (1, 4)
+TEXT_OF_TRITON_DYNAMIC = 2.0
+TEXT_OF_TRITON = 1.1
+TEXT_OF_OTHERS = 2.0
+TEXT_OF_OFFLINE = 0.9
+IMAGE_OF_BARE = 0.95
+OVERLOADS = (2.0, 10.0)
+GOODPUT_OF_PEAK = 0.9
+REFUSAL_MS = 10.0
+FLAT = 1.1
+BACK_S = 5.0
+NEVER_S = 99.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +82,14 @@ def verdicts(results: Results) -> list[Verdict]:
     found.append(_at_most("Salver, first answer after (s)", seconds, FIRST_ANSWER_S))
     found.append(_at_most("Salver, back after its only worker died (s)", recovery, RECOVERY_S))
     found.append(_at_most("Salver, memory of all processes (MB, PSS)", memory, MEMORY_MB))
-    return found + _grpc(results) + _large(results) + _cold(results)
+    return (
+        found
+        + _grpc(results)
+        + _large(results)
+        + _text(results)
+        + _images(results)
+        + _cold(results)
+    )
 
 
 def _cold(results: Results) -> list[Verdict]:
@@ -110,6 +131,59 @@ def _large(results: Results) -> list[Verdict]:
     what = "Salver / Triton, requests/s with 150,528 numbers as JSON"
     found.append(_at_least(what, ratio, JSON_LARGE_OF_TRITON))
     return found
+
+
+def _text(results: Results) -> list[Verdict]:
+    """Texts; of each server the best of its ways in this run."""
+    ours = _best(results, "salver")
+    triton = _best(results, "triton")
+    wanted = [
+        ("Triton's dynamic batching", "triton-dynamic", TEXT_OF_TRITON_DYNAMIC),
+        ("the best of Triton", triton, TEXT_OF_TRITON),
+        ("MLServer's batching", "mlserver", TEXT_OF_OTHERS),
+        ("LitServe's batching", "litserve", TEXT_OF_OTHERS),
+        ("ONNX Runtime offline, sorted", "offline sorted", TEXT_OF_OFFLINE),
+    ]
+    return [
+        _at_least(f"Salver / {what}, texts/s", text_ratio(results, ours, other), bound)
+        for what, other, bound in wanted
+    ]
+
+
+def _best(results: Results, prefix: str) -> str:
+    names = [name for name in results.text if name.startswith(prefix)]
+    return max(
+        names,
+        key=lambda name: statistics.median([f.answers_per_s for f in results.text[name]]),
+        default=prefix,
+    )
+
+
+def _images(results: Results) -> list[Verdict]:
+    """Images, and more of them than can be answered."""
+    ratio = image_ratio(results, "salver", "onnxruntime")
+    found = [_at_least("Salver / bare ONNX Runtime, images/s", ratio, IMAGE_OF_BARE)]
+    one = results.overload.get("salver")
+    if one is None:
+        return found
+    peak = max(step.offered.in_time_per_s for step in one.steps)
+    usual_mb = next(step.pss_mb for step in one.steps if step.times == 1.0)
+    for step in one.steps:
+        if step.times not in OVERLOADS:
+            continue
+        offered, what = step.offered, f"at {step.times:g} × capacity"
+        share = offered.in_time_per_s / peak if peak else 0.0
+        found.append(_at_least(f"Salver, goodput {what} / its peak", share, GOODPUT_OF_PEAK))
+        longest = (offered.accepted_p99_ms or 0.0) / one.bound_ms
+        found.append(_at_most(f"Salver, accepted p99 {what} / its bound", longest, 1.0))
+        refusal = offered.refusal_p99_ms
+        found.append(_at_most(f"Salver, refusal p99 {what} (ms)", refusal, REFUSAL_MS))
+        grown = step.pss_mb / usual_mb
+        found.append(_at_most(f"Salver, memory {what} / at capacity", grown, FLAT))
+    after = recovered_after_s(one)
+    what = "Salver, full goodput after the load has fallen (s)"
+    seconds = NEVER_S if after is None else float(after)
+    return [*found, _at_most(what, seconds, BACK_S)]
 
 
 def _at_least(what: str, value: float | None, bound: float) -> Verdict:

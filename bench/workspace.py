@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.environments import BENCH, checked, environment
+from bench.environments import BENCH, checked, environment, site_packages
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,16 @@ class Workspace:
         """The recorded requests of the tabular model."""
         entries: list[dict[str, Any]] = json.loads((self.models / "cases.json").read_text())
         return [Case(entry["body"].encode(), entry["outputs"]) for entry in entries]
+
+    @property
+    def real(self) -> Path:
+        """The folder of real models and data; made where it is missing."""
+        folder = self.models / "real"
+        if not (folder / "image.json").is_file():
+            python = environment("models") / "bin" / "python"
+            packages = site_packages(environment("real-models"))
+            checked([str(python), str(BENCH / "models" / "real.py"), str(packages), str(folder)])
+        return folder
 
 
 def make_workspace() -> Workspace:

@@ -1,1 +1,1 @@
-"""The parts of a run: small requests and large tensors over each door, start-up and memory."""
+"""The parts of a run: small requests and large tensors, real models, overload, start-up."""

@@ -126,6 +126,8 @@ def run(options: Options, workspace: Workspace, results: Results) -> None:
     with ExitStack() as stack:
         targets = []
         for name in options.servers:
+            if name not in SERVERS:
+                continue
             server = SERVERS[name](workspace, ("tabular", "identity"))
             if not server.binary:
                 continue

@@ -63,12 +63,12 @@ class ColdSalver(Salver):
 
     def serve(self, *push: str) -> None:
         """Push and deploy in a server of its own."""
-        self._command(*self._up(), "--detach")
+        self.command(*self._up(), "--detach")
         try:
-            self._command(*push)
-            self._command("deploy", "tabular:1", "--min-replicas", "0", "--idle", "1s")
+            self.command(*push)
+            self.command("deploy", "tabular:1", "--min-replicas", "0", "--idle", "1s")
         finally:
-            self._command("stop")
+            self.command("stop")
 
     def _environment(self) -> dict[str, str]:
         warm = {"SALVER_SUPERVISOR__WARM_PROCESSES": str(self.warm_processes)}

@@ -40,6 +40,8 @@ def run(options: Options, workspace: Workspace, results: Results) -> None:
     with ExitStack() as stack:
         loads = []
         for name in options.servers:
+            if name not in SERVERS:
+                continue
             if not SERVERS[name].grpc:
                 continue
             server = SERVERS[name](workspace, ("tabular",), with_grpc=True)

@@ -51,6 +51,8 @@ def run(options: Options, workspace: Workspace, results: Results) -> None:
     with ExitStack() as stack:
         loads = []
         for name in options.servers:
+            if name not in SERVERS:
+                continue
             if not SERVERS[name].binary:
                 continue
             server = SERVERS[name](workspace, ("tabular", "identity"))

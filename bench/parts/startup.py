@@ -20,7 +20,9 @@ SETTLE_S = 1.0
 def run(options: Options, workspace: Workspace, results: Results) -> None:
     """Start and stop each server in turn, round by round, with one model."""
     cases = workspace.cases()
-    servers = [SERVERS[name](workspace, ("tabular",)) for name in options.servers]
+    servers = [
+        SERVERS[name](workspace, ("tabular",)) for name in options.servers if name in SERVERS
+    ]
     for server in servers:
         server.provision()
     for number in range(options.rounds):

@@ -23,6 +23,8 @@ def run(options: Options, workspace: Workspace, results: Results) -> None:
     with ExitStack() as stack:
         loads = []
         for name in options.servers:
+            if name not in SERVERS:
+                continue
             server = SERVERS[name](workspace, ("tabular",))
             server.provision()
             stack.callback(server.stop)

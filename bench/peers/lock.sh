@@ -7,7 +7,9 @@ compile() {
     uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
         --python-version 3.11 --python-platform x86_64-manylinux_2_35 "$@"
 }
-for name in ceiling grpc-client mlserver models; do
+for name in ceiling grpc-client litserve mlserver models; do
     compile "$name.in" >"$name.lock"
 done
+# These hold models, and declare what made them: packages of several gigabytes.
+compile --no-deps real-models.in >real-models.lock
 { compile triton.in; compile --no-deps triton-server.in; } >triton.lock

@@ -13,6 +13,7 @@ from bench.workspace import Workspace
 
 START_TIMEOUT_S = 60.0
 PROBE_INTERVAL_S = 0.005
+JSON = {"Content-Type": "application/json"}
 
 
 class Server(ABC):
@@ -53,6 +54,10 @@ class Server(ABC):
         """Where ModelInfer answers; only asked for where `grpc` and `with_grpc` are true."""
         raise NotImplementedError(self.name)
 
+    def probe(self) -> tuple[Target, bytes, dict[str, str]]:
+        """A request that a server which is there answers with 200: where, body and headers."""
+        return self.tabular(), self.workspace.cases()[0].body, JSON
+
     def start(self) -> float:
         """Launch and wait for the first right answer; returns seconds since the launch."""
         begin = time.monotonic()
@@ -69,8 +74,7 @@ class Server(ABC):
         return self._until_answer(begin) if self.kill_worker() else None
 
     def _until_answer(self, begin: float) -> float:
-        body = self.workspace.cases()[0].body
-        while not self._answers(body):
+        while not self._answers():
             if time.monotonic() - begin > START_TIMEOUT_S:
                 raise BenchError(f"{self.name} gave no answer; see {self.folder}")
             for group in self.groups:
@@ -78,13 +82,13 @@ class Server(ABC):
             time.sleep(PROBE_INTERVAL_S)
         return time.monotonic() - begin
 
-    def _answers(self, body: bytes) -> bool:
+    def _answers(self) -> bool:
+        target, body, headers = self.probe()
         try:
-            connection = Connection(self.tabular(), timeout_s=5.0, answer_limit=1 << 16)
+            connection = Connection(target, timeout_s=5.0, answer_limit=1 << 16)
         except OSError:
             return False
         try:
-            headers = {"Content-Type": "application/json"}
             return connection.post(body, headers).status == 200
         except (OSError, ValueError):
             return False

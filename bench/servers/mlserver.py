@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from bench.environments import BENCH, environment
 from bench.grpc_message import PATH
@@ -24,11 +25,22 @@ class MLServer(Server):
     def provision(self) -> None:
         """Make the environment and the model folder."""
         self._env = environment("mlserver")
-        model = self.folder / "tabular"
+        self.fill()
+
+    def fill(self) -> None:
+        """Write the model folder."""
+        self.add("tabular", "tabular", {"implementation": "tabular.Tabular"})
+
+    def add(self, name: str, code: str, settings: dict[str, Any]) -> None:
+        """Add a model to the folder."""
+        model = self.folder / name
         model.mkdir(parents=True, exist_ok=True)
-        shutil.copy(BENCH / "peers" / "mlserver" / "tabular.py", model / "tabular.py")
-        settings = {"name": "tabular", "implementation": "tabular.Tabular"}
-        (model / "model-settings.json").write_text(json.dumps(settings))
+        shutil.copy(BENCH / "peers" / "mlserver" / f"{code}.py", model / f"{code}.py")
+        (model / "model-settings.json").write_text(json.dumps({"name": name, **settings}))
+
+    def environment(self) -> dict[str, str]:
+        """Variables that the models read."""
+        return {"BENCH_TABULAR_MODEL": str(self.workspace.models / "tabular.onnx")}
 
     def launch(self) -> None:
         """Start `mlserver`."""
@@ -42,13 +54,17 @@ class MLServer(Server):
             "debug": False,
         }
         (self.folder / "settings.json").write_text(json.dumps(settings))
-        env = {"BENCH_TABULAR_MODEL": str(self.workspace.models / "tabular.onnx")}
+        env = self.environment()
         command: list[str | Path] = [self._env / "bin" / "mlserver", "start", self.folder]
         self.spawn(Group(command, self.folder / "server.log", env))
 
     def tabular(self) -> Target:
         """OIP over HTTP."""
-        return Target(self._port, "/v2/models/tabular/infer")
+        return self.model("tabular")
+
+    def model(self, name: str) -> Target:
+        """Where a model answers."""
+        return Target(self._port, f"/v2/models/{name}/infer")
 
     def rpc(self) -> Target:
         """OIP over gRPC, which MLServer always opens."""

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any, ClassVar
 
 from bench.environments import BENCH
 from bench.failure import BenchError
@@ -25,6 +26,7 @@ class Salver(Server):
     """`provision` pushes and deploys; `launch` is `salver up` on that home."""
 
     name = "salver"
+    settings: ClassVar[dict[str, dict[str, Any]]] = {}
     binary = True
     grpc = True
     _port = 0
@@ -35,15 +37,19 @@ class Salver(Server):
     def provision(self) -> None:
         """Fill a home: start once, push and deploy each model, stop."""
         self.begin()
-        self._command(*self._up(), "--detach")
+        self.command(*self._up(), "--detach")
         try:
-            for model in self.models:
-                path = str(self.workspace.models / f"{model}.onnx")
-                example = str(self.workspace.models / f"{model}-example.json")
-                self._command("push", path, "--name", model, "--example", example)
-                self._command("deploy", f"{model}:1")
+            self.fill()
         finally:
-            self._command("stop")
+            self.command("stop")
+
+    def fill(self) -> None:
+        """Push and deploy."""
+        for model in self.models:
+            path = str(self.workspace.models / f"{model}.onnx")
+            example = str(self.workspace.models / f"{model}-example.json")
+            self.command("push", path, "--name", model, "--example", example)
+            self.command("deploy", f"{model}:1")
 
     def begin(self) -> None:
         """Make an empty home and a key."""
@@ -56,6 +62,9 @@ class Salver(Server):
         digest = hashlib.sha256(self._key.encode()).hexdigest()
         keys = {"keys": [{"sha256": digest, "principal": "bench"}]}
         (self.folder / "keys.yaml").write_text(json.dumps(keys))
+        (self.folder / "home").mkdir()
+        if self.settings:
+            (self.folder / "home" / "salver.yaml").write_text(json.dumps(self.settings))
 
     def _up(self) -> list[str]:
         self._port, self._grpc_port = free_port(), free_port()
@@ -67,7 +76,7 @@ class Salver(Server):
     def _environment(self) -> dict[str, str]:
         return {"SALVER_HOME": str(self.folder / "home")}
 
-    def _command(self, *arguments: str) -> None:
+    def command(self, *arguments: str) -> None:
         """Run one `salver` command to its end."""
         done = subprocess.run(
             [str(self._salver), *arguments],
@@ -96,16 +105,17 @@ class Salver(Server):
 
     def tabular(self) -> Target:
         """OIP over HTTP, with the key."""
-        return self._target("tabular")
+        return self.endpoint("tabular")
 
     def identity(self) -> Target:
         """OIP over HTTP with the binary tensor extension, with the key."""
-        return self._target("identity")
+        return self.endpoint("identity")
 
     def rpc(self) -> Target:
         """OIP over gRPC, with the key in the metadata."""
         return Target(self._grpc_port, PATH, {"authorization": f"Bearer {self._key}"})
 
-    def _target(self, model: str) -> Target:
+    def endpoint(self, model: str) -> Target:
+        """Where an endpoint answers, with the key."""
         headers = {"Authorization": f"Bearer {self._key}"}
         return Target(self._port, f"/v2/models/{model}/infer", headers)

@@ -38,12 +38,24 @@ class Triton(Server):
         shutil.copytree(wheel / "backends" / "python", backend, dirs_exist_ok=True)
         stub = "triton_python_backend_stub"
         shutil.copy(wheel / "python_backend_stubs" / "3.11" / stub, backend / stub)
+        self.fill()
+
+    def fill(self) -> None:
+        """Write the model repository."""
         for model in self.models:
             source = BENCH / "peers" / "triton"
-            target = self.folder / "models" / model
-            (target / "1").mkdir(parents=True, exist_ok=True)
-            shutil.copy(source / f"{model}.py", target / "1" / "model.py")
-            shutil.copy(source / f"{model}.pbtxt", target / "config.pbtxt")
+            self.add(model, source / f"{model}.py", (source / f"{model}.pbtxt").read_text())
+
+    def add(self, name: str, code: Path, config: str) -> None:
+        """Add a model to the repository."""
+        target = self.folder / "models" / name
+        (target / "1").mkdir(parents=True, exist_ok=True)
+        shutil.copy(code, target / "1" / "model.py")
+        (target / "config.pbtxt").write_text(config)
+
+    def environment(self) -> dict[str, str]:
+        """Variables that the models read."""
+        return {"BENCH_TABULAR_MODEL": str(self.workspace.models / "tabular.onnx")}
 
     def launch(self) -> None:
         """Start `tritonserver`; the stub links Debian's Python, hence PYTHONHOME."""
@@ -52,7 +64,7 @@ class Triton(Server):
             "PYTHONHOME": "/usr",
             "LD_LIBRARY_PATH": str(self._site / "nvidia_pytriton.libs"),
             "BENCH_SITE_PACKAGES": str(self._site),
-            "BENCH_TABULAR_MODEL": str(self.workspace.models / "tabular.onnx"),
+            **self.environment(),
         }
         command: list[str | Path] = [
             self._site / "pytriton" / "tritonserver" / "bin" / "tritonserver",
@@ -71,11 +83,15 @@ class Triton(Server):
 
     def tabular(self) -> Target:
         """OIP over HTTP."""
-        return Target(self._port, "/v2/models/tabular/infer")
+        return self.model("tabular")
 
     def identity(self) -> Target:
         """OIP over HTTP with the binary tensor extension."""
-        return Target(self._port, "/v2/models/identity/infer")
+        return self.model("identity")
+
+    def model(self, name: str) -> Target:
+        """Where a model answers."""
+        return Target(self._port, f"/v2/models/{name}/infer")
 
     def rpc(self) -> Target:
         """OIP over gRPC."""

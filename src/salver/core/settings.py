@@ -113,6 +113,9 @@ class EngineSettings:
     steps: str = setting(
         "batch", "how steps around a model run: batch (all rows at once) or rows (each row alone)"
     )
+    tokenize_ahead: bool = setting(
+        True, "tokenize texts while they wait, so that they run with those of about their length"
+    )
     step_bytes: int = setting(
         256 * _MIB, "memory of a batch's tensors after a step that makes more of them; over it 400"
     )
@@ -207,7 +210,7 @@ class LimitSettings:
     adaptive: bool = setting(
         False, "with fair: learn how many open requests help a variant, and limit them to that"
     )
-    adaptive_min: int = setting(4, "least limit that is learned; engine.max_in_flight is the most")
+    adaptive_min: int = setting(2, "least limit that is learned; engine.max_in_flight is the most")
     adaptive_tolerance: float = setting(
         1.5, "how far time in a worker may rise above the usual before the limit falls"
     )

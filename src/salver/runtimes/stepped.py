@@ -7,6 +7,7 @@ import numpy as np
 
 from salver.core.datatypes import datatype_of
 from salver.core.errors import InvalidSteps, ModelFailed
+from salver.core.sequences import Sequences
 from salver.core.signature import VARIABLE, Signature, TensorSpec
 from salver.core.steps import Steps
 from salver.runtimes.base import (
@@ -34,6 +35,7 @@ class Around:
         self._folder = Path()
         self._limit_bytes = RuntimeOptions().step_bytes
         self._before: Apply = _unchanged
+        self.made: tuple[Signature, Sequences] | None = None
         self._after: tuple[_Shapes, Apply] | None = None
 
     def load(
@@ -63,6 +65,8 @@ class Around:
             if own is not None:
                 _check_fit(bound.specs, own)
             self._before = bound.apply
+            if bound.sequences is not None:
+                self.made = (Signature(tuple(bound.specs.values()), ()), bound.sequences)
 
     def before(self, batch: Batch) -> Batch:
         """Return what the model takes; raises a ``CallerError`` for what callers got wrong."""
@@ -90,17 +94,39 @@ class Around:
         return fitted[1](outputs)
 
 
+class Rest:
+    """The way of a batch whose requests have taken the steps before the model one by one.
+
+    ``signature`` has the inputs that those steps make, ``sequences`` how they are filled up to one
+    length. ``prepare`` takes them for one request and may be called in another thread than ``run``.
+    """
+
+    def __init__(
+        self, inner: BatchRuntime, around: Around, made: tuple[Signature, Sequences]
+    ) -> None:
+        self.signature, self.sequences = made
+        self.prepare = around.before
+        self._inner = inner
+        self._around = around
+
+    def run(self, batch: Batch, outputs: tuple[str, ...] | None) -> Batch:
+        """Answer what steps have prepared, as ``SteppedRuntime.run`` would from the beginning."""
+        return pick(self._around.after(self._inner.run(batch, None)), outputs)
+
+
 class SteppedRuntime:
     """Batch runtime around another.
 
     Steps work on whole batches; with ``row_by_row`` every row takes the whole way alone, which is
-    slow, and gives the same answers.
+    slow, and gives the same answers. Where the steps before the model end with texts of unlike
+    lengths, ``rest`` is what is left for those who take them apart; None elsewhere.
     """
 
     def __init__(self, inner: BatchRuntime, steps: Steps, *, row_by_row: bool = False) -> None:
         self._inner = inner
         self._around = Around(steps)
         self._row_by_row = row_by_row
+        self.rest: Rest | None = None
 
     @property
     def provider(self) -> str:
@@ -110,6 +136,9 @@ class SteppedRuntime:
     def load(self, folder: Path, signature: Signature | None, options: RuntimeOptions) -> None:
         """Load the model; see ``Around.load``."""
         self._around.load(self._inner, folder, signature, options)
+        made = self._around.made
+        if made is not None and not self._row_by_row:
+            self.rest = Rest(self._inner, self._around, made)
 
     def signature(self) -> Signature | None:
         """Return what callers see, as far as it is known."""

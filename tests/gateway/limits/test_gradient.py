@@ -104,9 +104,11 @@ class Simulation:
 def test_one_request_at_a_time(times: int) -> None:
     """A model of 30 ms, one at a time: at 2 and 10 times its capacity it stays busy.
 
-    The limit is found near the capacity, and those let in wait for a few runs only.
+    The limit is found near the capacity, and those let in wait for a few runs only, from the
+    first seconds on.
     """
     seconds = Simulation(lambda _, __: 30.0).play(30, lambda _: 33.3 * times)
+    assert max(second.mean_ms for second in seconds[2:]) < 8 * 30
     for second in seconds[15:]:
         assert second.answered >= 32
         assert 4 <= second.limit <= 10

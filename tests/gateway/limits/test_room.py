@@ -132,6 +132,45 @@ def test_no_more_are_open_than_the_limit(slow: Fleet) -> None:
     uvloop.run(run())
 
 
+def test_a_learned_limit_bounds_the_wait_before_it_has_learned(slow: Fleet) -> None:
+    """Of a first burst those are refused that would wait for much longer than is allowed."""
+
+    async def run() -> None:
+        async with rooms_of(slow, max_in_flight=64, adaptive=True, max_wait_ms=100.0) as guest:
+            callers = guest.ask_some(200)
+            await finish(callers)
+            found = outcomes(callers)
+            assert found.keys() == {"ok", "overloaded"}
+            assert found["overloaded"] > found["ok"]
+            assert guest.waiting == 0
+
+    uvloop.run(run())
+
+
+def ten_runs(total_ms: int, run_ms: int) -> Outcome:
+    """Return what a worker says of ten requests: how long it kept each, and ran it."""
+    found = Outcome(VARIANT, "shared-0", ("default", "anonymous"))
+    found.timed, found.total_ns, found.run_ns = 10, 10_000_000 * total_ms, 10_000_000 * run_ms
+    return found
+
+
+def test_a_slow_model_has_few_open_before_it_has_been_overloaded(slow: Fleet) -> None:
+    """What a model of 10 ms answers within the longest wait is all that may be open or wait."""
+
+    async def run() -> None:
+        async with rooms_of(slow, max_in_flight=64, adaptive=True, max_wait_ms=100.0) as guest:
+            room = guest.rooms._rooms[VARIANT]
+            await asyncio.sleep(0.15)
+            guest.rooms.counted([ten_runs(total_ms=10, run_ms=10)])
+            assert 2 <= room.limit <= 11
+            assert room.queue.max_items <= 10
+            await asyncio.sleep(0.15)
+            guest.rooms.counted([ten_runs(total_ms=95, run_ms=10)])
+            assert room.queue.max_items <= 2
+
+    uvloop.run(run())
+
+
 def test_bounds(slow: Fleet) -> None:
     """Over what may wait requests are refused at once, the flooding caller's first."""
 

@@ -9,16 +9,20 @@ from salver.core.errors import SalverError
 from salver.core.settings import EngineSettings
 from salver.core.timing import Timing
 from salver.engine.worker.answers import send_answer
+from salver.engine.worker.groups import by_reply, told_apart
 from salver.engine.worker.job import Job, Reply, ids_of, many_jobs, one_job, rows_of
 from salver.engine.worker.loading import Loading
+from salver.engine.worker.padding import Padder
 from salver.engine.worker.queueing import Queueing
+from salver.engine.worker.readying import Readier
 from salver.engine.worker.refusals import late, refusal
-from salver.engine.worker.run import Failure, Outcome, execute
+from salver.engine.worker.run import Failure, Outcome, Runner, execute
 from salver.engine.worker.seats import Seat, Seats
 from salver.engine.worker.turn import Turn
 from salver.engine.worker.watchdog import Watchdog
 from salver.observe.meter import Meter
 from salver.runtimes.base import BatchRuntime
+from salver.runtimes.stepped import SteppedRuntime
 from salver.wire.framing import Buffer
 from salver.wire.messages import Infer, InferMany, Load
 
@@ -55,6 +59,8 @@ class BatchHost:
         self._holding = False
         self._queueing = Queueing(settings, clock)
         self._queue = self._queueing.queue
+        self._readier: Readier | None = None
+        self._running: list[Job] = []
         self._aside = 0
         self._announcing = 0
         self._scheduled = False
@@ -83,24 +89,36 @@ class BatchHost:
     def idle(self) -> bool:
         """Tell whether nothing waits, runs or loads."""
         loads = self.loading.active or self.loading.renewing
-        return not (self._queue or self._aside or self.seats.running or loads)
+        return not (self._waits or self.seats.running or loads)
 
     def update(self, load: Load) -> None:
         """Take over a changed policy of the same version."""
         self.loading.load = load
         self._policy = load.policy
-        self._queueing.apply(load)
         inputs = load.signature.inputs
         variable = bool(inputs) and all(spec.shape and spec.shape[0] == -1 for spec in inputs)
         # In quarantine each request runs alone, so that none dies of another a second time.
         self._batches = variable and load.policy.max_batch_size > 1 and self._turn is None
+        self._apply()
+
+    def _apply(self) -> None:
+        """Queue by the policy, and by length where the loaded model has steps that tell it."""
+        runtime, rest = self.loading.runtime, None
+        wanted = self._batches and self._settings.lanes and self._settings.tokenize_ahead
+        if wanted and isinstance(runtime, SteppedRuntime):
+            rest = runtime.rest
+        if rest is not None and self._readier is None:
+            self._readier = Readier(self._untold, self._readied)
+        if self._readier is not None:
+            self._readier.apply(rest)
+        self._queueing.apply(self.load, rest)
 
     def accept(self, reply: Reply, infer: Infer, payload: Buffer) -> Job:
         """Make a job of a request and queue it, or refuse it at once."""
         job = one_job(reply, infer, payload, self._clock.monotonic_ns(), batches=self._batches)
         if self._queueing.measures:
             self._queueing.measure([job], infer.priority)
-        self._enqueue([job])
+        self._take([job])
         return job
 
     def accept_many(self, reply: Reply, message: InferMany, payload: Buffer) -> None:
@@ -109,7 +127,45 @@ class BatchHost:
         jobs = many_jobs(reply, message, payload, now_ns, batches=self._batches)
         if self._queueing.measures:
             self._queueing.measure(jobs, message.priority)
-        self._enqueue(jobs)
+        self._take(jobs)
+
+    def _take(self, jobs: list[Job]) -> None:
+        readier = self._readier
+        if readier is None:
+            self._enqueue(jobs)
+            return
+        for job in jobs:
+            if not readier.takes(job):
+                self._enqueue([job])
+                continue
+            if self._queue.requests + readier.requests >= self._policy.max_queue:
+                self._purge(job.arrival_ns)
+            refused = refusal(self.loading, self._queue.requests + readier.requests)
+            if refused is None:
+                job.reply.begin(job)
+                readier.add(job)
+            else:
+                job.reply.fail(job, refused)
+
+    def _untold(self, jobs: list[Job]) -> list[Job]:
+        """Tell gateways of requests whose steps begin beside a running batch."""
+        untold: list[Job] = []
+        for group in by_reply(jobs):
+            reply = group[0].reply
+            running = [job for job in self._running if job.reply is reply]
+            if not reply.announce(self.seats.slots[0], ids_of([*running, *group])):
+                untold += group
+        return untold
+
+    def _readied(self, jobs: list[Job]) -> None:
+        self._queueing.measure(jobs, None)
+        for job in jobs:
+            self._queue.append(job)
+        if not (self._scheduled or self.seats.is_full or self.loading.active):
+            self._schedule()
+        elif self._timer is not None and self._queue.requests >= self._policy.max_batch_size:
+            self._timer.cancel()
+            self._pump()
 
     def _enqueue(self, jobs: list[Job]) -> None:
         queue, loading, reply = self._queue, self.loading, jobs[0].reply
@@ -163,7 +219,12 @@ class BatchHost:
         """Tell whether somebody waits; those who have left are let go of."""
         if self._queue:
             self._purge(self._clock.monotonic_ns())
-        return bool(self._queue or self._aside)
+        return self._waits
+
+    @property
+    def _waits(self) -> bool:
+        readier = self._readier
+        return bool(self._queue or self._aside or (readier is not None and readier.requests))
 
     def refuse_waiting(self, error: SalverError) -> int:
         """End all that waits with an error; returns how many requests that were."""
@@ -175,7 +236,9 @@ class BatchHost:
     def give_up(self) -> BatchRuntime | None:
         """Give the loaded model away; the next request asks for it again."""
         self.seats.fill(None, self._threads)
-        return self.loading.take_out()
+        runtime = self.loading.take_out()
+        self._apply()
+        return runtime
 
     def unload(self) -> None:
         """Release the model; lazy hosts can load it again."""
@@ -186,6 +249,8 @@ class BatchHost:
     def close(self) -> None:
         """Release the model and the thread."""
         self.unload()
+        if self._readier is not None:
+            self._readier.close()
         self._threads.shutdown(wait=False)
 
     def begin_load(self) -> None:
@@ -208,6 +273,7 @@ class BatchHost:
     def _loaded(self) -> None:
         self._release()
         self.seats.fill(self.loading.runtime, self._threads)
+        self._apply()
         if self.loading.error is not None:
             self.refuse_waiting(self.loading.error)
             if self.load.lazy:
@@ -227,6 +293,7 @@ class BatchHost:
         if runtime is not None and runtime is not before:
             threads, self._threads = self._threads, threads
             self.seats.fill(runtime, self._threads)
+            self._apply()
         if before is not None:
             threads.submit(before.unload)
         threads.shutdown(wait=False)
@@ -274,26 +341,36 @@ class BatchHost:
         seat = seats.next()
         jobs = self._announced(self._next_jobs(), seat.slot)
         # Code never runs in the loop: it may hang, and may want one thread for all its calls.
+        run, padder = self._way(seat, jobs)
         if jobs and (seats.are_many or self._is_code or not self._is_inline):
-            self._run_in(seat, jobs)
+            self._run_in(seat, jobs, run, padder)
             return
         if jobs:
-            self._respond(jobs, execute(runtime, jobs, self._clock, self._queueing.padder))
+            self._respond(jobs, execute(run, jobs, self._clock, padder))
         self._next()
 
-    def _run_in(self, seat: Seat, jobs: list[Job]) -> None:
+    def _run_in(self, seat: Seat, jobs: list[Job], run: Runner, padder: Padder | None) -> None:
         """Run a batch in its thread, and the next one beside it where there is another seat."""
         seats, watchdog = self.seats, seat.watchdog
         seats.take()
+        self._running = jobs
         if watchdog is not None:
             watchdog.begin(jobs, self._hurried)
-        padder = self._queueing.padder
-        future = seat.threads.submit(execute, seat.runtime, jobs, self._clock, padder)
+        future = seat.threads.submit(execute, run, jobs, self._clock, padder)
         future.add_done_callback(
             lambda done: self._loop.call_soon_threadsafe(self._ran, seat, jobs, done)
         )
         if self._queue.requests and not (seats.is_full or self._scheduled):
             self._schedule()
+
+    def _way(self, seat: Seat, jobs: list[Job]) -> tuple[Runner, Padder | None]:
+        """Return what answers a batch, and how its rows are filled up."""
+        runtime = seat.runtime
+        if jobs and jobs[0].ready and isinstance(runtime, SteppedRuntime):
+            rest = runtime.rest
+            assert rest is not None
+            return rest, Padder(rest.sequences, rest.signature)
+        return runtime, self._queueing.padder
 
     def _release(self) -> None:
         if self._holding and self._turn is not None:
@@ -324,7 +401,7 @@ class BatchHost:
             return jobs
         return [
             job
-            for job in _told_apart(jobs, now_ns)
+            for job in told_apart(jobs, now_ns)
             if not (job.cancelled or job.deadline_ns <= now_ns) or self._drop(job)
         ]
 
@@ -343,20 +420,19 @@ class BatchHost:
 
         Returns the jobs whose gateway has been told; the others wait until theirs reads again.
         """
-        groups = [jobs] if jobs else []
-        if len(jobs) > 1:
-            by_reply: dict[int, list[Job]] = {}
-            for job in jobs:
-                by_reply.setdefault(id(job.reply), []).append(job)
-            groups = [*by_reply.values()]
         told: list[Job] = []
-        for group in groups:
+        for group in by_reply(jobs):
             reply = group[0].reply
-            if reply.announce(slot, ids_of(group)):
+            if reply.announce(slot, self._ids_at_risk(reply, group)):
                 told += group
             else:
                 self._put_aside(reply, group)
         return told
+
+    def _ids_at_risk(self, reply: Reply, group: list[Job]) -> tuple[int, ...]:
+        if self._readier is None or not self._readier.busy:
+            return ids_of(group)
+        return ids_of([*group, *(job for job in self._readier.busy if job.reply is reply)])
 
     def _put_aside(self, reply: Reply, group: list[Job]) -> None:
         # An announcement that is on its way must be followed by its run, not by another one.
@@ -379,6 +455,7 @@ class BatchHost:
 
     def _ran(self, seat: Seat, jobs: list[Job], done: "Future[Outcome]") -> None:
         self.seats.leave(seat)
+        self._running = []
         if seat.watchdog is not None:
             seat.watchdog.end()
         try:
@@ -422,17 +499,3 @@ class BatchHost:
         if not cold:
             self._came_ns = 0
         return cold
-
-
-def _told_apart(jobs: list[Job], now_ns: int) -> list[Job]:
-    """Return jobs of which some requests, but not all, may be cancelled or late, one by one."""
-    apart: list[Job] = []
-    for job in jobs:
-        if job.gone or (job.remaining_us and job.deadline_ns <= now_ns):
-            job.reply.forget(job)
-            for one in job.each():
-                one.reply.begin(one)
-                apart.append(one)
-        else:
-            apart.append(job)
-    return apart

@@ -92,8 +92,9 @@ class Job(msgspec.Struct, eq=False):
     with equal ``key`` may share a batch; ALONE may not, and is one request. ``deadline_ns`` is the
     first of several; ``remaining_us`` has what each had left at ``arrival_ns``, or nothing where
     all have the same. ``priority`` is most urgent when it is least, ``length`` counts the tokens of
-    a row. ``gone`` are those of several that nobody waits for. ``credit`` is for
-    streams, and ``flow`` is set while the job is an open one.
+    a row. ``ready`` tells that the steps before the model were taken. ``gone`` are those of several
+    that nobody waits for. ``credit`` is for streams, and ``flow`` is set while the job is an open
+    one.
     """
 
     reply: Reply
@@ -111,6 +112,7 @@ class Job(msgspec.Struct, eq=False):
     credit: int = 0
     priority: int = 0
     length: int = 1
+    ready: bool = False
 
     @property
     def id(self) -> int:

@@ -9,7 +9,7 @@ from salver.engine.worker.latency import LatencyTable
 from salver.wire.messages import BatchPolicy
 
 ADAPTIVE = "adaptive"
-_WORTH = 0.9
+_WORTH = 0.93
 _MS_NS = 1_000_000
 
 Picker = Callable[[Sequence[Job], int], "list[Pick]"]

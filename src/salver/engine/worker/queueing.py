@@ -11,6 +11,7 @@ from salver.engine.worker.pick import ADAPTIVE, AdaptivePicker, FixedPicker
 from salver.engine.worker.queue import JobQueue
 from salver.engine.worker.run import Failure, Outcome
 from salver.engine.worker.tokens import Tokens
+from salver.runtimes.stepped import Rest
 from salver.wire.messages import BatchPolicy, Load
 
 USUAL_PRIORITY = 10
@@ -37,11 +38,14 @@ class Queueing:
         self.padder: Padder | None = None
         self.measures = self._adapts = False
 
-    def apply(self, load: Load) -> None:
-        """Queue by the load's policy from now on."""
-        policy = self._policy = load.policy
+    def apply(self, load: Load, rest: Rest | None = None) -> None:
+        """Queue by the load's policy from now on; a ``rest`` tells what steps make of requests."""
+        policy, signature = load.policy, load.signature
+        self._policy = policy
         sequences = policy.sequences
-        self.padder = None if sequences is None else Padder(sequences, load.signature)
+        self.padder = None if sequences is None else Padder(sequences, signature)
+        if rest is not None:
+            sequences, signature = rest.sequences, rest.signature
         adapts = self._adapts = self._has_lanes and policy.batching == ADAPTIVE
         self._plain.max_tokens = policy.max_batch_tokens
         self._lanes.pick = None
@@ -51,13 +55,16 @@ class Queueing:
             self._lanes.pick = FixedPicker(policy)
         self._tokens = None
         if adapts or policy.max_batch_tokens or sequences is not None:
-            self._tokens = Tokens(load.signature, sequences if self._has_lanes else None)
+            self._tokens = Tokens(signature, sequences if self._has_lanes else None)
         self.measures = self._tokens is not None or policy.priorities
 
-    def measure(self, jobs: list[Job], priority: int) -> None:
-        """Tell jobs how urgent they are, how long their rows, and which others they may join."""
+    def measure(self, jobs: list[Job], priority: int | None) -> None:
+        """Tell jobs how urgent they are, how long their rows, and which others they may join.
+
+        With None for the priority they know how urgent they are.
+        """
         tokens = self._tokens
-        if self._policy.priorities:
+        if self._policy.priorities and priority is not None:
             rank = priority or USUAL_PRIORITY
             for job in jobs:
                 job.priority = rank

@@ -1,5 +1,7 @@
 """Runs jobs as one batch, or each alone when the batch fails."""
 
+from typing import Protocol
+
 import msgspec
 
 from salver.core.clock import Clock
@@ -8,9 +10,17 @@ from salver.engine.worker.batch import Answer, assemble, disassemble
 from salver.engine.worker.job import Job
 from salver.engine.worker.limits import explained
 from salver.engine.worker.padding import Padder
-from salver.runtimes.base import BatchRuntime
+from salver.runtimes.base import Batch
 
 _MAX_CAUSE = 500
+
+
+class Runner(Protocol):
+    """What answers batches: a runtime, or the rest of one."""
+
+    def run(self, batch: Batch, outputs: tuple[str, ...] | None) -> Batch:
+        """Answer a batch; see ``BatchRuntime.run``."""
+        ...
 
 
 class Failure(msgspec.Struct, frozen=True, eq=False):
@@ -29,7 +39,7 @@ class Outcome(msgspec.Struct, frozen=True, eq=False):
 
 
 def execute(
-    runtime: BatchRuntime, jobs: list[Job], clock: Clock, padder: Padder | None = None
+    runtime: Runner, jobs: list[Job], clock: Clock, padder: Padder | None = None
 ) -> Outcome:
     """Run the jobs as one batch; if that fails, each alone, so that one hurts only itself.
 
@@ -56,7 +66,7 @@ def failure(error: Exception) -> SalverError:
     return explained(failed)
 
 
-def _run(runtime: BatchRuntime, jobs: list[Job], padder: Padder | None) -> list[Answer]:
+def _run(runtime: Runner, jobs: list[Job], padder: Padder | None) -> list[Answer]:
     wanted = jobs[0].form.outputs
     batch = assemble(jobs) if padder is None else padder.assemble(jobs)
     outputs = runtime.run(batch, wanted)
@@ -73,7 +83,7 @@ def _run(runtime: BatchRuntime, jobs: list[Job], padder: Padder | None) -> list[
         raise ModelFailed(f"the model's answer cannot be sent: {error.message}") from error
 
 
-def _run_alone(runtime: BatchRuntime, job: Job, padder: Padder | None) -> Answer | Failure:
+def _run_alone(runtime: Runner, job: Job, padder: Padder | None) -> Answer | Failure:
     try:
         return _run(runtime, [job], padder)[0]
     except Exception as error:  # a runtime may raise anything

@@ -2,9 +2,10 @@
 
 Workers say of each request how long it waited and ran. When the short-term average of that rises
 above the long-term one, more is open than helps, and the limit falls by the ratio of the two; else
-it grows by its own square root, which is also how many may wait. Until it has met the capacity for
-the first time it grows by half. Averages instead of minima, since requests of one model may differ
-much in size.
+it grows by its own square root. It falls faster than it grows: what is over it makes everybody
+wait, and with a model that answers thirty a second a step takes a third of a second. Until it has
+met the capacity for the first time it grows by half. Averages instead of minima, since requests of
+one model may differ much in size.
 
 Two things keep the long-term average from learning an overload as normal. It counts for no more
 than so many runs, since a request need not wait for more than the batch before its own. And times
@@ -26,14 +27,16 @@ class GradientPolicy(NamedTuple):
     """How the limit moves.
 
     ``min_window_ns`` and ``min_samples`` are what one step needs, ``max_window_ns`` after which it
-    is made with fewer. ``tolerance`` is how far times may rise above the average, ``runs`` how many
-    run times that counts for at most, ``floor_ns`` what is never too long.
+    is made with fewer. ``smoothing`` and ``falling`` are how far one step goes up and down.
+    ``tolerance`` is how far times may rise above the average, ``runs`` how many run times that
+    counts for at most, ``floor_ns`` what is never too long.
     """
 
     initial: int = 16
-    least: int = 4
+    least: int = 2
     most: int = 4096
     smoothing: float = 0.2
+    falling: float = 0.6
     tolerance: float = 1.5
     runs: float = 2.0
     floor_ns: int = 5_000_000
@@ -43,12 +46,18 @@ class GradientPolicy(NamedTuple):
 
 
 class Gradient2:
-    """The limit of one variant; all times are monotonic nanoseconds."""
+    """The limit of one variant; all times are monotonic nanoseconds.
+
+    ``short_ns`` is the mean of the last step, 0 before the first, ``run_ns`` how much of it was
+    spent running, and ``running`` how many ran at a time.
+    """
 
     def __init__(self, policy: GradientPolicy, now_ns: int) -> None:
         self.policy = policy
         self.limit = policy.initial
         self.short_ns = 0.0
+        self.run_ns = 0.0
+        self.running = 1.0
         self._exact = float(policy.initial)
         self._long_ns = 0.0
         self._steps = 0
@@ -69,13 +78,15 @@ class Gradient2:
         is_due = self._samples >= policy.min_samples and elapsed_ns >= policy.min_window_ns
         if not is_due and not (self._samples and elapsed_ns >= policy.max_window_ns):
             return False
+        # While there is little to do one runs at a time, and more would if more were asked.
+        self.running = max(1.0, self._run_sum_ns / elapsed_ns)
         self._step(self._sum_ns / self._samples, self._run_sum_ns / self._samples, peak, elapsed_ns)
         self._begin_ns = now_ns
         self._samples = self._sum_ns = self._run_sum_ns = 0
         return True
 
     def _step(self, short_ns: float, run_ns: float, peak: int, elapsed_ns: int) -> None:
-        policy, self.short_ns = self.policy, short_ns
+        policy, self.short_ns, self.run_ns = self.policy, short_ns, max(run_ns, 1.0)
         long_ns = self._learned(short_ns, elapsed_ns)
         if peak < self._exact / 2:
             # Too little was asked to learn anything about the limit.
@@ -85,7 +96,8 @@ class Gradient2:
         self._has_met_it = self._has_met_it or gradient < 1.0
         if self._has_met_it:
             wanted = self._exact * gradient + math.sqrt(self._exact)
-            moved = self._exact * (1 - policy.smoothing) + wanted * policy.smoothing
+            pace = policy.falling if wanted < self._exact else policy.smoothing
+            moved = self._exact + pace * (wanted - self._exact)
         else:
             moved = self._exact * _FIRST_GROWTH
         self._exact = min(float(policy.most), max(float(policy.least), moved))

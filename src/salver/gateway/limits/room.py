@@ -25,7 +25,8 @@ log = get_logger(__name__)
 
 _SWEEP_S = 0.02
 _RETRY_AFTER_S = 1.0
-_LEAST_WAITING = 8
+_LEAST_WAITING = 1
+_LATE = 1.25
 _S_NS = 1_000_000_000
 
 Caller = tuple[str, str]
@@ -38,6 +39,7 @@ class Waiting(msgspec.Struct, eq=False):
     request: InferenceRequest
     context: RequestContext
     responder: Responder
+    since_ns: int
 
 
 class VariantRoom:
@@ -213,12 +215,17 @@ class Rooms:
         held = room.plan.policy.max_queue * max(1, len(room.route.links))
         room.limit = max(1, min(self._max_in_flight, held))
         limiter, limits = room.limiter, self._limits
-        if limiter is not None:
-            room.limit = min(room.limit, limiter.limit)
-            if limiter.short_ns:
-                a_second = room.limit / (limiter.short_ns / 1e9)
-                fitting = max(_LEAST_WAITING, round(a_second * limits.max_wait_ms / 1000))
-                room.queue.max_items = min(limits.max_waiting, fitting)
+        if limiter is None:
+            return
+        room.limit = min(room.limit, limiter.limit)
+        if limiter.short_ns:
+            wait_ns, run_ns = limits.max_wait_ms * 1e6, limiter.run_ns
+            a_nanosecond = limiter.running / run_ns
+            room.limit = max(1, min(room.limit, round(a_nanosecond * (wait_ns + run_ns))))
+            # What waits in the worker's queue has waited as well.
+            left_ns = wait_ns - (limiter.short_ns - run_ns)
+            fitting = max(_LEAST_WAITING, round(a_nanosecond * left_ns))
+            room.queue.max_items = min(limits.max_waiting, fitting)
 
     def _wait(
         self,
@@ -227,8 +234,9 @@ class Rooms:
         context: RequestContext,
         responder: Responder,
     ) -> None:
-        waiting = Waiting(request, context, responder)
-        room.count(self._clock.monotonic_ns())
+        now_ns = self._clock.monotonic_ns()
+        waiting = Waiting(request, context, responder, now_ns)
+        room.count(now_ns)
         caller, queue = _caller(context), room.queue
         given_up = queue.push(caller, waiting, form_of(request).rows)
         if given_up is not waiting:
@@ -238,8 +246,7 @@ class Rooms:
                 self._sweep_later()
         if given_up is not None:
             given_up.context.on_cancel = None
-            self._meter.add("salver_requests_crowded_out_total", (room.plan.id,))
-            given_up.responder.fail(self._refusal(room))
+            self._crowd_out(room, given_up)
         if room.route.in_flight < room.limit:
             self._pump_soon(room)
 
@@ -249,6 +256,10 @@ class Rooms:
             "again later or add replicas",
             retry_after_s=_RETRY_AFTER_S,
         )
+
+    def _crowd_out(self, room: VariantRoom, waiting: Waiting) -> None:
+        self._meter.add("salver_requests_crowded_out_total", (room.plan.id,))
+        waiting.responder.fail(self._refusal(room))
 
     def _left(self, room: VariantRoom, waiting: Waiting) -> None:
         room.count(self._clock.monotonic_ns())
@@ -302,13 +313,25 @@ class Rooms:
             if not room.queue.count:
                 continue
             room.count(now_ns)
+            since_ns = self._waits_since_ns(room, now_ns)
             for waiting in room.queue:
-                if waiting.context.deadline_ns <= now_ns:
+                is_late = waiting.context.deadline_ns <= now_ns
+                if is_late or waiting.since_ns < since_ns:
                     room.queue.remove(_caller(waiting.context), waiting)
                     waiting.context.on_cancel = None
-                    self._late(room, waiting)
+                    (self._late if is_late else self._crowd_out)(room, waiting)
         if any(room.queue.count for room in self._rooms.values()):
             self._sweep_later()
+
+    def _waits_since_ns(self, room: VariantRoom, now_ns: int) -> int:
+        """Return when what still waits has come at the earliest.
+
+        How many may wait follows from how fast they are answered, which is learned late and
+        changes. This holds while it is wrong.
+        """
+        if room.limiter is None:
+            return 0
+        return now_ns - round(_LATE * self._limits.max_wait_ms * 1e6)
 
 
 def _caller(context: RequestContext) -> Caller:

@@ -10,6 +10,7 @@ import numpy as np
 
 from salver.core.datatypes import BYTES, DTYPES
 from salver.core.errors import InvalidSteps, InvalidTensor, ModelFailed, NonFiniteOutput
+from salver.core.sequences import Sequences
 from salver.core.signature import VARIABLE, Column, TensorSpec
 from salver.core.steps import nearest
 from salver.core.tensor import AnyArray
@@ -40,10 +41,13 @@ class Bound(NamedTuple):
 
     ``specs`` is what there is after it. ``apply`` takes and returns tensors whose first axis are
     the rows; a row's result depends on that row alone, but for how far text is padded.
+    ``sequences`` says how results of unlike lengths are filled up where rows were taken apart; None
+    where all are of one length, or where filling up is not what ``apply`` would have done.
     """
 
     specs: dict[str, TensorSpec]
     apply: Apply
+    sequences: Sequences | None = None
 
 
 class Step(Protocol):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from salver.core.errors import InvalidSteps
+from salver.core.sequences import Sequences
 from salver.core.steps import nearest, strict
 from salver.runtimes.base import Batch, RuntimeOptions
 from salver.runtimes.steps.base import (
@@ -42,10 +43,12 @@ def bind(
 ) -> Bound:
     """Return steps one after the other as one; raises ``InvalidSteps`` with the step's number.
 
-    What they make of a batch takes ``limit_bytes`` at most, or is the caller's error.
+    What they make of a batch takes ``limit_bytes`` at most, or is the caller's error. Results are
+    of unlike lengths where the last step says so: what another makes of such is not known.
     """
     calls: list[Apply] = []
     present = dict(specs)
+    sequences: Sequences | None = None
     for number, document in enumerate(documents, start=1):
         where = f"{side} step {number}"
         step = _step(document, where)
@@ -57,8 +60,8 @@ def bind(
         if made_bytes > row_bytes(present):
             calls.append(_guard(made_bytes, limit_bytes))
         calls.append(bound.apply)
-        present = bound.specs
-    return Bound(present, lambda batch: _applied(calls, batch))
+        present, sequences = bound.specs, bound.sequences
+    return Bound(present, lambda batch: _applied(calls, batch), sequences)
 
 
 def _guard(made_bytes: int, limit_bytes: int) -> Apply:

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from salver.core.errors import InvalidSteps, InvalidTensor, ModelFailed
+from salver.core.sequences import PaddedInput, Sequences
 from salver.core.signature import VARIABLE, TensorSpec
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch
@@ -24,6 +25,7 @@ from salver.runtimes.steps.base import (
 
 _MAX_CAUSE = 300
 _LIMIT = 1_000_000
+_MOST_APART = 8192
 _TOKEN_BYTES = 8
 _PARTS = ("ids", "attention_mask", "type_ids")
 
@@ -88,7 +90,17 @@ class Tokenize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     made[name] = _table(rows, width, filler, left=padding.left)
             return made
 
-        return Bound(after, apply)
+        return Bound(after, apply, self._sequences(padding))
+
+    def _sequences(self, padding: _Padding) -> Sequences | None:
+        # Fillers on the left are not what filling up does; and tokens that wait take memory.
+        if self.pad != "longest" or padding.left or self.max_length > _MOST_APART:
+            return None
+        names = (self.outputs.ids, self.outputs.mask, self.outputs.types)
+        made = zip(names, padding.fillers, strict=True)
+        return Sequences(
+            tuple(PaddedInput(name, 1, filler) for name, filler in made if name is not None)
+        )
 
     def _tokenizer(self, folder: Path) -> tuple[Any, _Padding]:
         path = folder / self.tokenizer
