@@ -27,8 +27,7 @@ from salver.wire.framing import Buffer
 from salver.wire.messages import Infer, InferMany, Load
 
 _SMOOTHING = 0.2
-_US_NS = 1000
-_S_NS = 1_000_000_000
+_US_NS, _S_NS = 1000, 1_000_000_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 
 
