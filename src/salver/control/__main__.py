@@ -116,7 +116,7 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     feedback = _feedback(home, database, state, thread, settings)
     changer = Changer(deployer, state, thread, settings)
     hub.change = changer
-    stores = Stores(store, state, thread)
+    stores = Stores(store, state, feedback.store, thread)
     books = EvidenceBooks()
     hub.evidence = books.take
     runner = Runner(stores, reconciler, hub, books, clock)

@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from salver.control.database import DatabaseThread
 from salver.control.rollouts.evidence import EvidenceBooks
 from salver.control.rollouts.judging import WARM_UP, columns_of, finding, judge_policy
+from salver.control.rollouts.outcomes import wanted_of, with_feedback
 from salver.core.rollouts import BLUE_GREEN
 from salver.observe.merge import Key, Totals
+from salver.registry.feedback import FeedbackStore
 from salver.rollout import counts
 from salver.rollout.columns import encode_columns
 from salver.rollout.counts import Share
@@ -36,8 +39,12 @@ class Look(NamedTuple):
 class Analyst:
     """Compares by the evidence of gateways, blue-green versions by what became of copies."""
 
-    def __init__(self, books: EvidenceBooks) -> None:
+    def __init__(
+        self, books: EvidenceBooks, reported: FeedbackStore, database: DatabaseThread
+    ) -> None:
         self._books = books
+        self._reported = reported
+        self._database = database
 
     async def look(self, rollout: Rollout, totals: Totals) -> Look:
         """Return what is known; may raise, which pauses the rollout."""
@@ -45,7 +52,14 @@ class Analyst:
             return _of_copies(rollout, totals)
         page = self._books.page(rollout.endpoint)
         # Betting on thousands of segments takes longer than the loop may stand still.
-        return await asyncio.to_thread(lambda: _of_evidence(rollout, page.observed()))
+        observed = await asyncio.to_thread(page.observed)
+        if wanted := wanted_of(observed):
+            endpoint, reported = rollout.endpoint, self._reported
+            sums = await self._database(
+                lambda: {name: reported.sums(endpoint, name, epochs) for name, epochs in wanted}
+            )
+            observed = with_feedback(rollout, observed, sums)
+        return await asyncio.to_thread(lambda: _of_evidence(rollout, observed))
 
 
 def _of_evidence(rollout: Rollout, observed: Sequence[Observed]) -> Look:

@@ -18,6 +18,7 @@ from salver.core.clock import Clock
 from salver.core.errors import Conflict, SalverError
 from salver.observe.logs import get_logger
 from salver.observe.merge import Totals
+from salver.registry.feedback import FeedbackStore
 from salver.registry.records import Ending
 from salver.registry.rollouts import RolloutStore
 from salver.registry.state import StateStore
@@ -43,6 +44,7 @@ class Stores(NamedTuple):
 
     rollouts: RolloutStore
     state: StateStore
+    reported: FeedbackStore
     database: DatabaseThread
 
 
@@ -60,7 +62,7 @@ class Runner:
         self._reconciler = reconciler
         self._hub = hub
         self._books = books
-        self._analyst = Analyst(books)
+        self._analyst = Analyst(books, stores.reported, stores.database)
         self._clock = clock
         self._watcher = Watcher()
         self._task: asyncio.Task[None] | None = None
