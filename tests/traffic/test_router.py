@@ -283,6 +283,17 @@ def test_one_variant_leaves_ids_as_they_are() -> None:
     assert IDS.verify(ask(made).request_id)
 
 
+def test_a_version_that_is_only_kept_makes_no_difference() -> None:
+    """Cohorts stay whole and ids as they are; who names the version still gets it."""
+    kept = (variant(2, "primary", 10_000), variant(1, "previous", 0))
+    made, last = router(EndpointPlan("e", kept))
+    assert IDS.verify(ask(made).request_id)
+    cohort, _ = gathered(5)
+    made.many([cohort])
+    assert [len(part) for part in last.cohorts] == [5]
+    assert ask(made, version="1").variant == "m:1"
+
+
 def test_a_cohort_is_parted_by_chance() -> None:
     """Each member gets its variant with its own payload, seat and id."""
     made, last = router(endpoint(5_000))

@@ -24,6 +24,7 @@ log = get_logger(__name__)
 # Requests of an epoch that has ended may still be open for as long as they may take.
 _KEPT_S = 600.0
 _MAX_EPOCHS = 64
+_ALL_EVERY = 30
 _NANOSECOND = 1e-9
 _NOT_THE_VARIANTS = frozenset(
     code for code, error in ERRORS_BY_CODE.items() if issubclass(error, CallerError)
@@ -73,6 +74,7 @@ class EvidenceCounter:
         self._clock = clock
         self._rng = rng
         self._arms: dict[Key, _Arm] = {}
+        self._calls = 0
         self._ended_ns: dict[Key, int] = {}
 
     def apply(self, plan: Plan) -> None:
@@ -103,8 +105,10 @@ class EvidenceCounter:
                     self._count(arm, record)
 
     def messages(self) -> Sequence[Evidence]:
-        """Return what is new since the last call."""
-        return [arm.message() for arm in self._arms.values() if arm.changed]
+        """Return what is new since the last call; now and then all, should some have been lost."""
+        self._calls += 1
+        wants_all = self._calls % _ALL_EVERY == 0
+        return [arm.message() for arm in self._arms.values() if wants_all or arm.changed]
 
     def _begin(self, endpoint: EndpointPlan) -> set[Key]:
         try:

@@ -21,6 +21,7 @@ from salver.wire.messages import EndpointPlan, Plan, VariantPlan
 
 _RETRY_AFTER_S = 1.0
 _BY_CHANCE, _CHOSEN = True, False
+_KEPT = "previous"
 
 
 class Route:
@@ -49,7 +50,8 @@ class Route:
         self.thresholds = list(accumulate(v.weight for v in self.weighted))
         self.by_version = {v.version: v for v in endpoint.variants}
         self.rules = Rules(endpoint)
-        self.has_arms = len(endpoint.variants) > 1
+        # One that is only kept to go back to makes no difference to anybody.
+        self.has_arms = sum(v.role != _KEPT for v in endpoint.variants) > 1
         self.is_keyed_by_input = endpoint.routing.source[0] == INPUT
         alone = len(self.weighted) == 1 and not self.rules
         self.only = self.weighted[0] if alone else None
