@@ -36,7 +36,10 @@ _SEAL = struct.Struct(">IIH")
 _PLAIN_LENGTH = 2 * (_ID.itemsize - _TAG_BYTES)
 SEALED_LENGTH = ID_LENGTH + 2 * _SEAL.size
 _NO_PLACE = 0xFFFF
-_MAX_PADS = 20_000
+_TAG_BITS = 8 * _TAG_BYTES
+_TAG_MASK = (1 << _TAG_BITS) - 1
+_PLACES = 10_000
+_MAX_ARMS = 64
 
 
 class Sealed(NamedTuple):
@@ -59,11 +62,11 @@ class RequestIds:
     """
 
     __slots__ = (
+        "_arms",
         "_clock",
         "_counter",
         "_digits",
         "_key",
-        "_pads",
         "_place",
         "_process",
         "_size",
@@ -79,7 +82,7 @@ class RequestIds:
         self._size = _PER_DIGEST
         self._digits = ""
         self._place = 0
-        self._pads: dict[tuple[str, int, int, int], tuple[str, int]] = {}
+        self._arms: dict[tuple[str, int, int], ArmSeal] = {}
 
     def make(self) -> str:
         """Return a fresh id."""
@@ -137,17 +140,19 @@ class RequestIds:
         """Return when a genuine id was made."""
         return int(request_id[:12], 16)
 
+    def arm(self, endpoint: str, version: int, epoch: int) -> "ArmSeal":
+        """Return what seals ids with one arm."""
+        name = (endpoint, version, epoch)
+        seal = self._arms.get(name)
+        if seal is None:
+            if len(self._arms) >= _MAX_ARMS:
+                self._arms.clear()
+            seal = self._arms[name] = ArmSeal(self._key, endpoint, version, epoch)
+        return seal
+
     def seal(self, request_id: str, endpoint: str, version: int, epoch: int, place: int) -> str:
         """Return an id of this installation with the arm that answers."""
-        arm = (endpoint, version, epoch, place)
-        pad = self._pads.get(arm)
-        if pad is None:
-            if len(self._pads) >= _MAX_PADS:
-                self._pads.clear()
-            pad = self._pads[arm] = self._pad(endpoint, version, epoch, place)
-        digits, mask = pad
-        tag = int(request_id[_PLAIN_LENGTH:], 16) ^ mask
-        return f"{request_id[:_PLAIN_LENGTH]}{digits}{tag:016x}"
+        return self.arm(endpoint, version, epoch)(request_id, place)
 
     def unseal(self, request_id: str, endpoint: str) -> Sealed | None:
         """Return what a sealed id of an endpoint says.
@@ -159,7 +164,9 @@ class RequestIds:
             return None
         version, epoch, place = _SEAL.unpack_from(raw, _HEAD.size)
         place = -1 if place == _NO_PLACE else place
-        _, mask = self._pad(endpoint, version, epoch, place)
+        if place >= _PLACES:
+            return None
+        mask = self.arm(endpoint, version, epoch).mask(place) & _TAG_MASK
         expected = int.from_bytes(self._tag(raw), "big") ^ mask
         if not hmac.compare_digest(raw[-_TAG_BYTES:], expected.to_bytes(_TAG_BYTES, "big")):
             return None
@@ -173,15 +180,46 @@ class RequestIds:
         digest = self._tags(stamp, counter - place)
         return digest[place * _TAG_BYTES : (place + 1) * _TAG_BYTES]
 
-    def _pad(self, endpoint: str, version: int, epoch: int, place: int) -> tuple[str, int]:
-        """Return an arm as it is written in an id, and what hides the tag there."""
-        arm = _SEAL.pack(
-            version & _COUNTER_MASK, epoch & _COUNTER_MASK, _NO_PLACE if place < 0 else place
-        )
+
+class ArmSeal:
+    """Seals ids with one arm: a version of an endpoint in a weight epoch.
+
+    ``place`` is in ``[0, 10000)``, or -1 for none. Masks come eight at a time from a keyed digest,
+    as places mostly do.
+    """
+
+    __slots__ = ("_arm", "_digits", "_endpoint", "_key", "_masks")
+
+    def __init__(self, key: bytes, endpoint: str, version: int, epoch: int) -> None:
+        self._key = key
+        self._endpoint = endpoint.encode()
+        self._arm = struct.pack(">II", version & _COUNTER_MASK, epoch & _COUNTER_MASK)
+        self._digits = self._arm.hex()
+        self._masks: list[int | None] = [None] * (_PLACES + 2 * _PER_DIGEST)
+
+    def __call__(self, request_id: str, place: int) -> str:
+        """Return an id with the arm, and the place that decided for it."""
+        mask = self._masks[place + _PER_DIGEST]
+        if mask is None:
+            mask = self.mask(place)
+        tail = int(request_id[_PLAIN_LENGTH:], 16) ^ mask
+        return f"{request_id[:_PLAIN_LENGTH]}{self._digits}{tail:020x}"
+
+    def mask(self, place: int) -> int:
+        """Return what hides the tag of an id with this place, and the place before it."""
+        first = place // _PER_DIGEST * _PER_DIGEST
         digest = blake2b(
-            arm + endpoint.encode(), digest_size=_TAG_BYTES, key=self._key, person=b"salver arm"
+            self._arm + (first + _PER_DIGEST).to_bytes(2, "big") + self._endpoint,
+            digest_size=_DIGEST_BYTES,
+            key=self._key,
+            person=b"salver arm",
         ).digest()
-        return arm.hex(), int.from_bytes(digest, "big")
+        for index, mask in enumerate(struct.unpack(f">{_PER_DIGEST}Q", digest)):
+            known = first + index
+            self._masks[known + _PER_DIGEST] = (known & _NO_PLACE) << _TAG_BITS | mask
+        found = self._masks[place + _PER_DIGEST]
+        assert found is not None
+        return found
 
 
 def _raw(request_id: str, length: int) -> bytes | None:

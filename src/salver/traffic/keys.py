@@ -1,6 +1,7 @@
 """The routing key of a request, and where it falls."""
 
 import struct
+from functools import lru_cache
 from hashlib import blake2b
 
 from salver.core.context import RequestContext
@@ -8,13 +9,14 @@ from salver.core.datatypes import BYTES
 from salver.core.request import InferenceRequest
 from salver.core.routing import HEADER, INPUT, PARAMETER
 from salver.core.tensor import Tensor
-from salver.wire.messages import EndpointPlan
 
 FULL_WEIGHT = 10_000
 _MAX_KEY_CHARS = 256
+_KEPT_POINTS = 8192
 _LENGTH = struct.Struct("<I")
 
 
+@lru_cache(maxsize=_KEPT_POINTS)
 def sticky_point(endpoint: str, key: str, salt: str = "") -> int:
     """Map a routing key to a fixed point in ``[0, 10000)``, evenly over keys."""
     digest = blake2b(f"{endpoint}\0{salt}\0{key}".encode(), digest_size=8).digest()
@@ -22,12 +24,12 @@ def sticky_point(endpoint: str, key: str, salt: str = "") -> int:
 
 
 def key_of(
-    request: InferenceRequest, context: RequestContext, endpoint: EndpointPlan
+    request: InferenceRequest, context: RequestContext, where: tuple[str, str]
 ) -> str | None:
-    """Return a request's routing key, None if its endpoint asks for none or it has none."""
-    if not endpoint.routing.key:
+    """Return a request's routing key, None if it has none or ``where`` (source, name) is empty."""
+    source, name = where
+    if not source:
         return None
-    source, name = endpoint.routing.source
     key: str | None = None
     if source == HEADER:
         key = context.headers.get(name) if context.headers is not None else None

@@ -12,7 +12,7 @@ from salver.core.cohort import Cohort, many_of, one_by_one
 from salver.core.context import RequestContext
 from salver.core.errors import EndpointNotFound, NotReady, SalverError, VersionNotFound
 from salver.core.handler import Handler, Responder
-from salver.core.ids import RequestIds
+from salver.core.ids import ArmSeal, RequestIds
 from salver.core.request import InferenceRequest
 from salver.core.routing import INPUT
 from salver.traffic.keys import FULL_WEIGHT, key_of, sticky_point
@@ -38,8 +38,10 @@ class Route:
         "is_keyed_by_input",
         "only",
         "rules",
+        "seals",
         "thresholds",
         "weighted",
+        "where",
     )
 
     def __init__(self, endpoint: EndpointPlan) -> None:
@@ -52,7 +54,9 @@ class Route:
         self.rules = Rules(endpoint)
         # One that is only kept to go back to makes no difference to anybody.
         self.has_arms = sum(v.role != _KEPT for v in endpoint.variants) > 1
-        self.is_keyed_by_input = endpoint.routing.source[0] == INPUT
+        self.where = endpoint.routing.source
+        self.is_keyed_by_input = self.where[0] == INPUT
+        self.seals: dict[tuple[str, int], ArmSeal] = {}
         alone = len(self.weighted) == 1 and not self.rules
         self.only = self.weighted[0] if alone else None
 
@@ -156,9 +160,9 @@ class Router:
             self._mark(route, context, variant, by_chance=_CHOSEN)
             self._seal_one(route, context, -1)
             return variant
-        key = key_of(request, context, route.endpoint)
+        key = key_of(request, context, route.where)
         if key is None:
-            point = self._rng.randrange(FULL_WEIGHT)
+            point = int(self._rng.random() * FULL_WEIGHT)
         else:
             context.routing_key = key
             context.place = point = sticky_point(request.endpoint, key, route.endpoint.salt)
@@ -185,13 +189,17 @@ class Router:
     def _seal_one(self, route: Route, context: RequestContext, point: int) -> None:
         """Put the arm into an id, and the point that decided: also of requests without a key."""
         if route.has_arms and self._ids is not None and context.request_id:
-            context.request_id = self._seal(route, context.request_id, context, point)
+            context.request_id = self._seal(route, context)(context.request_id, point)
 
-    def _seal(self, route: Route, request_id: str, context: RequestContext, point: int) -> str:
-        assert self._ids is not None
-        version = int(context.version) if context.version.isdigit() else 0
-        name = route.endpoint.name
-        return self._ids.seal(request_id, name, version, context.weight_epoch, point)
+    def _seal(self, route: Route, context: RequestContext) -> ArmSeal:
+        arm = (context.version, context.weight_epoch)
+        seal = route.seals.get(arm)
+        if seal is None:
+            assert self._ids is not None
+            version = int(context.version) if context.version.isdigit() else 0
+            seal = self._ids.arm(route.endpoint.name, version, context.weight_epoch)
+            route.seals[arm] = seal
+        return seal
 
     def _parted(self, route: Route, cohort: Cohort) -> list[Cohort]:
         """Return a cohort as one for each variant that members of it get.
@@ -210,13 +218,14 @@ class Router:
         if variant is not None:
             self._mark(route, context, variant, by_chance=_CHOSEN)
             return [self._sealed(route, cohort, [-1] * len(cohort))]
-        key = key_of(request, context, route.endpoint)
+        key = key_of(request, context, route.where)
         if key is not None:
             context.routing_key = key
             context.place = sticky_point(request.endpoint, key, route.endpoint.salt)
             self._mark(route, context, route.at(context.place), by_chance=_BY_CHANCE)
             return [self._sealed(route, cohort, [context.place] * len(cohort))]
-        points = [self._rng.randrange(FULL_WEIGHT) for _ in range(len(cohort))]
+        draw = self._rng.random
+        points = [int(draw() * FULL_WEIGHT) for _ in range(len(cohort))]
         members: dict[str, list[int]] = {}
         for index, point in enumerate(points):
             members.setdefault(route.at(point).version, []).append(index)
@@ -231,10 +240,8 @@ class Router:
     def _sealed(self, route: Route, cohort: Cohort, points: list[int]) -> Cohort:
         context = cohort.context
         if route.has_arms and self._ids is not None:
-            cohort.request_ids[:] = [
-                self._seal(route, request_id, context, point)
-                for request_id, point in zip(cohort.request_ids, points, strict=True)
-            ]
+            seal = self._seal(route, context)
+            cohort.request_ids[:] = map(seal, cohort.request_ids, points)
             cohort.audience.seated(cohort)
         return cohort
 
