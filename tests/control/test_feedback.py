@@ -75,6 +75,7 @@ def test_good_ones_are_taken_whatever_others_are(world: World) -> None:
         InvalidRequest("no JSON"),
         Reported(twice, 1.0),
         Reported(twice, 0.0),
+        Reported(world.sealed(), 1e200),
     )
     assert (taken.taken, taken.repeated) == (1, 1)
     assert [(problem.number, problem.code) for problem in taken.problems] == [
@@ -85,6 +86,7 @@ def test_good_ones_are_taken_whatever_others_are(world: World) -> None:
         (6, "invalid_name"),
         (7, "invalid_request"),
         (9, "feedback_differs"),
+        (10, "invalid_request"),
     ]
 
 

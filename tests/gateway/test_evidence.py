@@ -95,7 +95,7 @@ def test_a_request_counts_in_its_arm_and_segment() -> None:
         ("circuit_open", 1, 1),
         ("invalid_tensor", 0, 0),
         ("quota_exceeded", 0, 0),
-        ("cancelled", 0, 0),
+        ("cancelled", 1, 0),
     ],
 )
 def test_only_what_is_the_variants_fault_counts_against_it(
@@ -117,6 +117,23 @@ def test_without_a_key_the_segment_is_one_of_the_arms() -> None:
     assert np.flatnonzero(found["canary", 7].rows[:, REQUESTS]).max() < last
     assert np.flatnonzero(found["primary", 7].rows[:, REQUESTS]).min() >= last
     assert np.count_nonzero(found["canary", 7].rows[:, REQUESTS]) > 150
+
+
+def test_who_gives_up_has_waited_so_long() -> None:
+    """A version that hangs for some is slow for them, not without them."""
+    counts = counter()
+    counts([one(2, 0, code="cancelled", seconds=2.0), one(2, 0)])
+    row = tables(counts.messages())["canary", 7].rows[0]
+    assert (row[REQUESTS], row[ERRORS], row[LAYOUT.slower_than(0)].sum()) == (2, 0, 1)
+
+
+def test_answers_from_memory_are_no_evidence() -> None:
+    """A canary begins with an empty cache, which would make an equal version slower."""
+    counts = counter()
+    from_memory = one(2, 0)
+    from_memory.timing = None
+    counts([from_memory])
+    assert not counts.messages()
 
 
 def test_slow_requests_classes_and_scores_are_counted() -> None:

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -311,6 +312,25 @@ def test_a_cohort_is_parted_by_chance() -> None:
             opened = IDS.unseal(request_id, "e")
             assert opened is not None
             assert f"m:{opened.version}" == part.context.variant
+
+
+def test_versions_of_two_models_with_one_number_are_told_apart() -> None:
+    """Another model's version gets its part of a cohort, and the number means the primary."""
+    other = msgspec.structs.replace(variant(1, "canary", 500), id="other:1", model="other")
+    plan = EndpointPlan("e", (variant(1, "primary", 9_500), other))
+    made, last = router(plan)
+    cohorts = [gathered(200)[0] for _ in range(10)]
+    made.many(cohorts)
+    counts = Counter[str]()
+    for part in last.cohorts:
+        counts[part.context.variant] += len(part)
+    assert sum(counts.values()) == 2_000
+    assert 50 < counts["other:1"] < 200
+    assert ask(made, version="1").variant == "m:1"
+    shadow = msgspec.structs.replace(other, role="shadow", weight=0, sample=10_000)
+    made, last = router(EndpointPlan("e", (variant(1, "primary", 10_000), shadow)))
+    made.many([gathered(20)[0]])
+    assert {part.context.variant for part in last.cohorts} == {"m:1"}
 
 
 def test_a_cohort_with_one_key_stays_whole() -> None:

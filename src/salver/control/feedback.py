@@ -22,6 +22,8 @@ from salver.registry.state import StateStore
 
 DEFAULT_METRIC = "outcome"
 _MAX_METRIC_CHARS = 64
+_MAX_VALUE = 1e9
+"""Squares of larger ones would soon leave nothing of the others in a sum."""
 _MILLISECOND_NS = 1_000_000
 _DAY_MS = 86_400_000
 _AHEAD_MS = 60_000
@@ -109,8 +111,8 @@ class Feedback:
         check_name(report.metric, "metric")
         if len(report.metric) > _MAX_METRIC_CHARS:
             raise InvalidRequest(f"a metric's name has at most {_MAX_METRIC_CHARS} characters")
-        if not math.isfinite(report.value):
-            raise InvalidRequest("a value is a finite number")
+        if not (math.isfinite(report.value) and abs(report.value) <= _MAX_VALUE):
+            raise InvalidRequest(f"a value is a number from {-_MAX_VALUE:g} to {_MAX_VALUE:g}")
         request_id = report.request_id.lower()
         sealed = self._ids.unseal(request_id, endpoint)
         if sealed is not None:

@@ -26,9 +26,10 @@ _KEPT_S = 600.0
 _MAX_EPOCHS = 64
 _ALL_EVERY = 30
 _NANOSECOND = 1e-9
+_GAVE_UP = "cancelled"
 _NOT_THE_VARIANTS = frozenset(
     code for code, error in ERRORS_BY_CODE.items() if issubclass(error, CallerError)
-)
+) - {_GAVE_UP}
 
 Key = tuple[str, str, int]
 
@@ -130,14 +131,18 @@ class EvidenceCounter:
 
     def _count(self, arm: _Arm, record: Record) -> None:
         seconds = record.total_ns * _NANOSECOND
-        code = record.code if isinstance(record, Exchange) else ""
-        if code in _NOT_THE_VARIANTS:
+        code, is_from_memory = "", False
+        if isinstance(record, Exchange):
+            code, is_from_memory = record.code, record.timing is None
+        if code in _NOT_THE_VARIANTS or (is_from_memory and not code):
+            # An answer from memory says nothing of the version that gave it once.
             return
         arm.changed = True
         place = record.context.place
-        if code:
+        if code and code != _GAVE_UP:
             arm.tally.failed(self._segment(arm, place), keyed=place >= 0)
             return
+        # Who gave up had waited so long at least: a version that hangs must not lose its slow ones.
         for outputs in _answers(record):
             segment = self._segment(arm, place)
             arm.tally.answered(segment, seconds, keyed=place >= 0)

@@ -50,7 +50,8 @@ class Route:
         ordered = (*endpoint.variants[1:], *endpoint.variants[:1])
         self.weighted = [v for v in ordered if v.weight > 0]
         self.thresholds = list(accumulate(v.weight for v in self.weighted))
-        self.by_version = {v.version: v for v in endpoint.variants}
+        # Versions of two models may have one number: the primary one is meant then.
+        self.by_version = {v.version: v for v in reversed(endpoint.variants)}
         self.rules = Rules(endpoint)
         # One that is only kept to go back to makes no difference to anybody.
         self.has_arms = sum(v.role != _KEPT for v in endpoint.variants) > 1
@@ -226,14 +227,18 @@ class Router:
             return [self._sealed(route, cohort, [context.place] * len(cohort))]
         draw = self._rng.random
         points = [int(draw() * FULL_WEIGHT) for _ in range(len(cohort))]
+        chosen: dict[str, VariantPlan] = {}
         members: dict[str, list[int]] = {}
         for index, point in enumerate(points):
-            members.setdefault(route.at(point).version, []).append(index)
+            variant = route.at(point)
+            chosen[variant.id] = variant
+            members.setdefault(variant.id, []).append(index)
         whole: list[Cohort] = []
-        for (version, group), part in zip(
-            members.items(), cohort.parted(list(members.values())), strict=True
+        groups = list(members.values())
+        for variant, group, part in zip(
+            chosen.values(), groups, cohort.parted(groups), strict=True
         ):
-            self._mark(route, part.context, route.by_version[version], by_chance=_BY_CHANCE)
+            self._mark(route, part.context, variant, by_chance=_BY_CHANCE)
             whole.append(self._sealed(route, part, [points[index] for index in group]))
         return whole
 

@@ -14,7 +14,8 @@ class Rules:
 
     def __init__(self, endpoint: EndpointPlan) -> None:
         targets = {variant.role: variant for variant in reversed(endpoint.variants)}
-        targets |= {variant.version: variant for variant in endpoint.variants}
+        targets |= {variant.version: variant for variant in reversed(endpoint.variants)}
+        targets |= {variant.id: variant for variant in endpoint.variants}
         self._rules = [
             (rule, targets[rule.to]) for rule in endpoint.routing.rules if rule.to in targets
         ]

@@ -9,7 +9,7 @@ from salver.control.deploy import Deployer
 from salver.control.reconcile import Reconciler
 from salver.control.rollouts import view
 from salver.control.rollouts.earlier import is_kept
-from salver.control.rollouts.gates import Gates
+from salver.control.rollouts.gates import Gates, check_model
 from salver.control.rollouts.journal import line_of, record_of, rollout_of
 from salver.control.rollouts.journal import shown as line_shown
 from salver.control.rollouts.judging import judge_policy, with_labels
@@ -248,6 +248,7 @@ class Rollouts:
         reference = parse_reference(to)
         if reference == ModelReference(reference.name) and reference.name != spec.model:
             raise InvalidRequest(f"{to!r} is no version; write 2, NAME:2 or NAME@ALIAS")
+        check_model(reference.name, spec)
         return self._catalog.resolve(reference)
 
     def _spec(self, endpoint: str) -> EndpointSpec:

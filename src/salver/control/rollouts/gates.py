@@ -3,6 +3,7 @@
 from salver.core.errors import (
     Conflict,
     EndpointFrozen,
+    InvalidRequest,
     MemoryBudgetExceeded,
     RolloutActive,
     SignatureChanged,
@@ -111,6 +112,15 @@ class Gates:
                 f"{old.id}, {new.id} and what else must stay in memory take {total} bytes, the "
                 f"budget is {budget}; raise engine.memory_budget_bytes, or try with --force"
             )
+
+
+def check_model(model: str, spec: EndpointSpec) -> None:
+    """Raise ``InvalidRequest`` for another model: ids of answers tell versions apart by number."""
+    if model != spec.model:
+        raise InvalidRequest(
+            f"endpoint {spec.name!r} serves {spec.model!r}, and {model!r} is another model; "
+            "compare versions of one model, or deploy the other"
+        )
 
 
 def reference_of(spec: EndpointSpec) -> ModelReference:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from salver.control.database import DatabaseThread
 from salver.control.reconcile import Reconciler
-from salver.control.rollouts.gates import Gates
+from salver.control.rollouts.gates import Gates, check_model
 from salver.core.clock import Clock
 from salver.core.errors import EndpointNotFound, InvalidRequest, NotReady
 from salver.core.names import check_name, parse_reference
@@ -166,6 +166,7 @@ class Sides:
         reference = parse_reference(text)
         if reference.version is None and reference.alias is None:
             raise InvalidRequest(f"{text!r} is no version; write 2, NAME:2 or NAME@ALIAS")
+        check_model(reference.name, spec)
         return self._catalog.resolve(reference)
 
     def _now_ms(self) -> int:
