@@ -283,6 +283,38 @@ def test_time_stops_in_a_pause_and_begins_anew_after_it_was_over() -> None:
     assert (state.state, state.running_s) == (RUNNING, 0.0)
 
 
+def test_a_pause_does_not_stop_the_warm_up() -> None:
+    """A canary that has traffic is exposed to it, paused or not, and stays so when resumed."""
+    state = walk(rollout(max_duration_s=3.0), Tick(1.0, True, True, 0))
+    assert state.exposed_s == 0.0
+    state, _ = command(state, Command("pause", "alice"))
+    state = walk(state, *[good(n) for n in range(20)])
+    assert (state.state, state.running_s, state.exposed_s) == (PAUSED, 0.0, 20.0)
+    state, _ = command(state, Command("resume", "alice"))
+    state = walk(state, *[good(20, HOLD)] * 3)
+    assert (state.state, state.running_s) == (PAUSED, 3.0)
+    state, _ = command(state, Command("resume", "alice"))
+    assert (state.running_s, state.exposed_s) == (0.0, 23.0)
+
+
+def test_a_new_version_without_traffic_is_not_exposed() -> None:
+    """The warm-up of a manual rollout begins with its first weight, and outlasts a weight of 0."""
+    state = walk(prepared(strategy=MANUAL), *[good(0)] * 5)
+    assert state.exposed_s == 0.0
+    for weight, exposed_s in ((2000, 4.0), (0, 8.0)):
+        state, _ = command(state, Command("weight", "alice", weight=weight))
+        state = walk(state, *[good(0)] * 4)
+        assert state.exposed_s == exposed_s
+
+
+def test_without_a_time_limit_resuming_sets_no_clock_back() -> None:
+    """A limit of 0 is none, and none has run out."""
+    state = walk(prepared(max_duration_s=0.0), *[good(0, HOLD)] * 7)
+    state, _ = command(state, Command("pause", "alice"))
+    state, _ = command(state, Command("resume", "alice"))
+    assert state.running_s == 7.0
+
+
 def test_a_clock_that_jumps_does_no_harm() -> None:
     """A jump ahead counts for a few seconds, one back for none."""
     state = prepared(max_duration_s=60.0, no_traffic_s=60.0)

@@ -138,7 +138,7 @@ def finding(
     rollout: Rollout, judged: Policy, observed: Sequence[Observed]
 ) -> tuple[Report, Finding]:
     """Return the report and what a judge makes of it."""
-    report = analyse(judged, observed, rollout.running_s)
+    report = analyse(judged, observed, rollout.exposed_s)
     standing = Standing(rollout.is_last, rollout.running_s, rollout.quiet_s)
     decision = decide(report, judged, standing)
     return report, Finding(decision.kind.value, decision.reason, evidence_of(report))
