@@ -28,6 +28,7 @@ from salver.rollout.machine import (
     command,
     tick,
 )
+from salver.rollout.report import Verdict
 from salver.rollout.tally import Tally, pack
 from salver.wire.messages import EndpointPlan, Evidence, VariantPlan
 from tests.control.test_planner import version
@@ -146,6 +147,26 @@ def test_a_canary_that_fails_while_paused_in_its_warm_up_is_rolled_back() -> Non
     rollout, transition = tick(rollout, msgspec.structs.replace(ready, finding=found[-1]))
     assert transition is not None
     assert rollout.state == ROLLED_BACK
+
+
+@pytest.mark.parametrize("kind", ["feedback_rate", "feedback_mean"])
+@pytest.mark.parametrize("label", ["", "clicked"])
+def test_feedback_is_compared_under_the_name_it_is_counted_by(kind: str, label: str) -> None:
+    """A feedback metric without a label is about the feedback of its own name."""
+    spec = {"name": "sold", "kind": kind, "label": label, "max_increase": 0.01}
+    analysis = {**POLICY.analysis, "metrics": [spec]}
+    policy = msgspec.structs.replace(POLICY, analysis=analysis)
+    judged = judge_policy(policy)
+    columns = columns_of(policy, judged, None)
+    assert columns.primary.feedback == (label or "sold",)
+    books = EvidenceBooks()
+    books.open("e", {})
+    assert books.begin(ROLLOUT, plan(7, columns))
+    for arm in ("canary", "primary"):
+        books.take("g1", counted(columns, arm, 1500, 0))
+    report, found = finding(ROLLOUT, judged, books.observed("e"))
+    assert [(each.name, each.verdict) for each in report.metrics] == [("sold", Verdict.NOT_ENOUGH)]
+    assert found.kind == ADVANCE
 
 
 def test_nothing_counted_holds() -> None:

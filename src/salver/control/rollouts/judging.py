@@ -120,9 +120,7 @@ def columns_of(policy: RolloutPolicy, judged: Policy, usual: Floats | None) -> C
         max(seconds * (1 + spec.max_increase), seconds + own.latency_floor_s)
         for seconds, spec in zip(primary, latencies, strict=True)
     )
-    feedback = tuple(
-        dict.fromkeys(s.label or s.name for s in judged.metrics if s.kind in _FEEDBACK)
-    )
+    feedback = tuple(dict.fromkeys(s.feedback_name for s in judged.metrics if s.kind in _FEEDBACK))
     names = tuple(spec.name for spec in latencies)
     edges = own.score_edges if any(s.kind == _SCORE for s in judged.metrics) else ()
     both = Layout(names, primary, own.labels, edges, feedback)
