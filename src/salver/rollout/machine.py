@@ -257,7 +257,8 @@ def _prepared(rollout: Rollout) -> Outcome:
     if rollout.policy.strategy == MANUAL:
         return _moved(rollout, 0, SYSTEM, f"{rollout.target} can answer")
     if rollout.is_last:
-        return _at_the_end(rollout, SYSTEM, f"{rollout.target} can answer", {})
+        why = f"{rollout.target} can answer, and no copies compare it with {rollout.source}"
+        return _asked(rollout, SYSTEM, why, {})
     return _moved(rollout, 0, SYSTEM, f"{rollout.target} can answer")
 
 
@@ -277,6 +278,11 @@ def _judged(rollout: Rollout, finding: Finding, *, can_answer: bool) -> Outcome:
 def _at_the_end(rollout: Rollout, actor: str, reason: str, evidence: dict[str, Any]) -> Outcome:
     if rollout.policy.auto:
         return _ended(rollout, PROMOTED, actor, reason, evidence)
+    return _asked(rollout, actor, reason, evidence)
+
+
+def _asked(rollout: Rollout, actor: str, reason: str, evidence: dict[str, Any]) -> Outcome:
+    """Wait for a person; nothing that was not compared is promoted without one."""
     asks = f"{reason}; promote it with 'salver rollout promote {rollout.endpoint}'"
     paused, transition = _paused(rollout, actor, asks, evidence)
     return msgspec.structs.replace(paused, awaits=PROMOTION), transition
