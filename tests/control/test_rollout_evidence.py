@@ -16,7 +16,19 @@ from salver.core.errors import InvalidRequest, InvalidSettings
 from salver.core.rollouts import RolloutPolicy, check_policy
 from salver.core.signature import Column, Signature, TensorSpec
 from salver.rollout.columns import Columns, encode_columns
-from salver.rollout.machine import ADVANCE, HOLD, ROLL_BACK, Rollout
+from salver.rollout.machine import (
+    ADVANCE,
+    HOLD,
+    PREPARING,
+    ROLL_BACK,
+    ROLLED_BACK,
+    Command,
+    Rollout,
+    Tick,
+    command,
+    tick,
+)
+from salver.rollout.report import Verdict
 from salver.rollout.tally import Tally, pack
 from salver.wire.messages import EndpointPlan, Evidence, VariantPlan
 from tests.control.test_planner import version
@@ -116,6 +128,45 @@ def test_a_block_begins_with_the_plan_that_has_it() -> None:
     assert books.begin(ROLLOUT, wanted)
     assert not books.begin(ROLLOUT, wanted)
     assert [each.block.warmup for each in books.observed("e")] == [True, False]
+
+
+def test_a_canary_that_fails_while_paused_in_its_warm_up_is_rolled_back() -> None:
+    """A pause after the first second keeps the traffic, and so it must not keep from judging."""
+    policy = msgspec.structs.replace(POLICY, analysis={"warmup_s": 10.0, "warmup_requests": 1})
+    judged = judge_policy(policy)
+    ready = Tick(1.0, is_ready=True, is_primary_ready=True)
+    started = msgspec.structs.replace(ROLLOUT, policy=policy, step=PREPARING, weight=0)
+    rollout, _ = tick(started, ready)
+    rollout, _ = command(rollout, Command("pause", "alice"))
+    books, _ = books_with(300)
+    found = [finding(rollout, judged, books.observed("e"))[1]]
+    for _ in range(10):
+        rollout, _ = tick(rollout, msgspec.structs.replace(ready, finding=found[-1]))
+        found.append(finding(rollout, judged, books.observed("e"))[1])
+    assert [each.kind for each in found] == [HOLD] * 10 + [ROLL_BACK]
+    rollout, transition = tick(rollout, msgspec.structs.replace(ready, finding=found[-1]))
+    assert transition is not None
+    assert rollout.state == ROLLED_BACK
+
+
+@pytest.mark.parametrize("kind", ["feedback_rate", "feedback_mean"])
+@pytest.mark.parametrize("label", ["", "clicked"])
+def test_feedback_is_compared_under_the_name_it_is_counted_by(kind: str, label: str) -> None:
+    """A feedback metric without a label is about the feedback of its own name."""
+    spec = {"name": "sold", "kind": kind, "label": label, "max_increase": 0.01}
+    analysis = {**POLICY.analysis, "metrics": [spec]}
+    policy = msgspec.structs.replace(POLICY, analysis=analysis)
+    judged = judge_policy(policy)
+    columns = columns_of(policy, judged, None)
+    assert columns.primary.feedback == (label or "sold",)
+    books = EvidenceBooks()
+    books.open("e", {})
+    assert books.begin(ROLLOUT, plan(7, columns))
+    for arm in ("canary", "primary"):
+        books.take("g1", counted(columns, arm, 1500, 0))
+    report, found = finding(ROLLOUT, judged, books.observed("e"))
+    assert [(each.name, each.verdict) for each in report.metrics] == [("sold", Verdict.NOT_ENOUGH)]
+    assert found.kind == ADVANCE
 
 
 def test_nothing_counted_holds() -> None:

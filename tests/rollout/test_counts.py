@@ -10,6 +10,7 @@ from salver.rollout.counts import (
     WORSE,
     Share,
     compare,
+    compare_with_none,
     interval,
     slower,
 )
@@ -55,6 +56,25 @@ def test_verdicts_follow_the_interval(canary: Share, primary: Share, verdict: st
     if found.estimate is not None:
         assert found.low <= found.estimate <= found.high
     assert "errors" in found.words()
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict"),
+    [
+        (Share(0, 0), NOT_ENOUGH),
+        (Share(0, 200), NOT_ENOUGH),
+        (Share(12, 200), WORSE),
+        (Share(0, 9000), EQUIVALENT),
+        (Share(9, 9000), NOT_ENOUGH),
+    ],
+)
+def test_what_others_never_do_needs_no_counting(share: Share, verdict: str) -> None:
+    """Only one interval is uncertain, and nothing counted shows nothing."""
+    found = compare_with_none("failed", share, 0.001, critical=True)
+    assert found.verdict == verdict
+    other = compare("failed", share, Share(0, share.total), 0.001, critical=True)
+    assert found.low >= other.low
+    assert found.high <= other.high
 
 
 def test_slow_answers_are_those_above_the_primarys_bucket() -> None:

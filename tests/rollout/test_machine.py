@@ -135,9 +135,8 @@ def test_no_step_is_skipped_and_the_end_is_the_end(
             assert state.state == RUNNING
         if after.state == PROMOTED and state.is_active:
             by_hand = isinstance(event, Command) and event.kind == "promote" and event.is_ready
-            no_analysis = policy.strategy == BLUE_GREEN
             assert by_hand or policy.auto
-            assert by_hand or no_analysis or (state.is_last and state.step >= 0)
+            assert by_hand or (state.is_last and state.step >= 0)
         limit_s = MAX_TICK_S if isinstance(event, Tick) and state.state == RUNNING else 0.0
         assert after.running_s <= state.running_s + limit_s
         if isinstance(event, Tick):
@@ -283,6 +282,38 @@ def test_time_stops_in_a_pause_and_begins_anew_after_it_was_over() -> None:
     assert (state.state, state.running_s) == (RUNNING, 0.0)
 
 
+def test_a_pause_does_not_stop_the_warm_up() -> None:
+    """A canary that has traffic is exposed to it, paused or not, and stays so when resumed."""
+    state = walk(rollout(max_duration_s=3.0), Tick(1.0, True, True, 0))
+    assert state.exposed_s == 0.0
+    state, _ = command(state, Command("pause", "alice"))
+    state = walk(state, *[good(n) for n in range(20)])
+    assert (state.state, state.running_s, state.exposed_s) == (PAUSED, 0.0, 20.0)
+    state, _ = command(state, Command("resume", "alice"))
+    state = walk(state, *[good(20, HOLD)] * 3)
+    assert (state.state, state.running_s) == (PAUSED, 3.0)
+    state, _ = command(state, Command("resume", "alice"))
+    assert (state.running_s, state.exposed_s) == (0.0, 23.0)
+
+
+def test_a_new_version_without_traffic_is_not_exposed() -> None:
+    """The warm-up of a manual rollout begins with its first weight, and outlasts a weight of 0."""
+    state = walk(prepared(strategy=MANUAL), *[good(0)] * 5)
+    assert state.exposed_s == 0.0
+    for weight, exposed_s in ((2000, 4.0), (0, 8.0)):
+        state, _ = command(state, Command("weight", "alice", weight=weight))
+        state = walk(state, *[good(0)] * 4)
+        assert state.exposed_s == exposed_s
+
+
+def test_without_a_time_limit_resuming_sets_no_clock_back() -> None:
+    """A limit of 0 is none, and none has run out."""
+    state = walk(prepared(max_duration_s=0.0), *[good(0, HOLD)] * 7)
+    state, _ = command(state, Command("pause", "alice"))
+    state, _ = command(state, Command("resume", "alice"))
+    assert state.running_s == 7.0
+
+
 def test_a_clock_that_jumps_does_no_harm() -> None:
     """A jump ahead counts for a few seconds, one back for none."""
     state = prepared(max_duration_s=60.0, no_traffic_s=60.0)
@@ -293,11 +324,12 @@ def test_a_clock_that_jumps_does_no_harm() -> None:
 
 
 def test_blue_green_switches_at_once() -> None:
-    """It is promoted as soon as it can answer, after a look at copies if that is wanted."""
+    """A person promotes it as soon as it can answer; by itself it is after a look at copies."""
     ready = Tick(1.0, True, True, 0)
-    assert walk(rollout(strategy=BLUE_GREEN, auto=True), ready).state == PROMOTED
-    asked = walk(rollout(strategy=BLUE_GREEN), ready)
-    assert asked.awaits == PROMOTION
+    for auto in (True, False):
+        asked = walk(rollout(strategy=BLUE_GREEN, auto=auto), ready, good(50, PROMOTE))
+        assert (asked.state, asked.awaits) == (PAUSED, PROMOTION)
+        assert "no copies" in asked.reason
     assert command(asked, Command("promote", "alice"))[0].state == PROMOTED
     state = walk(rollout(strategy=BLUE_GREEN, auto=True, sample=5000), ready)
     assert (state.state, state.step, state.weight) == (RUNNING, 0, 0)

@@ -21,10 +21,11 @@ class RolloutPolicy(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
     """What a rollout does.
 
     ``steps`` are the canary's weights in basis points, rising; the last is all traffic, and
-    reaching it is the promotion. ``auto`` promotes without asking a person. ``min_requests`` and
-    ``step_s`` are what the canary must have had in a step before the next. ``max_duration_s`` is
-    the time after which a person is asked, ``no_traffic_s`` the same without a request to the
-    canary, ``prepare_s`` the same until the new version can answer; pauses do not count.
+    reaching it is the promotion. ``auto`` promotes without asking a person, unless nothing is
+    compared. ``min_requests`` and ``step_s`` are what the canary must have had in a step before
+    the next. ``max_duration_s`` is the time after which a person is asked, ``no_traffic_s`` the
+    same without a request to the canary, ``prepare_s`` the same until the new version can answer;
+    pauses do not count.
     ``sample`` (blue-green) is the share of traffic that the new version gets copies of before the
     switch, in basis points. The version that was replaced stays in memory for
     ``keep_previous_s``. ``analysis`` has further settings of the comparison.

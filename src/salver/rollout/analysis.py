@@ -24,10 +24,10 @@ def analyse(
 ) -> Report:
     """Compare canary and primary in all measured blocks.
 
-    ``elapsed_s`` is the time since the canary first got traffic. ``series`` are values per time
-    slice by metric, for the ``kayenta`` method only. Before the warm-up is over, and while the
-    sample ratio does not hold, there are no metrics in the report: nothing may be said of them.
-    A metric whose function raises is in the report as *failed*.
+    ``elapsed_s`` is the time since the canary first got traffic, pauses included. ``series`` are
+    values per time slice by metric, for the ``kayenta`` method only. Before the warm-up is over,
+    and while the sample ratio does not hold, there are no metrics in the report: nothing may be
+    said of them. A metric whose function raises is in the report as *failed*.
     """
     measured = [each for each in observed if not each.block.warmup]
     total = sum(_requests(each) for each in observed)

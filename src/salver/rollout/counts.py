@@ -77,6 +77,21 @@ def compare(name: str, canary: Share, primary: Share, margin: float, *, critical
     return Metric(name, verdict, critical, margin, estimate, low, high, canary.total, primary.total)
 
 
+def compare_with_none(name: str, canary: Share, margin: float, *, critical: bool) -> Metric:
+    """Compare a share with one that is 0 by its nature, and so known without counting.
+
+    ``n_primary`` is the canary's total: each of its draws has a partner that did no such thing.
+    """
+    low, high = interval(canary, ALPHA / 2)
+    verdict = NOT_ENOUGH
+    if low > margin:
+        verdict = WORSE
+    elif high <= margin:
+        verdict = EQUIVALENT
+    estimate = canary.hits / canary.total if canary.total else None
+    return Metric(name, verdict, critical, margin, estimate, low, high, canary.total, canary.total)
+
+
 def slower(canary: list[int], primary: list[int]) -> tuple[Share, Share]:
     """Return the shares above the bucket that holds the primary's 95th percentile.
 

@@ -12,7 +12,7 @@ A rollout begins in step -1, in which the new version is loaded and gets nothing
 Only what a judge says of the step that is on leads to the next one, one step at a time. Time is
 what ticks bring: each counts for at most ``MAX_TICK_S`` and never backwards, so clocks may jump,
 and time in which control was away does not count. A pause stops time. It keeps the weights, and
-does not keep the canary from being rolled back.
+does not keep the canary from being rolled back: the time of its warm-up goes on.
 """
 
 from typing import Any
@@ -39,8 +39,9 @@ class Rollout(msgspec.Struct, frozen=True):
     ``number`` counts the endpoint's rollouts, ``sequence`` this one's transitions. ``weight`` is
     the canary's, in basis points. ``awaits`` is *promotion* when a person is asked for it.
     ``running_s`` and ``step_s`` are time that counts, since the first step and in this one, that
-    in which it is prepared included; ``quiet_s`` is how
-    long the canary has had no request, ``away_s`` how long the primary cannot answer.
+    in which it is prepared included. ``exposed_s`` is time since the new version first got
+    traffic or copies, pauses included; nothing sets it back. ``quiet_s`` is how long the canary
+    has had no request, ``away_s`` how long the primary cannot answer.
     ``requests`` were the canary's when last looked at, ``step_requests`` those before this step.
     ``crashes`` are ends of workers that host the canary and not the primary. What gateways count
     in weight epochs after ``first_epoch`` belongs to this rollout; ``columns`` says what that is.
@@ -62,6 +63,7 @@ class Rollout(msgspec.Struct, frozen=True):
     reason: str = ""
     running_s: float = 0.0
     step_s: float = 0.0
+    exposed_s: float = 0.0
     quiet_s: float = 0.0
     away_s: float = 0.0
     requests: int = 0
@@ -198,8 +200,10 @@ def command(rollout: Rollout, wish: Command) -> Outcome:
 
 
 def _counted(rollout: Rollout, seen: Tick) -> Rollout:
-    """Add what passed; a pause stops time, not crashes and requests."""
+    """Add what passed; a pause stops time, not crashes, requests and exposure."""
     passed_s = min(max(seen.elapsed_s, 0.0), MAX_TICK_S)
+    is_exposed = rollout.exposed_s > 0 or _wants_requests(rollout)
+    exposed_s = rollout.exposed_s + (passed_s if is_exposed else 0.0)
     if rollout.state == PAUSED:
         passed_s = 0.0
     is_new = seen.requests is not None and seen.requests > rollout.requests
@@ -207,6 +211,7 @@ def _counted(rollout: Rollout, seen: Tick) -> Rollout:
         rollout,
         running_s=rollout.running_s + (passed_s if rollout.step > PREPARING else 0.0),
         step_s=rollout.step_s + passed_s,
+        exposed_s=exposed_s,
         quiet_s=0.0 if is_new or rollout.step == PREPARING else rollout.quiet_s + passed_s,
         away_s=0.0 if seen.is_primary_ready else rollout.away_s + passed_s,
         requests=max(rollout.requests, seen.requests or 0),
@@ -252,7 +257,8 @@ def _prepared(rollout: Rollout) -> Outcome:
     if rollout.policy.strategy == MANUAL:
         return _moved(rollout, 0, SYSTEM, f"{rollout.target} can answer")
     if rollout.is_last:
-        return _at_the_end(rollout, SYSTEM, f"{rollout.target} can answer", {})
+        why = f"{rollout.target} can answer, and no copies compare it with {rollout.source}"
+        return _asked(rollout, SYSTEM, why, {})
     return _moved(rollout, 0, SYSTEM, f"{rollout.target} can answer")
 
 
@@ -272,6 +278,11 @@ def _judged(rollout: Rollout, finding: Finding, *, can_answer: bool) -> Outcome:
 def _at_the_end(rollout: Rollout, actor: str, reason: str, evidence: dict[str, Any]) -> Outcome:
     if rollout.policy.auto:
         return _ended(rollout, PROMOTED, actor, reason, evidence)
+    return _asked(rollout, actor, reason, evidence)
+
+
+def _asked(rollout: Rollout, actor: str, reason: str, evidence: dict[str, Any]) -> Outcome:
+    """Wait for a person; nothing that was not compared is promoted without one."""
     asks = f"{reason}; promote it with 'salver rollout promote {rollout.endpoint}'"
     paused, transition = _paused(rollout, actor, asks, evidence)
     return msgspec.structs.replace(paused, awaits=PROMOTION), transition
@@ -341,7 +352,7 @@ def _resume(rollout: Rollout, wish: Command) -> Outcome:
         state=RUNNING,
         reason=wish.reason,
         # What stopped it has begun anew, or it would stop at once.
-        running_s=0.0 if rollout.running_s >= limit_s else rollout.running_s,
+        running_s=0.0 if limit_s and rollout.running_s >= limit_s else rollout.running_s,
         step_s=0.0 if rollout.step == PREPARING else rollout.step_s,
         quiet_s=0.0,
         away_s=0.0,

@@ -20,7 +20,8 @@ class MetricSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     points) or, with ``relative``, a part of the primary's (0.03 is 3 %). A *worse* of a
     ``critical`` metric rolls back, of another it pauses. ``share`` is the part of the rollout's
     false alarms that this metric may cause, as a weight beside the others'. ``label`` is the
-    class or the feedback metric that is meant; for classes and scores empty means all.
+    class or the feedback metric that is meant; for classes and scores empty means all, for
+    feedback the metric's own name.
     """
 
     name: str
@@ -32,6 +33,11 @@ class MetricSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: float = 1.0
     quantile: float = 0.95
     label: str = ""
+
+    @property
+    def feedback_name(self) -> str:
+        """Return under which name callers report what a feedback metric compares."""
+        return self.label or self.name
 
 
 DEFAULT_METRICS = (

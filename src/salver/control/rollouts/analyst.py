@@ -2,27 +2,34 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from salver.control.database import DatabaseThread
 from salver.control.rollouts.evidence import EvidenceBooks
-from salver.control.rollouts.judging import WARM_UP, columns_of, finding, judge_policy
+from salver.control.rollouts.judging import (
+    WARM_UP,
+    columns_of,
+    finding,
+    judge_policy,
+    read_analysis,
+)
 from salver.control.rollouts.outcomes import wanted_of, with_feedback
 from salver.core.rollouts import BLUE_GREEN
 from salver.observe.merge import Key, Totals
 from salver.registry.feedback import FeedbackStore
 from salver.rollout import counts
 from salver.rollout.columns import encode_columns
-from salver.rollout.counts import Share
+from salver.rollout.counts import Metric, Share
 from salver.rollout.evidence import Observed
-from salver.rollout.machine import HOLD, PROMOTE, ROLL_BACK, Finding, Rollout
+from salver.rollout.machine import HOLD, PAUSE, PROMOTE, ROLL_BACK, Finding, Rollout
 from salver.rollout.tally import REQUESTS
 
 _COPIES, _SECONDS = "salver_shadow_copies_total", "salver_shadow_seconds"
-_FAILED, _DROPPED, _SHADOW, _PRIMARY = "failed", "dropped", "shadow", "primary"
+_AGREES, _DIFFERS, _FAILED, _DROPPED = "agrees", "differs", "failed", "dropped"
+_SHADOW, _PRIMARY = "shadow", "primary"
 
 
 class Look(NamedTuple):
@@ -78,17 +85,19 @@ def _of_evidence(rollout: Rollout, observed: Sequence[Observed]) -> Look:
 
 
 def _of_copies(rollout: Rollout, totals: Totals) -> Look:
-    """Compare copies that failed with originals, which all were answered, and their times."""
-    outcomes: dict[str, int] = {}
-    for key, value in totals.counters.items():
-        if key[0] == _COPIES and _is_of(key, rollout):
-            outcomes[key[1][3]] = outcomes.get(key[1][3], 0) + int(value)
-    outcomes.pop(_DROPPED, None)
+    """Judge copies by how many failed, how late they were, and how many answers differ.
+
+    Originals were all answered, so no failure of theirs has to be counted.
+    """
+    outcomes = _outcomes(rollout, totals)
     copies = sum(outcomes.values())
-    failed = counts.compare(
+    own = read_analysis(rollout.policy.analysis)
+    differing = Share(
+        outcomes.get(_DIFFERS, 0), outcomes.get(_DIFFERS, 0) + outcomes.get(_AGREES, 0)
+    )
+    failed = counts.compare_with_none(
         "failed_copies",
         Share(outcomes.get(_FAILED, 0), copies),
-        Share(0, copies),
         counts.ERROR_MARGIN,
         critical=True,
     )
@@ -99,17 +108,47 @@ def _of_copies(rollout: Rollout, totals: Totals) -> Look:
         counts.SLOW_MARGIN,
         critical=False,
     )
-    evidence: dict[str, Any] = {
-        "metrics": [failed.line(), slow.line()],
-        "copies": outcomes,
-    }
-    for metric in (failed, slow):
+    differs = counts.compare_with_none(
+        "differing_copies", differing, round(1 - own.min_agreement, 9), critical=False
+    )
+    metrics = (failed, slow, differs)
+    evidence = {"metrics": [each.line() for each in metrics], "copies": outcomes}
+    if copies < own.warmup_requests or rollout.exposed_s < own.warmup_s:
+        return Look(copies, Finding(HOLD, "the copies are warming up", evidence))
+    kind, reason = _verdict_of(metrics)
+    return Look(copies, Finding(kind, reason, evidence))
+
+
+def _verdict_of(metrics: tuple[Metric, Metric, Metric]) -> tuple[str, str]:
+    """Return what to do and why: nothing is promoted that was not shown to do no harm."""
+    failed, _, differs = metrics
+    for metric in metrics:
         if metric.verdict == counts.WORSE:
-            kind = ROLL_BACK if metric.critical else "pause"
-            return Look(copies, Finding(kind, metric.words(), evidence))
-    if not copies:
-        return Look(0, Finding(HOLD, "no copy was answered yet", evidence))
-    return Look(copies, Finding(PROMOTE, "no metric of the copies is worse", evidence))
+            return (ROLL_BACK if metric.critical else PAUSE), metric.words()
+    if not failed.n_canary:
+        return HOLD, "no copy was answered yet"
+    if failed.verdict not in (counts.EQUIVALENT, counts.BETTER):
+        return HOLD, (
+            f"waiting until failed_copies is known to be no worse: at most {failed.high:.3g} of "
+            f"{failed.n_canary} copies fail, {failed.margin:g} is tolerated"
+        )
+    if differs.margin < 1 and differs.estimate is None:
+        return PAUSE, "whether the copies' answers agree is not known"
+    if (differs.estimate or 0.0) > differs.margin:
+        return PAUSE, (
+            f"{differs.estimate:.3g} of the copies' answers differ, {differs.margin:g} is tolerated"
+        )
+    return PROMOTE, "failed_copies is equivalent and the answers agree"
+
+
+def _outcomes(rollout: Rollout, totals: Totals) -> dict[str, int]:
+    """Return how many copies came to which end; dropped ones were never sent."""
+    outcomes: dict[str, int] = {}
+    for key, value in totals.counters.items():
+        if key[0] == _COPIES and _is_of(key, rollout):
+            outcomes[key[1][3]] = outcomes.get(key[1][3], 0) + int(value)
+    outcomes.pop(_DROPPED, None)
+    return outcomes
 
 
 def _seconds(rollout: Rollout, totals: Totals, of: str) -> list[int]:

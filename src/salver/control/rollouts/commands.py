@@ -216,7 +216,7 @@ class Rollouts:
                 retry_after_s=1.0,
             )
         if not start.force:
-            self._gates.check_version(spec, source, target)
+            self._gates.check_version(spec, source, target, beside=True)
 
         policy = with_labels(policy, source)
 

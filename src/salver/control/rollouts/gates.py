@@ -57,9 +57,17 @@ class Gates:
             )
 
     def check_version(
-        self, spec: EndpointSpec, old: VersionRecord | None, new: VersionRecord
+        self,
+        spec: EndpointSpec,
+        old: VersionRecord | None,
+        new: VersionRecord,
+        *,
+        beside: bool = False,
     ) -> None:
         """Raise for a version that should not take the place of another; all of it can be forced.
+
+        With ``beside`` both answer for a while, and the version that the endpoint had before
+        stays in memory meanwhile; else ``old`` takes its place.
 
         Raises ``VersionRolledBack``, ``SignatureChanged`` or ``MemoryBudgetExceeded``.
         """
@@ -81,7 +89,7 @@ class Gates:
                 + (f"; and {more} more" if more > 0 else "")
                 + "; change it all the same with --force"
             )
-        self._check_memory(spec, old, new)
+        self._check_memory(spec, old, new, beside=beside)
 
     def current(self, spec: EndpointSpec) -> VersionRecord:
         """Return the version that an endpoint means now; raises as ``Catalog.resolve``."""
@@ -90,12 +98,14 @@ class Gates:
     def fits(self, spec: EndpointSpec, old: VersionRecord, new: VersionRecord) -> bool:
         """Tell whether both versions have room in memory."""
         try:
-            self._check_memory(spec, old, new)
+            self._check_memory(spec, old, new, beside=False)
         except MemoryBudgetExceeded:
             return False
         return True
 
-    def _check_memory(self, spec: EndpointSpec, old: VersionRecord, new: VersionRecord) -> None:
+    def _check_memory(
+        self, spec: EndpointSpec, old: VersionRecord, new: VersionRecord, *, beside: bool
+    ) -> None:
         """Both versions and all that is pinned must fit into a worker's budget together."""
         budget = self._engine.memory_budget_bytes or self._engine.node_memory_budget_bytes
         if not budget:
@@ -103,7 +113,7 @@ class Gates:
         sizes = self._catalog.sizes()
         needed = {item.id: _size(item, sizes) for item in (old, new)}
         for other, state in self._store.previous().items():
-            if state.left_s > 0 and other != spec.name:
+            if state.left_s > 0 and (beside or other != spec.name):
                 kept = self.current(state.spec)
                 needed[kept.id] = _size(kept, sizes)
         total = sum(needed.values())

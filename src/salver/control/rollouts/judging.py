@@ -35,7 +35,9 @@ class Analysis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     ``labels`` are the classes and ``score_edges`` the bins of scores that gateways count. An
     answer that is later by less than ``latency_floor_s`` is never slower: where models take a
-    fraction of that, the batches of an arm with little traffic alone make a difference.
+    fraction of that, the batches of an arm with little traffic alone make a difference. A
+    blue-green version is not promoted without a person while less than ``min_agreement`` of its
+    copies' answers agree with the primary's; 0 lets them differ.
     """
 
     alpha: float = 0.05
@@ -45,6 +47,7 @@ class Analysis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     sample_ratio_alpha: float = 0.001
     promote_on: str = "equivalent"
     latency_floor_s: float = 0.001
+    min_agreement: float = 0.9
     labels: tuple[str, ...] = ()
     score_edges: tuple[float, ...] = ()
 
@@ -57,6 +60,8 @@ def read_analysis(document: dict[str, Any]) -> Analysis:
         raise InvalidRequest(f"analysis: {error}") from error
     if not 0 <= analysis.latency_floor_s < math.inf:
         raise InvalidRequest("analysis: latency_floor_s must not be negative")
+    if not 0 <= analysis.min_agreement <= 1:
+        raise InvalidRequest("analysis: min_agreement is a share, 0 to 1")
     return analysis
 
 
@@ -120,9 +125,7 @@ def columns_of(policy: RolloutPolicy, judged: Policy, usual: Floats | None) -> C
         max(seconds * (1 + spec.max_increase), seconds + own.latency_floor_s)
         for seconds, spec in zip(primary, latencies, strict=True)
     )
-    feedback = tuple(
-        dict.fromkeys(s.label or s.name for s in judged.metrics if s.kind in _FEEDBACK)
-    )
+    feedback = tuple(dict.fromkeys(s.feedback_name for s in judged.metrics if s.kind in _FEEDBACK))
     names = tuple(spec.name for spec in latencies)
     edges = own.score_edges if any(s.kind == _SCORE for s in judged.metrics) else ()
     both = Layout(names, primary, own.labels, edges, feedback)
@@ -138,7 +141,7 @@ def finding(
     rollout: Rollout, judged: Policy, observed: Sequence[Observed]
 ) -> tuple[Report, Finding]:
     """Return the report and what a judge makes of it."""
-    report = analyse(judged, observed, rollout.running_s)
+    report = analyse(judged, observed, rollout.exposed_s)
     standing = Standing(rollout.is_last, rollout.running_s, rollout.quiet_s)
     decision = decide(report, judged, standing)
     return report, Finding(decision.kind.value, decision.reason, evidence_of(report))

@@ -158,7 +158,7 @@ class Sides:
         self, spec: EndpointSpec, primary: VersionRecord, target: VersionRecord, *, force: bool
     ) -> None:
         if not force:
-            self._gates.check_version(spec, primary, target)
+            self._gates.check_version(spec, primary, target, beside=True)
 
     def _version(self, text: str, spec: EndpointSpec) -> VersionRecord:
         if text.isascii() and text.isdigit():

@@ -11,7 +11,7 @@ from salver.rollout.tally import FEEDBACK_COLUMNS, Floats, Layout
 
 def feedback_rate(question: Question) -> MetricReport:
     """Compare the share of feedback that is 1; values are 0 or 1."""
-    name = question.spec.label
+    name = question.spec.feedback_name
     return compared(question, events(question, _part(name, 0), _part(name, 1)))
 
 
@@ -30,7 +30,7 @@ def feedback_mean(question: Question) -> MetricReport:
 
 
 def _column_counts(question: Question, part: int) -> tuple[Counts, ...]:
-    name = question.spec.label
+    name = question.spec.feedback_name
     return counts(question.observed, _part(name, 0), _part(name, part))
 
 
