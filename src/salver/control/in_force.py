@@ -2,22 +2,27 @@
 
 from salver.control.desired import Desired, Observed
 from salver.control.hosts import is_tried, ready_workers
+from salver.wire.messages import VariantState
 
 
 def up_to_date_workers(item: Desired, observed: Observed) -> list[str]:
-    """Return the workers that can answer for the wanted version, run as is wanted now."""
-    version = item.version
+    """Return the workers that can answer for the wanted version, run as is wanted now.
+
+    One that is asleep begins as is wanted.
+    """
     return [
         worker
         for worker in ready_workers(item, observed)
-        if version is not None and is_tried(item, observed.workers[worker][version.id])
+        if (state := _state(item, observed, worker)) is None or is_tried(item, state)
     ]
 
 
 def providers(item: Desired, observed: Observed) -> set[str]:
     """Return what the wanted version computes with where it is loaded."""
+    states = [_state(item, observed, worker) for worker in ready_workers(item, observed)]
+    return {state.provider for state in states if state is not None and state.provider}
+
+
+def _state(item: Desired, observed: Observed, worker: str) -> VariantState | None:
     version = item.version
-    if version is None:
-        return set()
-    states = [observed.workers[one][version.id] for one in ready_workers(item, observed)]
-    return {state.provider for state in states if state.provider}
+    return None if version is None else observed.workers.get(worker, {}).get(version.id)
