@@ -116,7 +116,9 @@ def test_evidence_is_replaced_with_how_far_a_rollout_is(store: RolloutStore) -> 
     assert store.evidence("e", 1) == {}
 
 
-def test_endpoints_are_frozen_with_a_reason(store: RolloutStore) -> None:
+def test_endpoints_are_frozen_with_a_reason(
+    store: RolloutStore, database: Database, clock: ManualClock
+) -> None:
     """A freeze names who and why, is replaced by another, and ends."""
     store.freeze("e", "outage", "alice")
     frozen = store.freeze("e", "x" * 5000, "bob")
@@ -126,7 +128,7 @@ def test_endpoints_are_frozen_with_a_reason(store: RolloutStore) -> None:
     assert not store.unfreeze("e")
     store.put(NEW, OLD, 60.0)
     store.freeze("e", "outage", "alice")
-    store.forget("e")
+    StateStore(database, clock).delete_endpoint("e", lambda c: store.forget_within(c, "e"))
     assert (store.frozen(), store.previous()) == ({}, {})
 
 

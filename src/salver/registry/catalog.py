@@ -13,7 +13,7 @@ from salver.core.clock import Clock
 from salver.core.context import DEFAULT_TENANT
 from salver.core.errors import AliasNotFound, InvalidRequest, ModelNotFound, VersionNotFound
 from salver.core.names import ModelReference, check_name
-from salver.registry.database import Database
+from salver.registry.database import Database, First, nothing
 from salver.registry.records import ModelRecord, VersionRecord
 from salver.registry.schema import aliases, labels, measured_sizes, models, versions
 
@@ -47,10 +47,14 @@ class Catalog:
             record = self._version(connection, model, number)
         return record, known is None
 
-    def set_alias(self, model: str, alias: str, version: int) -> None:
-        """Point an alias to a version; raises ``VersionNotFound``."""
+    def set_alias(self, model: str, alias: str, version: int, first: First = nothing) -> None:
+        """Point an alias to a version; raises ``VersionNotFound``.
+
+        ``first`` is done in the same transaction; when it raises, nothing is changed.
+        """
         check_name(alias, "alias")
         with self._database.write() as connection:
+            first(connection)
             self._version(connection, model, version)
             where = (
                 (aliases.c.tenant == self._tenant)
@@ -63,9 +67,10 @@ class Catalog:
                 key = {"tenant": self._tenant, "model": model, "alias": alias}
                 connection.execute(sa.insert(aliases).values({**key, **values}))
 
-    def delete_alias(self, model: str, alias: str) -> None:
-        """Remove an alias; raises ``AliasNotFound``."""
+    def delete_alias(self, model: str, alias: str, first: First = nothing) -> None:
+        """Remove an alias; raises ``AliasNotFound``. ``first`` is as in ``set_alias``."""
         with self._database.write() as connection:
+            first(connection)
             gone = connection.execute(
                 sa.delete(aliases).where(
                     aliases.c.tenant == self._tenant,

@@ -1,6 +1,6 @@
 """The connection to SQLite or PostgreSQL, with the durability that acknowledged writes need."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,13 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 10_000
 _CONNECTIONS = 2
 _NO_ROOM = ("database or disk is full", "disk I/O error", "No space left", "53100")
+
+First = Callable[[sa.Connection], None]
+"""What is done at the beginning of another change's transaction."""
+
+
+def nothing(_connection: sa.Connection) -> None:
+    """Do nothing first."""
 
 
 class Database:

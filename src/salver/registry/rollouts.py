@@ -176,13 +176,27 @@ class RolloutStore:
             row = connection.execute(sa.select(rolled_back_versions).filter_by(**key)).one_or_none()
         return "" if row is None else f"at endpoint {row.endpoint!r}: {row.reason}"
 
+    def check(self, connection: sa.Connection) -> None:
+        """Raise ``Standby`` within the transaction of another change."""
+        self._lease.check(connection)
+
     def put(self, spec: EndpointSpec, previous: EndpointSpec | None, keep_s: float) -> EndpointSpec:
         """Want an endpoint, and remember what it was if that is given."""
         with self._database.write() as connection:
-            self._lease.check(connection)
-            spec = write_endpoint(connection, self._tenant, spec)
-            if previous is not None:
-                self._remember(connection, previous, keep_s)
+            return self.put_within(connection, spec, previous, keep_s)
+
+    def put_within(
+        self,
+        connection: sa.Connection,
+        spec: EndpointSpec,
+        previous: EndpointSpec | None,
+        keep_s: float,
+    ) -> EndpointSpec:
+        """Do what ``put`` does within the transaction of another change."""
+        self._lease.check(connection)
+        spec = write_endpoint(connection, self._tenant, spec)
+        if previous is not None:
+            self._remember(connection, previous, keep_s)
         return spec
 
     def restore(self, endpoint: str, rolled_back: str, reason: str) -> EndpointSpec:
@@ -230,13 +244,12 @@ class RolloutStore:
                     .values(left_s=seconds)
                 )
 
-    def forget(self, endpoint: str) -> None:
-        """Forget the earlier state and the freeze of an endpoint that is gone."""
+    def forget_within(self, connection: sa.Connection, endpoint: str) -> None:
+        """Forget the earlier state and the freeze of an endpoint that a transaction removes."""
+        self._lease.check(connection)
         key = {"tenant": self._tenant, "endpoint": endpoint}
-        with self._database.write() as connection:
-            self._lease.check(connection)
-            connection.execute(sa.delete(previous_states).filter_by(**key))
-            connection.execute(sa.delete(freezes).filter_by(**key))
+        connection.execute(sa.delete(previous_states).filter_by(**key))
+        connection.execute(sa.delete(freezes).filter_by(**key))
 
     def _end(self, connection: sa.Connection, endpoint: str, ending: Ending) -> None:
         if ending.spec is not None:

@@ -7,7 +7,7 @@ from salver.core.clock import Clock
 from salver.core.context import DEFAULT_TENANT
 from salver.core.errors import EndpointNotFound
 from salver.observe.merge import Totals
-from salver.registry.database import Database
+from salver.registry.database import Database, First, nothing
 from salver.registry.records import EndpointSpec, EventRecord
 from salver.registry.schema import counters, endpoints, events, retired_counts, telemetry
 from salver.wire.messages import Snapshot
@@ -47,9 +47,13 @@ class StateStore:
         with self._database.read() as connection:
             return self._endpoint(connection, name)
 
-    def delete_endpoint(self, name: str) -> EndpointSpec:
-        """Want an endpoint no more and return what it was; raises ``EndpointNotFound``."""
+    def delete_endpoint(self, name: str, first: First = nothing) -> EndpointSpec:
+        """Want an endpoint no more and return what it was; raises ``EndpointNotFound``.
+
+        ``first`` is done in the same transaction; when it raises, nothing is changed.
+        """
         with self._database.write() as connection:
+            first(connection)
             spec = self._endpoint(connection, name)
             if spec is None:
                 raise EndpointNotFound(f"no endpoint {name!r}; see 'salver get endpoints'")

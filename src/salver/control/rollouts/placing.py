@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 import msgspec
+import sqlalchemy as sa
 
 from salver.control.rollouts.earlier import fixed
 from salver.control.rollouts.gates import Gates
@@ -16,6 +17,8 @@ from salver.registry.state import StateStore
 
 class Placing:
     """Called from the database's thread, so that checks and writes of one change stay together.
+
+    All writes of one change are one transaction, which a control on standby is refused.
 
     ``serving`` names what answers at the moment, as ``ENDPOINT MODEL:VERSION``: only that is
     worth going back to.
@@ -54,16 +57,16 @@ class Placing:
     def remove(self, endpoint: str) -> EndpointSpec:
         """Want an endpoint no more; raises as ``Deployer.remove``."""
         self._gates.check_free(endpoint)
-        spec = self._state.delete_endpoint(endpoint)
-        self._store.forget(endpoint)
-        return spec
+        return self._state.delete_endpoint(
+            endpoint, lambda connection: self._store.forget_within(connection, endpoint)
+        )
 
     def move_alias(
         self, model: str, alias: str, version: int, serving: Collection[str], *, force: bool
     ) -> None:
         """Point an alias to a version; raises as ``Deployer.move_alias``."""
         new = self._catalog.resolve(ModelReference(model, version))
-        changes: list[tuple[EndpointSpec, VersionRecord]] = []
+        changes: list[tuple[EndpointSpec, EndpointSpec, float]] = []
         for spec in self._followers(model, alias):
             self._gates.check_thawed(spec.name)
             old = self._current(spec)
@@ -74,16 +77,20 @@ class Placing:
             if not force:
                 self._gates.check_version(spec, old, new)
             if old.id != new.id and f"{spec.name} {old.id}" in serving:
-                changes.append((spec, old))
-        for spec, old in changes:
-            self._store.put(spec, fixed(spec, old.id), self._keep_s(spec, old, new))
-        self._catalog.set_alias(model, alias, version)
+                changes.append((spec, fixed(spec, old.id), self._keep_s(spec, old, new)))
+
+        def first(connection: sa.Connection) -> None:
+            self._store.check(connection)
+            for change in changes:
+                self._store.put_within(connection, *change)
+
+        self._catalog.set_alias(model, alias, version, first)
 
     def delete_alias(self, model: str, alias: str) -> None:
         """Remove an alias; raises as ``Deployer.delete_alias``."""
         for spec in self._followers(model, alias):
             self._gates.check_thawed(spec.name)
-        self._catalog.delete_alias(model, alias)
+        self._catalog.delete_alias(model, alias, self._store.check)
 
     def _followers(self, model: str, alias: str) -> list[EndpointSpec]:
         return [

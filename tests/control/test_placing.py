@@ -1,0 +1,119 @@
+"""Endpoints and aliases are changed whole, and by the control that is in charge only."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from salver.control.rollouts.gates import Gates
+from salver.control.rollouts.placing import Placing
+from salver.core.clock import ManualClock
+from salver.core.errors import SalverError, Standby
+from salver.core.names import ModelReference
+from salver.core.settings import EngineSettings
+from salver.registry.catalog import Catalog
+from salver.registry.database import Database
+from salver.registry.lease import STALE_S, Lease
+from salver.registry.records import EndpointSpec
+from salver.registry.rollouts import RolloutStore
+from salver.registry.sides import SideStore
+from salver.registry.state import StateStore
+from tests.registry.helpers import manifest
+
+FOLLOWS = EndpointSpec("e", "m", alias="best")
+OTHER = EndpointSpec("f", "m", alias="best")
+
+
+class Control(NamedTuple):
+    """One control's part in a database."""
+
+    lease: Lease
+    placing: Placing
+    store: RolloutStore
+    catalog: Catalog
+    state: StateStore
+
+
+def control(path: Path, holder: str, clock: ManualClock) -> Control:
+    """Return a control with a connection of its own."""
+    database = Database(f"sqlite:///{path / 'salver.db'}")
+    database.provision()
+    lease = Lease(database, holder, clock)
+    lease.renew()
+    catalog, state = Catalog(database, clock), StateStore(database, clock)
+    store = RolloutStore(database, lease, clock)
+    gates = Gates(catalog, store, SideStore(database, lease), EngineSettings())
+    return Control(lease, Placing(catalog, state, store, gates, 60.0), store, catalog, state)
+
+
+def in_charge(path: Path, clock: ManualClock) -> Control:
+    """Return a control with two versions and two endpoints that follow the alias of one."""
+    first = control(path, "one", clock)
+    for content in (b"1", b"2"):
+        first.catalog.create_version("m", manifest(content), "alice", {})
+    first.placing.move_alias("m", "best", 1, (), force=False)
+    for spec in (FOLLOWS, OTHER):
+        first.placing.put(spec, first.catalog.resolve(ModelReference("m", 1)), (), force=False)
+    return first
+
+
+def test_a_standby_control_changes_nothing(tmp_path: Path) -> None:
+    """What it is asked to delete or move is still there after it has refused."""
+    clock = ManualClock()
+    first = in_charge(tmp_path, clock)
+    second = control(tmp_path, "two", clock)
+    assert not second.lease.fence
+    before = (first.state.endpoints(), first.catalog.model("m"))
+    for change in (
+        lambda: second.placing.remove("e"),
+        lambda: second.placing.move_alias("m", "best", 2, (), force=True),
+        lambda: second.placing.move_alias("m", "best", 2, ("e m:1",), force=True),
+        lambda: second.placing.move_alias("m", "new", 2, (), force=True),
+        lambda: second.placing.delete_alias("m", "best"),
+    ):
+        with pytest.raises(Standby):
+            change()
+        assert (first.state.endpoints(), first.catalog.model("m")) == before
+        assert first.store.previous() == {}
+    first.placing.remove("e")
+    assert [spec.name for spec in first.state.endpoints()] == ["f"]
+
+
+def test_a_control_that_was_taken_over_changes_nothing(tmp_path: Path) -> None:
+    """It is refused although it has not yet heard of it."""
+    clock = ManualClock()
+    first = in_charge(tmp_path, clock)
+    second = control(tmp_path, "two", clock)
+    clock.advance(STALE_S)
+    assert second.lease.renew()
+    assert first.lease.fence
+    with pytest.raises(Standby):
+        first.placing.remove("e")
+    assert first.state.endpoint("e") is not None
+
+
+def test_an_alias_moves_with_all_that_follows_it_or_not_at_all(tmp_path: Path) -> None:
+    """When the last of the writes fails, no endpoint has an earlier state to go back to."""
+    first = in_charge(tmp_path, ManualClock())
+    database = Database(f"sqlite:///{tmp_path / 'salver.db'}")
+    database.provision()
+    with database.write() as connection:
+        connection.execute(
+            sa.text(
+                "CREATE TRIGGER full BEFORE UPDATE ON aliases "
+                "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+        )
+    before = first.state.endpoints()
+    with pytest.raises((sa.exc.DBAPIError, SalverError)):
+        first.placing.move_alias("m", "best", 2, ("e m:1", "f m:1"), force=False)
+    assert first.store.previous() == {}
+    assert first.state.endpoints() == before
+    with database.write() as connection:
+        connection.execute(sa.text("DROP TRIGGER full"))
+    first.placing.move_alias("m", "best", 2, ("e m:1", "f m:1"), force=False)
+    earlier = msgspec.structs.replace(first.store.previous()["e"].spec, generation=0)
+    assert (earlier.version, earlier.alias) == (1, None)
+    assert sorted(first.store.previous()) == ["e", "f"]
