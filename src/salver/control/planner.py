@@ -30,7 +30,7 @@ def next_plan(
     models: Sequence[str] = (),
     shared_workers: int = 1,
 ) -> Plan:
-    """Return the plan that follows ``previous``; its number is left for the caller to set.
+    """Return the plan that follows ``previous``; ``numbered`` gives it its number.
 
     ``desired`` are as ``placed`` returns them. ``models`` are those that the data port may load;
     gateways are told of the ones that no endpoint is named after.
@@ -48,6 +48,27 @@ def next_plan(
     names = {endpoint.name for endpoint in endpoints}
     unloaded = tuple(model for model in models if model not in names)
     return Plan(previous.number, previous.created_unix_ms, endpoints, workers, unloaded)
+
+
+def numbered(plan: Plan, number: int) -> Plan:
+    """Give what ``next_plan`` returned its number, and that to the weight epochs that it begins.
+
+    ``number`` is larger than that of any plan before, whoever made it, and so no epoch is used
+    twice, also where another control has made plans that this one has not seen.
+    """
+
+    def begun(variant: VariantPlan) -> VariantPlan:
+        if variant.weight_epoch <= plan.number:
+            return variant
+        return msgspec.structs.replace(variant, weight_epoch=number)
+
+    endpoints = tuple(
+        msgspec.structs.replace(
+            endpoint, variants=tuple(begun(variant) for variant in endpoint.variants)
+        )
+        for endpoint in plan.endpoints
+    )
+    return msgspec.structs.replace(plan, number=number, endpoints=endpoints)
 
 
 def same(left: Plan, right: Plan) -> bool:
@@ -119,8 +140,8 @@ def _since(
 ) -> tuple[VariantPlan, ...]:
     """Begin a new weight epoch for all variants when who gets how much, or its count, has changed.
 
-    Its number is larger than any that this installation has used, so that what is counted in
-    two epochs is never added up.
+    Its number is larger than any in the plan before, and ``numbered`` makes it the new plan's, so
+    that what is counted in two epochs is never added up.
     """
 
     def shares(all_variants: tuple[VariantPlan, ...]) -> list[tuple[str, str, int, int]]:

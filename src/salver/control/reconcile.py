@@ -13,7 +13,7 @@ from salver.control.golden import GoldenGate
 from salver.control.hosts import placed
 from salver.control.hub import Hub
 from salver.control.loads import AddressOf
-from salver.control.planner import next_plan, same
+from salver.control.planner import next_plan, numbered, same
 from salver.control.rollouts.journal import rollout_of
 from salver.control.rollouts.wishes import Wishes
 from salver.control.scaling import Scaler, Scaling
@@ -170,9 +170,8 @@ class Reconciler:
         number = await self._database(self._state.next_plan_number)
         # The plan on disk may be newer than a database that was restored from a backup.
         number = max(number, self.plan.number + 1)
-        plan = msgspec.structs.replace(
-            plan, number=number, created_unix_ms=self._clock.unix_ns() // _MILLISECOND_NS
-        )
+        now_ms = self._clock.unix_ns() // _MILLISECOND_NS
+        plan = msgspec.structs.replace(numbered(plan, number), created_unix_ms=now_ms)
         write_plan(self._plan_path, plan)
         self.plan = plan
         hub.push(plan)
