@@ -1,58 +1,26 @@
 """Endpoints and aliases are changed whole, and by the control that is in charge only."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import pytest
 import sqlalchemy as sa
 
-from salver.control.rollouts.gates import Gates
-from salver.control.rollouts.placing import Placing
 from salver.core.clock import ManualClock
 from salver.core.errors import SalverError, Standby
 from salver.core.names import ModelReference
-from salver.core.settings import EngineSettings
-from salver.registry.catalog import Catalog
-from salver.registry.database import Database
-from salver.registry.lease import STALE_S, Lease
+from salver.registry.lease import STALE_S
 from salver.registry.records import EndpointSpec
-from salver.registry.rollouts import RolloutStore
-from salver.registry.sides import SideStore
-from salver.registry.state import StateStore
-from tests.registry.helpers import manifest
+from tests.control.parts import Control, control, push
 
 FOLLOWS = EndpointSpec("e", "m", alias="best")
 OTHER = EndpointSpec("f", "m", alias="best")
 
 
-class Control(NamedTuple):
-    """One control's part in a database."""
-
-    lease: Lease
-    placing: Placing
-    store: RolloutStore
-    catalog: Catalog
-    state: StateStore
-
-
-def control(path: Path, holder: str, clock: ManualClock) -> Control:
-    """Return a control with a connection of its own."""
-    database = Database(f"sqlite:///{path / 'salver.db'}")
-    database.provision()
-    lease = Lease(database, holder, clock)
-    lease.renew()
-    catalog, state = Catalog(database, clock), StateStore(database, clock)
-    store = RolloutStore(database, lease, clock)
-    gates = Gates(catalog, store, SideStore(database, lease), EngineSettings())
-    return Control(lease, Placing(catalog, state, store, gates, 60.0), store, catalog, state)
-
-
 def in_charge(path: Path, clock: ManualClock) -> Control:
     """Return a control with two versions and two endpoints that follow the alias of one."""
     first = control(path, "one", clock)
-    for content in (b"1", b"2"):
-        first.catalog.create_version("m", manifest(content), "alice", {})
+    push(first, "m", 2)
     first.placing.move_alias("m", "best", 1, (), force=False)
     for spec in (FOLLOWS, OTHER):
         first.placing.put(spec, first.catalog.resolve(ModelReference("m", 1)), (), force=False)
@@ -97,8 +65,7 @@ def test_a_control_that_was_taken_over_changes_nothing(tmp_path: Path) -> None:
 def test_an_alias_moves_with_all_that_follows_it_or_not_at_all(tmp_path: Path) -> None:
     """When the last of the writes fails, no endpoint has an earlier state to go back to."""
     first = in_charge(tmp_path, ManualClock())
-    database = Database(f"sqlite:///{tmp_path / 'salver.db'}")
-    database.provision()
+    database = first.database
     with database.write() as connection:
         connection.execute(
             sa.text(

@@ -46,7 +46,7 @@ def plan(epoch: int, columns: Columns, weight: int = 5000) -> EndpointPlan:
         VariantPlan(each, role, "m", each[-1], "", "onnx", part, epoch, signature, ("shared-0",))
         for each, role, part in (("m:1", "primary", 10_000 - weight), ("m:2", "canary", weight))
     )
-    return EndpointPlan("e", variants, evidence=encode_columns(columns))
+    return EndpointPlan("e", variants, salt="salt", evidence=encode_columns(columns))
 
 
 def counted(columns: Columns, arm: str, requests: int, failed: int, number: int = 1) -> Evidence:
@@ -66,11 +66,11 @@ def books_with(canary_failed: int, requests: int = 1500) -> tuple[EvidenceBooks,
     """Return evidence of one block, and what was stored of it."""
     columns = columns_of(POLICY, judge_policy(POLICY), None)
     books = EvidenceBooks()
-    books.open("e", {})
+    books.open("e", 1, {})
     assert books.begin(ROLLOUT, plan(7, columns))
     books.take("g1", counted(columns, "canary", requests, canary_failed))
     books.take("g1", counted(columns, "primary", requests, 0))
-    return books, books.unsaved("e")
+    return books, books.unsaved("e", 1)
 
 
 @pytest.mark.parametrize(("failed", "kind"), [(0, ADVANCE), (300, ROLL_BACK)])
@@ -83,8 +83,8 @@ def test_evidence_decides_and_survives(failed: int, kind: str) -> None:
     assert report.requests == 1500
     assert found.evidence["metrics"][0]["n_canary"] == 1500
     again = EvidenceBooks()
-    again.open("e", stored)
-    assert again.unsaved("e") == {}
+    again.open("e", 1, stored)
+    assert again.unsaved("e", 1) == {}
     columns = columns_of(POLICY, judged, None)
     again.take("g1", counted(columns, "canary", 1500, failed))
     assert finding(ROLLOUT, judged, again.observed("e")) == (report, found)
@@ -94,7 +94,7 @@ def test_evidence_decides_and_survives(failed: int, kind: str) -> None:
 
 def test_evidence_that_does_not_fit_is_left_out() -> None:
     """Other endpoints, epochs and broken tables change nothing and raise nothing."""
-    books, _ = books_with(0)
+    books, stored = books_with(0)
     columns = columns_of(POLICY, judge_policy(POLICY), None)
     good = counted(columns, "canary", 5, 0, number=2)
     for bad in (
@@ -105,17 +105,17 @@ def test_evidence_that_does_not_fit_is_left_out() -> None:
         msgspec.structs.replace(good, rows=b"\x00garbage"),
     ):
         books.take("g9", bad)
-    assert books.unsaved("e") == {}
+    assert books.unsaved("e", 1) == stored
     books.close("e")
     books.take("g1", good)
-    assert not books.has("e")
+    assert not books.has("e", 1)
 
 
 def test_a_block_begins_with_the_plan_that_has_it() -> None:
     """Plans without the canary, without weight or without columns begin none; each one once."""
     columns = columns_of(POLICY, judge_policy(POLICY), None)
     books = EvidenceBooks()
-    books.open("e", {})
+    books.open("e", 1, {})
     wanted = plan(7, columns)
     for other in (
         None,
@@ -160,13 +160,46 @@ def test_feedback_is_compared_under_the_name_it_is_counted_by(kind: str, label: 
     columns = columns_of(policy, judged, None)
     assert columns.primary.feedback == (label or "sold",)
     books = EvidenceBooks()
-    books.open("e", {})
+    books.open("e", 1, {})
     assert books.begin(ROLLOUT, plan(7, columns))
     for arm in ("canary", "primary"):
         books.take("g1", counted(columns, arm, 1500, 0))
     report, found = finding(ROLLOUT, judged, books.observed("e"))
     assert [(each.name, each.verdict) for each in report.metrics] == [("sold", Verdict.NOT_ENOUGH)]
     assert found.kind == ADVANCE
+
+
+def test_evidence_of_one_rollout_never_judges_another() -> None:
+    """A book is one rollout's; a plan that was made for another begins no block in it."""
+    books, stored = books_with(300)
+    columns = columns_of(POLICY, judge_policy(POLICY), None)
+    following = msgspec.structs.replace(ROLLOUT, number=2, salt="other")
+    assert books.has("e", 1)
+    assert not books.has("e", 2)
+    assert books.unsaved("e", 2) == {}
+    books.saved("e", 2, stored)
+    assert books.unsaved("e", 1) == stored
+    books.open("e", 2, {})
+    assert not books.has("e", 1)
+    assert not books.begin(following, plan(7, columns))
+    books.take("g1", counted(columns, "canary", 1500, 300, number=2))
+    assert books.observed("e") == []
+    assert books.begin(following, msgspec.structs.replace(plan(8, columns), salt="other"))
+    books.clear()
+    assert not books.has("e", 2)
+
+
+def test_evidence_is_unsaved_until_it_is_stored() -> None:
+    """Rows of a write that failed are in the next; what came meanwhile is not taken for stored."""
+    books, stored = books_with(0)
+    assert set(stored) == {"block:7", "g1:7:canary", "g1:7:primary"}
+    assert books.unsaved("e", 1) == stored
+    columns = columns_of(POLICY, judge_policy(POLICY), None)
+    books.take("g1", counted(columns, "canary", 1600, 0, number=2))
+    books.saved("e", 1, stored)
+    left = books.unsaved("e", 1)
+    assert set(left) == {"g1:7:canary"}
+    assert left["g1:7:canary"] != stored["g1:7:canary"]
 
 
 def test_nothing_counted_holds() -> None:

@@ -53,9 +53,12 @@ class RolloutStore:
         self._tenant = tenant
 
     @property
-    def in_charge(self) -> bool:
-        """Tell whether this control was in charge when that was last looked at."""
-        return self._lease.fence > 0
+    def fence(self) -> int:
+        """The number of the time for which this control is in charge, 0 while another is.
+
+        As of when that was last looked at.
+        """
+        return self._lease.fence
 
     def begin(self, endpoint: str, make: Callable[[int], Body]) -> RolloutRecord:
         """Store a new rollout; ``make`` gets its number. Raises ``RolloutActive``."""

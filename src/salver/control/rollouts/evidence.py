@@ -28,7 +28,8 @@ _MAX_NAME = 128
 class _Book:
     """All evidence of one rollout, and which of it is not stored yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.collection = Collection()
         self.unsaved: dict[str, bytes] = {}
 
@@ -50,7 +51,7 @@ class Page(NamedTuple):
 
 
 class EvidenceBooks:
-    """Evidence of the rollouts that have not ended, by endpoint."""
+    """Evidence of the rollouts that have not ended: one book for each endpoint's newest."""
 
     def __init__(self) -> None:
         self._books: dict[str, _Book] = {}
@@ -71,13 +72,14 @@ class EvidenceBooks:
             name = f"{incarnation}:{evidence.epoch}:{evidence.arm}"[:_MAX_NAME]
             book.unsaved[name] = msgspec.json.encode(reading)
 
-    def has(self, endpoint: str) -> bool:
+    def has(self, endpoint: str, number: int) -> bool:
         """Tell whether the book of an endpoint's rollout is open."""
-        return endpoint in self._books
+        book = self._books.get(endpoint)
+        return book is not None and book.number == number
 
-    def open(self, endpoint: str, stored: Mapping[str, bytes]) -> None:
-        """Begin a rollout's book, with what was stored of it before."""
-        book = self._books[endpoint] = _Book()
+    def open(self, endpoint: str, number: int, stored: Mapping[str, bytes]) -> None:
+        """Begin a rollout's book with what is stored of it, in place of the rollout's before."""
+        book = self._books[endpoint] = _Book(number)
         for name, body in stored.items():
             if name.startswith(_BLOCK):
                 book.collection.begin(msgspec.json.decode(body, type=Block))
@@ -89,12 +91,17 @@ class EvidenceBooks:
         """End a book; what comes late is not counted."""
         self._books.pop(endpoint, None)
 
+    def clear(self) -> None:
+        """Close every book: another control may have gone on with what is stored."""
+        self._books.clear()
+
     def begin(self, rollout: Rollout, plan: EndpointPlan | None) -> bool:
         """Open the block that a plan has begun, and tell whether there was one.
 
-        Raises ``InvalidRequest`` for too many blocks.
+        A plan that was made for another rollout begins none. Raises ``InvalidRequest`` for too many
+        blocks.
         """
-        if plan is None or not plan.evidence or not plan.variants:
+        if plan is None or not plan.evidence or plan.salt != rollout.salt:
             return False
         canary = next((v for v in plan.variants if v.role == CANARY and v.weight > 0), None)
         if canary is None or canary.id != rollout.target:
@@ -123,10 +130,18 @@ class EvidenceBooks:
         """Return every block of a rollout with what was counted in it."""
         return self.page(endpoint).observed()
 
-    def unsaved(self, endpoint: str) -> dict[str, bytes]:
-        """Return what is not stored yet, which then counts as stored."""
+    def unsaved(self, endpoint: str, number: int) -> dict[str, bytes]:
+        """Return what is not stored yet of a rollout; it stays so until ``saved`` is told."""
         book = self._books.get(endpoint)
-        if book is None:
+        if book is None or book.number != number:
             return {}
-        rows, book.unsaved = book.unsaved, {}
-        return rows
+        return dict(book.unsaved)
+
+    def saved(self, endpoint: str, number: int, rows: Mapping[str, bytes]) -> None:
+        """Take note that rows are stored; what has come in the meantime is not."""
+        book = self._books.get(endpoint)
+        if book is None or book.number != number:
+            return
+        for name, body in rows.items():
+            if book.unsaved.get(name) == body:
+                del book.unsaved[name]

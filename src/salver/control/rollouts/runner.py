@@ -68,6 +68,7 @@ class Runner:
         self._task: asyncio.Task[None] | None = None
         self._last_ns = 0
         self._unsaved_s = 0.0
+        self._fence = 0
         self.lock = asyncio.Lock()
         self.current: dict[str, Rollout] = {}
         self.findings: dict[str, Finding] = {}
@@ -161,8 +162,11 @@ class Runner:
     async def _tick(self) -> None:
         now_ns = self._clock.monotonic_ns()
         elapsed_s, self._last_ns = (now_ns - self._last_ns) * _NANOSECOND, now_ns
-        if not self._stores.rollouts.in_charge:
+        fence = self._stores.rollouts.fence
+        if not fence:
             return
+        if fence != self._fence:
+            self._forget(fence)
         self._unsaved_s += elapsed_s
         await self.refresh()
         totals = self._hub.merger.totals() if self.current else Totals({}, {})
@@ -177,6 +181,13 @@ class Runner:
         if self._unsaved_s >= _SAVE_S:
             self._unsaved_s, spent_s = 0.0, self._unsaved_s
             await self._save(spent_s)
+
+    def _forget(self, fence: int) -> None:
+        """Begin with what is stored: while another control was in charge it may have gone on."""
+        self._books.clear()
+        self.current.clear()
+        self.findings.clear()
+        self._fence = fence
 
     async def _try_to_commit(self, before: Rollout, after: Rollout, transition: Transition) -> None:
         """Commit; what could not be written has not happened, and is decided anew."""
@@ -198,12 +209,12 @@ class Runner:
 
     async def _open_book(self, rollout: Rollout) -> None:
         """Take up what is stored of a rollout's evidence, and the block that is on."""
-        if not self._books.has(rollout.endpoint):
+        if not self._books.has(rollout.endpoint, rollout.number):
             store = self._stores.rollouts
             stored = await self._stores.database(
                 lambda: store.evidence(rollout.endpoint, rollout.number)
             )
-            self._books.open(rollout.endpoint, stored)
+            self._books.open(rollout.endpoint, rollout.number, stored)
         plans = self._reconciler.plan.endpoints
         plan = next((each for each in plans if each.name == rollout.endpoint), None)
         if self._books.begin(rollout, plan):
@@ -239,13 +250,14 @@ class Runner:
     async def _save(self, spent_s: float) -> None:
         """Write down how far rollouts are, and for how long earlier versions stay."""
         stores = self._stores
-        records = [
-            (record_of(rollout), self._books.unsaved(rollout.endpoint))
+        books = self._books
+        rows = [
+            (record_of(rollout), books.unsaved(rollout.endpoint, rollout.number))
             for rollout in self.current.values()
         ]
 
         def work() -> bool:
-            for record, evidence in records:
+            for record, evidence in rows:
                 stores.rollouts.save(record, evidence)
             left = {
                 endpoint: max(0.0, state.left_s - spent_s)
@@ -257,10 +269,14 @@ class Runner:
             return not all(left.values())
 
         try:
-            if await stores.database(work):
-                self._reconciler.wake()
+            is_over = await stores.database(work)
         except Conflict:
             await self.refresh()
+            return
+        for record, evidence in rows:
+            books.saved(record.endpoint, record.number, evidence)
+        if is_over:
+            self._reconciler.wake()
 
 
 def _place(rollout: Rollout) -> tuple[int, int]:

@@ -1,0 +1,123 @@
+"""The parts of control that change endpoints, on a database, without the other processes."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from salver.artifact.manifest import FileEntry, Manifest
+from salver.control.database import DatabaseThread
+from salver.control.deploy import Deployer
+from salver.control.hub import Hub
+from salver.control.reconcile import Reconciler
+from salver.control.rollouts.commands import Rollouts
+from salver.control.rollouts.evidence import EvidenceBooks
+from salver.control.rollouts.follower import AliasFollower
+from salver.control.rollouts.gates import Gates
+from salver.control.rollouts.journal import line_of, record_of
+from salver.control.rollouts.placing import Placing
+from salver.control.rollouts.runner import Runner, Stores
+from salver.control.rollouts.sides import SideParts, Sides
+from salver.core.clock import ManualClock
+from salver.core.settings import Settings
+from salver.core.signature import Signature
+from salver.observe.merge import Merger, Totals
+from salver.registry.catalog import Catalog
+from salver.registry.database import Database
+from salver.registry.feedback import FeedbackStore
+from salver.registry.lease import Lease
+from salver.registry.rollouts import RolloutStore
+from salver.registry.sides import SideStore
+from salver.registry.state import StateStore
+from salver.rollout.machine import Rollout, begun
+from salver.wire.messages import EndpointPlan, Plan, VariantPlan
+
+
+class Control(NamedTuple):
+    """One control's parts; ``thread`` is stopped by whoever made it."""
+
+    database: Database
+    lease: Lease
+    catalog: Catalog
+    state: StateStore
+    store: RolloutStore
+    sides: SideStore
+    thread: DatabaseThread
+    reconciler: Reconciler
+    placing: Placing
+    books: EvidenceBooks
+    runner: Runner
+    rollouts: Rollouts
+    companions: Sides
+    follower: AliasFollower
+
+    def serve(
+        self, *variants: VariantPlan, number: int, salt: str = "", evidence: bytes = b""
+    ) -> None:
+        """Let the plan say that endpoint ``e`` is answered by these."""
+        endpoint = EndpointPlan("e", variants, salt=salt, evidence=evidence)
+        self.reconciler.plan = Plan(number, 0, (endpoint,))
+
+    def begin(self, rollout: Rollout) -> Rollout:
+        """Store a rollout, which is as far as it says, and return it with its number."""
+        stored: list[Rollout] = []
+
+        def make(number: int) -> tuple[bytes, bytes]:
+            stored.append(msgspec.structs.replace(rollout, number=number))
+            return record_of(stored[0]).body, line_of(begun(stored[0]))
+
+        self.store.begin(rollout.endpoint, make)
+        return stored[0]
+
+
+def control(folder: Path, holder: str, clock: ManualClock) -> Control:
+    """Return a control with a connection of its own, in charge if no other is."""
+    database = Database(f"sqlite:///{folder / 'salver.db'}")
+    database.provision()
+    lease, thread, settings = Lease(database, holder, clock), DatabaseThread(), Settings()
+    lease.renew()
+    catalog, state = Catalog(database, clock), StateStore(database, clock)
+    store, sides = RolloutStore(database, lease, clock), SideStore(database, lease)
+    gates = Gates(catalog, store, sides, settings.engine)
+    placing = Placing(catalog, state, store, gates, 60.0)
+    reconciler = Reconciler(folder, catalog, state, thread, settings, clock, store, sides, lease)
+    hub = Hub("", holder, clock, Merger(Totals({}, {})), reconciler.wake)
+    deployer = Deployer(reconciler, hub, catalog, state, thread, placing, "")
+    stores = Stores(store, state, FeedbackStore(database), thread)
+    books = EvidenceBooks()
+    runner = Runner(stores, reconciler, hub, books, clock)
+    rollouts = Rollouts(stores, catalog, gates, runner, reconciler, deployer, clock)
+    parts = SideParts(sides, state, stores.reported, thread)
+    companions = Sides(parts, catalog, gates, reconciler, clock)
+    follower = AliasFollower(rollouts, catalog, state, thread, reconciler)
+    return Control(
+        database,
+        lease,
+        catalog,
+        state,
+        store,
+        sides,
+        thread,
+        reconciler,
+        placing,
+        books,
+        runner,
+        rollouts,
+        companions,
+        follower,
+    )
+
+
+def variant(name: str, role: str = "primary", weight: int = 10_000, epoch: int = 1) -> VariantPlan:
+    """Return a version, ``MODEL:VERSION``, in a plan."""
+    model, _, number = name.rpartition(":")
+    return VariantPlan(
+        name, role, model, number, "", "onnx", weight, epoch, Signature((), ()), ("shared-0",)
+    )
+
+
+def push(parts: Control, model: str, versions: int) -> None:
+    """Store versions of a model."""
+    for number in range(1, versions + 1):
+        files = (FileEntry("model.onnx", f"{number:064x}", 1),)
+        parts.catalog.create_version(model, Manifest("onnx", files, Signature((), ())), "alice", {})

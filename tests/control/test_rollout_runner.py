@@ -1,0 +1,115 @@
+"""The loop that drives rollouts keeps their evidence apart, and loses none of it."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from salver.control.rollouts.journal import line_of, record_of
+from salver.control.rollouts.judging import columns_of, judge_policy
+from salver.core.clock import ManualClock
+from salver.registry.lease import STALE_S
+from salver.rollout.columns import encode_columns
+from salver.rollout.machine import Command, Rollout, command
+from tests.control.parts import Control, control, variant
+from tests.control.test_rollout_evidence import POLICY, counted
+
+COLUMNS = columns_of(POLICY, judge_policy(POLICY), None)
+ROLLOUT = Rollout(
+    "e", 0, "m:1", "m:2", POLICY, "s1", 0, "alice", step=0, weight=5000,
+    columns=encode_columns(COLUMNS),
+)  # fmt: skip
+REFUSE = (
+    "CREATE TRIGGER full BEFORE INSERT ON rollout_evidence "
+    "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Give a clock."""
+    return ManualClock()
+
+
+@pytest.fixture
+def parts(tmp_path: Path, clock: ManualClock) -> Iterator[Control]:
+    """Give the control that is in charge."""
+    parts = control(tmp_path, "one", clock)
+    yield parts
+    parts.thread.stop()
+
+
+def canary(parts: Control, epoch: int, salt: str) -> None:
+    """Let the plan say that a canary is on."""
+    halves = (variant("m:1", weight=5000, epoch=epoch), variant("m:2", "canary", 5000, epoch))
+    parts.serve(*halves, number=epoch, salt=salt, evidence=encode_columns(COLUMNS))
+
+
+def test_after_a_takeover_evidence_is_that_of_the_rollout_which_is_on(
+    parts: Control, tmp_path: Path, clock: ManualClock
+) -> None:
+    """What was counted for the one before, which another control has ended, judges nothing."""
+    first = parts.begin(ROLLOUT)
+    canary(parts, 7, "s1")
+    asyncio.run(parts.runner._tick())
+    parts.books.take("g1", counted(COLUMNS, "canary", 1500, 1400))
+    parts.books.take("g1", counted(COLUMNS, "primary", 1500, 0))
+    other = control(tmp_path, "two", clock)
+    other.lease.renew()
+    clock.advance(STALE_S)
+    assert other.lease.renew()
+    ended, line = command(first, Command("abort", "bob"))
+    assert line is not None
+    other.store.change(record_of(ended), line_of(line))
+    second = other.begin(msgspec.structs.replace(ROLLOUT, salt="s2"))
+    other.thread.stop()
+    assert not parts.lease.renew()
+    clock.advance(STALE_S)
+    assert parts.lease.renew()
+    asyncio.run(parts.runner._tick())
+    assert parts.runner.current["e"].number == second.number == 2
+    assert parts.runner.current["e"].state == "running"
+    assert parts.runner.current["e"].requests == 0
+    assert parts.books.observed("e") == []
+
+
+def test_a_control_that_is_in_charge_again_begins_with_what_is_stored(
+    parts: Control, tmp_path: Path, clock: ManualClock
+) -> None:
+    """Meanwhile the same rollout's time and evidence may have gone on elsewhere."""
+    first = parts.begin(ROLLOUT)
+    canary(parts, 7, "s1")
+    asyncio.run(parts.runner._tick())
+    other = control(tmp_path, "two", clock)
+    clock.advance(STALE_S)
+    assert other.lease.renew()
+    further = msgspec.structs.replace(first, running_s=1000.0)
+    other.store.save(record_of(further), {})
+    other.thread.stop()
+    parts.lease.renew()
+    clock.advance(STALE_S)
+    assert parts.lease.renew()
+    asyncio.run(parts.runner._tick())
+    assert parts.runner.current["e"].running_s >= 1000.0
+
+
+def test_evidence_whose_write_failed_is_written_with_the_next(
+    parts: Control, clock: ManualClock
+) -> None:
+    """A block that is not stored could not be compared after a restart."""
+    parts.begin(ROLLOUT)
+    canary(parts, 7, "s1")
+    with parts.database.write() as connection:
+        connection.execute(sa.text(REFUSE))
+    with pytest.raises(sa.exc.IntegrityError):
+        asyncio.run(parts.runner._tick())
+    parts.books.take("g1", counted(COLUMNS, "canary", 10, 0))
+    assert parts.store.evidence("e", 1) == {}
+    with parts.database.write() as connection:
+        connection.execute(sa.text("DROP TRIGGER full"))
+    clock.advance(2.0)
+    asyncio.run(parts.runner._tick())
+    assert set(parts.store.evidence("e", 1)) == {"block:7", "g1:7:canary"}
