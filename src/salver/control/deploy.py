@@ -61,8 +61,8 @@ class Deployer:
 
         Raises ``ModelNotFound``, ``VersionNotFound``, ``AliasNotFound``, ``InvalidRequest``,
         ``WorkerLimit``, ``HostingRefused``, ``Conflict`` where another endpoint has its version
-        hosted otherwise, and what the gates refuse with: ``EndpointFrozen``, ``RolloutActive``, and
-        unless it is forced ``SignatureChanged``, ``VersionRolledBack`` and
+        hosted otherwise, and what the gates refuse with: ``EndpointFrozen``, ``RolloutActive``,
+        ``SideActive``, and unless it is forced ``SignatureChanged``, ``VersionRolledBack`` and
         ``MemoryBudgetExceeded``.
         """
         check_name(spec.name, "endpoint")
@@ -96,7 +96,7 @@ class Deployer:
     async def remove(self, name: str) -> EndpointSpec:
         """Want an endpoint no more and return what it was.
 
-        Raises ``EndpointNotFound``, ``EndpointFrozen`` or ``RolloutActive``.
+        Raises ``EndpointNotFound``, ``EndpointFrozen``, ``RolloutActive`` or ``SideActive``.
         """
         spec = await self._database(lambda: self._placing.remove(name))
         self._reconciler.wake()

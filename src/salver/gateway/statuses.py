@@ -69,6 +69,7 @@ STATUSES: dict[str, Status] = {
     "previous_not_found": _MISSING,
     "conflict": Status(409, Grpc.ALREADY_EXISTS),
     "rollout_active": _UNFIT,
+    "side_active": _UNFIT,
     "endpoint_frozen": _UNFIT,
     "signature_changed": _UNFIT,
     "version_rolled_back": _UNFIT,

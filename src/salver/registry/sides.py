@@ -6,7 +6,7 @@ import msgspec
 import sqlalchemy as sa
 
 from salver.core.context import DEFAULT_TENANT
-from salver.core.errors import Conflict, SideNotFound
+from salver.core.errors import SideActive, SideNotFound
 from salver.core.sides import Side
 from salver.registry.database import Database
 from salver.registry.lease import Lease
@@ -22,12 +22,12 @@ class SideStore:
         self._tenant = tenant
 
     def begin(self, endpoint: str, make: Callable[[int], Side]) -> Side:
-        """Store a new one; ``make`` gets its number. Raises ``Conflict`` while another goes on."""
+        """Store a new one; ``make`` gets its number. Raises ``SideActive``."""
         with self._database.write() as connection:
             self._lease.check(connection)
             newest = self._newest(connection, endpoint, "")
             if newest is not None and newest.is_active:
-                raise Conflict(
+                raise SideActive(
                     f"{newest.kind} {newest.number} of endpoint {endpoint!r} goes on; end it with "
                     f"'salver {newest.kind} stop {endpoint}'"
                 )

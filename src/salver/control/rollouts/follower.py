@@ -14,7 +14,8 @@ from salver.registry.state import StateStore
 
 log = get_logger(__name__)
 
-_PASSING = frozenset(("rollout_active", "endpoint_frozen"))
+_PASSING = frozenset(("rollout_active", "side_active", "endpoint_frozen"))
+_NO_VERSION = 0
 
 
 class AliasFollower:
@@ -59,7 +60,21 @@ class AliasFollower:
     async def _follow(self) -> None:
         for spec in await self._database(self._state.endpoints):
             if spec.rollout is not None and spec.alias is not None:
-                await self._look(spec)
+                await self._try(spec)
+
+    async def _try(self, spec: EndpointSpec) -> None:
+        """Look at one endpoint; whatever is wrong with it, the others are looked at."""
+        try:
+            await self._look(spec)
+        except SalverError as error:
+            refusal = (_NO_VERSION, error.code)
+            if self._refused.get(spec.name) != refusal:
+                self._refused[spec.name] = refusal
+                log.warning(
+                    "alias_not_followed", endpoint=spec.name, code=error.code, cause=error.message
+                )
+        except Exception:  # a fault of ours must not stop the others
+            log.exception("alias_not_followed", endpoint=spec.name)
 
     async def _look(self, spec: EndpointSpec) -> None:
         assert spec.rollout is not None

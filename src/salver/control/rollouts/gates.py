@@ -1,11 +1,11 @@
 """What must hold before an endpoint gets another version. Its golden examples are asked later."""
 
 from salver.core.errors import (
-    Conflict,
     EndpointFrozen,
     InvalidRequest,
     MemoryBudgetExceeded,
     RolloutActive,
+    SideActive,
     SignatureChanged,
     VersionRolledBack,
 )
@@ -32,7 +32,10 @@ class Gates:
         self._engine = engine
 
     def check_free(self, endpoint: str) -> None:
-        """Raise ``EndpointFrozen`` or ``RolloutActive`` for an endpoint that may not be changed."""
+        """Raise for an endpoint that may not be changed now.
+
+        Raises ``EndpointFrozen``, ``RolloutActive`` or ``SideActive``.
+        """
         self.check_thawed(endpoint)
         for record in self._store.active():
             if record.endpoint == endpoint:
@@ -42,7 +45,7 @@ class Gates:
                 )
         side = self._sides.active().get(endpoint)
         if side is not None:
-            raise Conflict(
+            raise SideActive(
                 f"{side.kind} {side.number} of endpoint {endpoint!r} goes on; end it with 'salver "
                 f"{side.kind} stop {endpoint}'"
             )

@@ -38,6 +38,7 @@ here: ``gateway`` and ``control`` map codes to them.
     │   │   └── RequestNotFound     request_not_found
     │   ├── Conflict                conflict
     │   │   ├── RolloutActive       rollout_active
+    │   │   ├── SideActive          side_active
     │   │   ├── EndpointFrozen      endpoint_frozen
     │   │   ├── SignatureChanged    signature_changed
     │   │   ├── VersionRolledBack   version_rolled_back
@@ -127,6 +128,7 @@ from salver.core.errors.caller import (
     RolloutActive,
     RolloutNotFound,
     RouteNotFound,
+    SideActive,
     SideNotFound,
     SignatureChanged,
     Unauthenticated,
@@ -217,6 +219,7 @@ __all__ = [
     "RolloutNotFound",
     "RouteNotFound",
     "SalverError",
+    "SideActive",
     "SideNotFound",
     "SignatureChanged",
     "Standby",

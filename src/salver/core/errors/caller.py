@@ -183,6 +183,12 @@ class RolloutActive(Conflict):
     code = "rollout_active"
 
 
+class SideActive(Conflict):
+    """A shadow or an experiment of the endpoint goes on."""
+
+    code = "side_active"
+
+
 class EndpointFrozen(Conflict):
     """Somebody has frozen the endpoint, so that nothing changes it."""
 
