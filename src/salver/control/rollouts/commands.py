@@ -1,6 +1,7 @@
 """What people may say of rollouts: start, look, pause, promote, go back, freeze."""
 
 import secrets
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -94,17 +95,19 @@ class Rollouts:
         Raises ``RolloutNotFound``, ``EndpointFrozen`` and as ``machine.command``.
         """
         check_name(endpoint, "endpoint")
-        if wish.kind in _THAW:
-            await self._stores.database(lambda: self._gates.check_thawed(endpoint))
         async with self._runner.lock:
             rollout = await self._newest(endpoint)
             is_ready = wish.kind != "promote" or self._runner.facts(rollout).is_ready
             wish = msgspec.structs.replace(
                 wish, is_ready=is_ready, reason=wish.reason[:_MAX_REASON]
             )
+            check = self._thawed(endpoint) if wish.kind in _THAW else None
+            if check is not None:
+                # That it is frozen says more than what else is wrong with the wish.
+                await self._stores.database(check)
             after, transition = command(rollout, wish)
             assert transition is not None
-            await self._runner.commit(after, transition)
+            await self._runner.commit(after, transition, check)
         return view.shown(after, self._runner.findings.get(endpoint))
 
     async def status(self, endpoint: str) -> dict[str, Any]:
@@ -134,15 +137,14 @@ class Rollouts:
         earlier version is not in memory any more.
         """
         check_name(endpoint, "endpoint")
-        if not force:
-            await self._stores.database(lambda: self._gates.check_thawed(endpoint))
+        check = None if force else self._thawed(endpoint)
         async with self._runner.lock:
             await self._runner.refresh()
             rollout = self._runner.current.get(endpoint)
             if rollout is not None:
                 after, transition = command(rollout, Command("abort", actor, reason))
                 assert transition is not None
-                await self._runner.commit(after, transition)
+                await self._runner.commit(after, transition, check)
                 return {"endpoint": endpoint, "version": after.source, "was_in_memory": True}
             spec, kept = await self._stores.database(
                 lambda: self._restore(endpoint, f"by {actor}: {reason or 'by hand'}", force=force)
@@ -185,6 +187,9 @@ class Rollouts:
             raise Conflict(f"endpoint {endpoint!r} is not frozen")
         await self._record(actor, "unfreeze", endpoint, "")
         return {"endpoint": endpoint, "frozen": None}
+
+    def _thawed(self, endpoint: str) -> Callable[[], None]:
+        return lambda: self._gates.check_thawed(endpoint)
 
     async def _record(self, actor: str, action: str, endpoint: str, reason: str) -> None:
         state = self._stores.state
@@ -259,6 +264,8 @@ class Rollouts:
 
     def _restore(self, endpoint: str, reason: str, *, force: bool) -> tuple[EndpointSpec, bool]:
         spec = self._spec(endpoint)
+        if not force:
+            self._gates.check_thawed(endpoint)
         previous = self._stores.rollouts.previous().get(endpoint)
         if previous is None:
             raise PreviousNotFound(

@@ -1,6 +1,7 @@
 """The loop that drives rollouts. What is decided is written down before it is acted on."""
 
 import asyncio
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -106,14 +107,23 @@ class Runner:
                 stored[endpoint] = known
         self.current = stored
 
-    async def commit(self, after: Rollout, transition: Transition) -> None:
+    async def commit(
+        self, after: Rollout, transition: Transition, check: Callable[[], None] | None = None
+    ) -> None:
         """Write a change down, then act on it; raises ``Conflict`` and ``Standby``.
 
-        To be called with the lock held.
+        To be called with the lock held. ``check`` is asked on the database's thread, with nothing
+        between it and the change; when it raises, nothing is changed.
         """
         ending = await self._ending(after)
         record, line = record_of(after), line_of(transition)
-        await self._stores.database(lambda: self._stores.rollouts.change(record, line, ending))
+
+        def work() -> None:
+            if check is not None:
+                check()
+            self._stores.rollouts.change(record, line, ending)
+
+        await self._stores.database(work)
         log.info(
             "rollout_changed",
             endpoint=after.endpoint,

@@ -107,12 +107,15 @@ class Sides:
         return await self._begin(endpoint, EXPERIMENT, arms, actor, metric)
 
     async def stop(self, endpoint: str, kind: str, actor: str) -> Side:
-        """End what goes on; raises ``SideNotFound``."""
+        """End what goes on; raises ``SideNotFound`` and ``EndpointFrozen``."""
         check_name(endpoint, "endpoint")
         epoch, parts = self._reconciler.plan.number, self.parts
-        side = await parts.database(
-            lambda: parts.sides.end(endpoint, kind, epoch + 1, self._now_ms())
-        )
+
+        def work() -> Side:
+            self._gates.check_thawed(endpoint)
+            return parts.sides.end(endpoint, kind, epoch + 1, self._now_ms())
+
+        side = await parts.database(work)
         await self._record(actor, f"{kind} stop", endpoint)
         return side
 
