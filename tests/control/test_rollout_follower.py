@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from salver.control.rollouts.journal import rollout_of
 from salver.core.clock import ManualClock
 from salver.core.errors import SideActive
 from salver.core.names import ModelReference
@@ -53,3 +54,18 @@ def test_a_move_waits_while_a_side_goes_on(parts: Control) -> None:
         assert follow(parts) == []
     asyncio.run(parts.companions.stop("e", "shadow", "alice"))
     assert follow(parts) == ["e"]
+
+
+def test_what_other_controls_counted_before_belongs_to_nothing_new(parts: Control) -> None:
+    """Epochs of plans that another control made are before the rollout, and before a side's end."""
+    numbers = [parts.state.next_plan_number() for _ in range(20)]
+    side = asyncio.run(parts.companions.shadow("e", "3", 100, "alice", force=False))
+    assert side.first_epoch == numbers[-1]
+    later = parts.state.next_plan_number()
+    side = asyncio.run(parts.companions.stop("e", "shadow", "alice"))
+    assert side.covers(later)
+    assert not side.covers(later + 1)
+    parts.placing.move_alias("b", "best", 2, (), force=False)
+    assert follow(parts) == ["e"]
+    (record,) = parts.store.active()
+    assert rollout_of(record).first_epoch == later

@@ -33,8 +33,10 @@ def test_endpoints_are_replaced_with_a_newer_generation(state: StateStore) -> No
 
 def test_plan_numbers_only_rise(state: StateStore) -> None:
     """Every number is larger than the one before."""
+    assert state.plan_number() == 0
     numbers = [state.next_plan_number() for _ in range(5)]
     assert numbers == sorted(set(numbers))
+    assert state.plan_number() == numbers[-1]
 
 
 def test_telemetry_comes_back_as_it_was(state: StateStore) -> None:

@@ -77,6 +77,12 @@ class StateStore:
         with self._database.write() as connection:
             return _next(connection, _PLAN)
 
+    def plan_number(self) -> int:
+        """Return the largest number that was given to a plan, by whichever control."""
+        with self._database.read() as connection:
+            where = counters.c.name == _PLAN
+            return connection.scalar(sa.select(counters.c.value).where(where)) or 0
+
     def load_telemetry(self) -> tuple[Totals, dict[str, Snapshot]]:
         """Return the retired totals and the last known snapshots, by incarnation."""
         totals = Totals({}, {})

@@ -224,6 +224,8 @@ class Rollouts:
             self._gates.check_version(spec, source, target, beside=True)
 
         policy = with_labels(policy, source)
+        # Another control may have made plans that this one has not seen.
+        first_epoch = max(epoch, self._stores.state.plan_number())
 
         def make(number: int) -> tuple[bytes, bytes]:
             rollout = Rollout(
@@ -235,7 +237,7 @@ class Rollouts:
                 secrets.token_hex(_SALT_BYTES),
                 self._clock.unix_ns() // _MILLISECOND_NS,
                 start.actor,
-                first_epoch=epoch,
+                first_epoch=first_epoch,
             )
             return record_of(rollout).body, line_of(begun(rollout))
 

@@ -113,7 +113,8 @@ class Sides:
 
         def work() -> Side:
             self._gates.check_thawed(endpoint)
-            return parts.sides.end(endpoint, kind, epoch + 1, self._now_ms())
+            last = max(epoch, parts.state.plan_number()) + 1
+            return parts.sides.end(endpoint, kind, last, self._now_ms())
 
         side = await parts.database(work)
         await self._record(actor, f"{kind} stop", endpoint)
@@ -133,6 +134,8 @@ class Sides:
             if routed != [primary.id]:
                 raise NotReady(f"{primary.id} does not answer yet", retry_after_s=1.0)
             chosen = arms(spec, primary)
+            # Another control may have made plans that this one has not seen.
+            first_epoch = max(plan.number, parts.state.plan_number())
             return parts.sides.begin(
                 endpoint,
                 lambda number: Side(
@@ -141,7 +144,7 @@ class Sides:
                     kind,
                     chosen,
                     secrets.token_hex(_SALT_BYTES),
-                    plan.number,
+                    first_epoch,
                     self._now_ms(),
                     actor,
                     metric,
