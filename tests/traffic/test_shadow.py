@@ -153,11 +153,11 @@ class World:
         context = RequestContext("id", ANONYMOUS, 0, 1, variant="m:1", weight_epoch=epoch)
         self.shadows(InferenceRequest("e", [tensor]), context, Caller(self.log))
 
-    def ask_together(self, count: int) -> None:
+    def ask_together(self, count: int, epoch: int = 7) -> None:
         """Send a cohort to the primary version."""
         tensor = Tensor.from_array("x", np.zeros((1, 2), np.float32))
         form = form_of(InferenceRequest("e", [tensor]))
-        context = RequestContext("", ANONYMOUS, 0, 1, variant="m:1", weight_epoch=7)
+        context = RequestContext("", ANONYMOUS, 0, 1, variant="m:1", weight_epoch=epoch)
         payloads = [np.full(2, number, np.float32).tobytes() for number in range(count)]
         ids = [str(number) for number in range(count)]
         request = InferenceRequest("e", [], form=form)
@@ -241,8 +241,9 @@ async def test_only_a_sample_is_copied() -> None:
     assert 20 < world.copies()["agrees"] < 60
     world = World()
     world.ask(epoch=0)
+    world.ask_together(3, epoch=0)
     await settle()
-    assert world.log == ["m:1", "answered"]
+    assert world.log == ["m:1", "answered", "m:1x3", "answered"]
 
 
 @in_loop

@@ -97,6 +97,8 @@ class Shadows:
     def answered(self, cohort: Cohort, start: int, stop: int, response: JointResponse) -> None:
         """Copy those members of a cohort that chance picks; they have been answered."""
         context = cohort.context
+        if not context.weight_epoch:
+            return
         for target in self._targets.get((cohort.request.endpoint, context.variant), ()):
             sample, draw = target.variant.sample, self._rng.randrange
             picked = [i for i in range(start, stop) if sample >= _FULL or draw(_FULL) < sample]
