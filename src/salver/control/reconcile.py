@@ -87,9 +87,13 @@ class Reconciler:
         return self._gate.screen(self.desired, self.plan)
 
     async def start(self, hub: Hub, gate: GoldenGate) -> None:
-        """Take the plan on disk up and begin to follow what is wanted."""
+        """Take the plan on disk up and begin to follow what is wanted.
+
+        What is wanted is known when this returns, so that nobody is told that there is nothing.
+        """
         self._hub, self._gate = hub, gate
         self.plan = read_plan(self._plan_path) or self.plan
+        self.desired, _ = await self._database(lambda: self._read({}))
         await hub.start(self.plan if self.plan.number else None)
         self._tasks = [
             asyncio.create_task(self._reconcile_for_ever()),
