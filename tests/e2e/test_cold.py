@@ -192,7 +192,10 @@ def test_a_shared_model_leaves_memory_and_comes_back(cold: Server) -> None:
         status, document = ask(cold.port, "scaled", 5.0)
         assert (status, document["outputs"][0]["data"]) == (200, [10.0])
     assert cold.pid_of("shared-0") == pid
-    assert cold.metric("salver_cold_starts_total", variant="scaled:1", waited_for="model")
+    counted = partial(
+        cold.metric, "salver_cold_starts_total", variant="scaled:1", waited_for="model"
+    )
+    wait_until(lambda: bool(counted()), "the cold start is counted")
 
 
 def test_control_is_not_needed(cold: Server) -> None:
