@@ -10,7 +10,8 @@ from salver.control.rollouts.analyst import Analyst
 from salver.control.rollouts.evidence import EvidenceBooks
 from salver.control.rollouts.judging import read_analysis
 from salver.core.errors import InvalidRequest
-from salver.core.rollouts import BLUE_GREEN, FULL, RolloutPolicy, check_policy
+from salver.core.rollouts import BLUE_GREEN, RolloutPolicy, check_policy
+from salver.core.routing import FULL
 from salver.observe.merge import Totals
 from salver.rollout.machine import (
     HOLD,

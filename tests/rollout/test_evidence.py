@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from salver.core.errors import InvalidRequest, WireError
-from salver.rollout.evidence import CANARY, MAX_BLOCKS, PRIMARY, Block, Collection, Reading
+from salver.core.routing import CANARY, PRIMARY
+from salver.rollout.evidence import MAX_BLOCKS, Block, Collection, Reading
 from salver.rollout.tally import REQUESTS, Layout, Tally, pack
 from tests.rollout.tables import CANARY_LAYOUT, LAYOUT, block
 

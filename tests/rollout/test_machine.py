@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from salver.core.errors import Conflict, InvalidRequest, NotReady, SalverError
 from salver.core.rollouts import (
     BLUE_GREEN,
-    FULL,
     MANUAL,
     RolloutPolicy,
     basis_points,
     check_policy,
     steps_of,
 )
+from salver.core.routing import FULL
 from salver.rollout.machine import (
     ADVANCE,
     CRASHES,

@@ -10,8 +10,8 @@ import typer
 
 from salver.client.sync import Client
 
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(us|ms|s|m|h)?")
-_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(us|ms|s|m|h|d)?")
+_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _LONGEST_S = 24 * 3600.0
 
 
@@ -23,18 +23,22 @@ class Output(StrEnum):
     YAML = "yaml"
 
 
-def duration(text: str) -> float:
-    """Return the seconds of ``500us``, ``100ms``, ``10s``, ``2m`` or ``1h``; a bare number too."""
+def duration(text: str, longest_s: float = _LONGEST_S) -> float:
+    """Return the seconds of ``500us``, ``100ms``, ``10s``, ``2m``, ``1h``, ``3d`` or a number."""
     found = _DURATION.fullmatch(text.strip())
     value_s = float(found[1]) * _UNITS_S[found[2] or "s"] if found else math.nan
-    if not 0 <= value_s <= _LONGEST_S:
+    if not 0 <= value_s <= longest_s:
         raise typer.BadParameter(f"{text!r} is no duration; write 500us, 100ms, 10s, 2m or 1h")
     return value_s
 
 
-def duration_option(name: str, text: str) -> Any:
+def duration_option(name: str, text: str, longest_s: float = _LONGEST_S) -> Any:
     """Return an option that takes a duration."""
-    return typer.Option(name, parser=duration, metavar="<duration>", help=text)
+
+    def parsed(given: str) -> float:
+        return duration(given, longest_s)
+
+    return typer.Option(name, parser=parsed, metavar="<duration>", help=text)
 
 
 HomeOption = Annotated[

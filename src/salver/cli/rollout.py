@@ -1,6 +1,5 @@
 """`salver rollout`: change an endpoint's version step by step."""
 
-import re
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,18 +15,30 @@ from salver.cli.options import (
     OutputOption,
     ReasonOption,
     admin_client,
+    duration_option,
 )
 from salver.cli.output import emit, say
 from salver.cli.rollout_view import STATES, event_lines, status_lines
 
 app = typer.Typer(help="Change an endpoint's version step by step.", no_args_is_help=True)
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)?")
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _WATCH_S = 1.0
+_LONGEST_S = 365 * 86_400.0
 
-DurationText = Annotated[
-    str | None, typer.Option(help="Such as 90s, 30m or 2h; without a unit seconds.")
+StepTimeOption = Annotated[
+    float | None, duration_option("--step-time", "Least time of each step.", _LONGEST_S)
+]
+MaxDurationOption = Annotated[
+    float | None,
+    duration_option("--max-duration", "Pause if it takes longer. [default: 30m]", _LONGEST_S),
+]
+NoTrafficOption = Annotated[
+    float | None,
+    duration_option("--no-traffic", "Pause if nobody asks so long. [default: 60s]", _LONGEST_S),
+]
+KeepPreviousOption = Annotated[
+    float | None,
+    duration_option("--keep-previous", "To go back to at once. [default: 1h]", _LONGEST_S),
 ]
 
 
@@ -45,10 +56,10 @@ def start(
     min_requests: Annotated[
         int | None, typer.Option("--min-requests", min=0, help="To the canary, in each step.")
     ] = None,
-    step_time: DurationText = None,
-    max_duration: DurationText = None,
-    no_traffic: DurationText = None,
-    keep_previous: DurationText = None,
+    step_time: StepTimeOption = None,
+    max_duration: MaxDurationOption = None,
+    no_traffic: NoTrafficOption = None,
+    keep_previous: KeepPreviousOption = None,
     sample: Annotated[
         float | None,
         typer.Option("--sample", help="blue-green: percent of traffic to look at copies of."),
@@ -74,10 +85,10 @@ def start(
             strategy=strategy,
             auto=auto,
             min_requests=min_requests,
-            step_s=_seconds(step_time),
-            max_duration_s=_seconds(max_duration),
-            no_traffic_s=_seconds(no_traffic),
-            keep_previous_s=_seconds(keep_previous),
+            step_s=step_time,
+            max_duration_s=max_duration,
+            no_traffic_s=no_traffic,
+            keep_previous_s=keep_previous,
             sample=sample,
             analysis=analysis,
             force=force,
@@ -222,12 +233,3 @@ def _told(answer: dict[str, Any], output: Output) -> None:
         return
     say(f"{answer['endpoint']}: rollout {answer['rollout']} is {answer['state']}")
     say(f"next: {answer['next']}")
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    found = _DURATION.fullmatch(text.strip())
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is no duration; write 90s, 30m or 2h")
-    return float(found[1]) * _UNITS[found[2] or "s"]

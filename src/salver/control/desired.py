@@ -14,7 +14,6 @@ from salver.wire.messages import (
 
 SHARED, DEDICATED, QUARANTINE = "shared", "dedicated", "quarantine"
 QUARANTINE_ID = "quarantine-0"
-PRIMARY, CANARY, SHADOW, PREVIOUS, ARM = "primary", "canary", "shadow", "previous", "arm"
 WAITING = "waiting"
 
 

@@ -9,17 +9,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from salver.control.desired import PRIMARY, WAITING, Desired, Observed
+from salver.control.desired import WAITING, Desired, Observed
 from salver.control.hosts import failure, placement, quarantine, ready_workers
 from salver.control.loads import AddressOf, limits_of, policy_of, retain, wanted_loads, workers_of
 from salver.core.context import DEFAULT_TENANT
+from salver.core.routing import FULL, PRIMARY
 from salver.wire.messages import (
     EndpointPlan,
     Plan,
     VariantPlan,
 )
-
-_ALL_TRAFFIC = 10_000
 
 
 def next_plan(
@@ -121,7 +120,7 @@ def _with_arms(
     An arm that was routed before stays, as the primary one does.
     """
     arms: list[VariantPlan] = []
-    left = _ALL_TRAFFIC
+    left = FULL
     for arm, wanted in zip(item.arms, item.each()[1:], strict=True):
         if arm.role == WAITING or arm.version.id == primary.id:
             continue
@@ -181,7 +180,7 @@ def _variant(item: Desired, routed: tuple[VariantPlan, ...], observed: Observed)
         str(version.version),
         version.digest,
         version.manifest.runtime,
-        _ALL_TRAFFIC,
+        FULL,
         0,
         version.manifest.signature,
         _routable(item, known, observed),

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from salver.core.clock import Clock
+from salver.core.routing import FULL
 
 _HEAD = struct.Struct(">QI")
 _ID = np.dtype([("stamp", ">u8"), ("counter", ">u4"), ("tag", "V8")])
@@ -38,7 +39,6 @@ SEALED_LENGTH = ID_LENGTH + 2 * _SEAL.size
 _NO_PLACE = 0xFFFF
 _TAG_BITS = 8 * _TAG_BYTES
 _TAG_MASK = (1 << _TAG_BITS) - 1
-_PLACES = 10_000
 _MAX_ARMS = 64
 
 
@@ -164,7 +164,7 @@ class RequestIds:
             return None
         version, epoch, place = _SEAL.unpack_from(raw, _HEAD.size)
         place = -1 if place == _NO_PLACE else place
-        if place >= _PLACES:
+        if place >= FULL:
             return None
         mask = self.arm(endpoint, version, epoch).mask(place) & _TAG_MASK
         expected = int.from_bytes(self._tag(raw), "big") ^ mask
@@ -195,7 +195,7 @@ class ArmSeal:
         self._endpoint = endpoint.encode()
         self._arm = struct.pack(">II", version & _COUNTER_MASK, epoch & _COUNTER_MASK)
         self._digits = self._arm.hex()
-        self._masks: list[int | None] = [None] * (_PLACES + 2 * _PER_DIGEST)
+        self._masks: list[int | None] = [None] * (FULL + 2 * _PER_DIGEST)
 
     def __call__(self, request_id: str, place: int) -> str:
         """Return an id with the arm, and the place that decided for it."""

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 
 from salver.core.errors import InvalidRequest
+from salver.core.routing import FULL
 
 CANARY, BLUE_GREEN, MANUAL = "canary", "blue-green", "manual"
 STRATEGIES = (CANARY, BLUE_GREEN, MANUAL)
-FULL = 10_000
 DEFAULT_STEPS = (500, 2500, 5000, FULL)
 MAX_STEPS = 32
 _LONGEST_S = 30 * 86_400.0

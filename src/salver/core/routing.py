@@ -7,6 +7,11 @@ import msgspec
 
 from salver.core.errors import InvalidRequest
 
+FULL = 10_000
+"""All traffic in basis points, and the places on the ring of routing keys: one for each."""
+PRIMARY, CANARY, SHADOW, PREVIOUS, ARM = "primary", "canary", "shadow", "previous", "arm"
+"""Roles of variants; see ``wire.messages.VariantPlan``."""
+
 HEADER, PARAMETER, INPUT = "header", "parameter", "input"
 SOURCES = (HEADER, PARAMETER, INPUT)
 MAX_RULES = 32

@@ -3,7 +3,7 @@
 import msgspec
 
 from salver.core.errors import InvalidRequest
-from salver.rollout.evidence import CANARY, PRIMARY
+from salver.core.routing import CANARY, PRIMARY
 from salver.rollout.tally import Layout
 
 

@@ -9,10 +9,9 @@ import msgspec
 import numpy as np
 
 from salver.core.errors import InvalidRequest, WireError
+from salver.core.routing import CANARY, PRIMARY
 from salver.rollout.tally import LATENCY_BINS, POINTS, SEGMENTS, Layout, Packed, Table, unpack
 
-CANARY = "canary"
-PRIMARY = "primary"
 MAX_BLOCKS = 64
 
 

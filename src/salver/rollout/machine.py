@@ -20,7 +20,8 @@ from typing import Any
 import msgspec
 
 from salver.core.errors import Conflict, InvalidRequest, NotReady
-from salver.core.rollouts import FULL, MANUAL, RolloutPolicy
+from salver.core.rollouts import MANUAL, RolloutPolicy
+from salver.core.routing import FULL
 
 RUNNING, PAUSED, PROMOTED, ROLLED_BACK = "running", "paused", "promoted", "rolled_back"
 ACTIVE = (RUNNING, PAUSED)

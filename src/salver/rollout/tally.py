@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from salver.core.errors import InvalidRequest, InvalidSettings, WireError
+from salver.core.routing import FULL
 
 Floats = npt.NDArray[np.float64]
 
-POINTS = 10_000
+POINTS = FULL
 SEGMENTS = 2_000
 MAX_COLUMNS = 96
 LATENCY_BINS = 400

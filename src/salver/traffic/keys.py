@@ -7,10 +7,9 @@ from hashlib import blake2b
 from salver.core.context import RequestContext
 from salver.core.datatypes import BYTES
 from salver.core.request import InferenceRequest
-from salver.core.routing import HEADER, INPUT, PARAMETER
+from salver.core.routing import FULL, HEADER, INPUT, PARAMETER
 from salver.core.tensor import Tensor
 
-FULL_WEIGHT = 10_000
 _MAX_KEY_CHARS = 256
 _KEPT_POINTS = 8192
 _LENGTH = struct.Struct("<I")
@@ -20,7 +19,7 @@ _LENGTH = struct.Struct("<I")
 def sticky_point(endpoint: str, key: str, salt: str = "") -> int:
     """Map a routing key to a fixed point in ``[0, 10000)``, evenly over keys."""
     digest = blake2b(f"{endpoint}\0{salt}\0{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") * FULL_WEIGHT >> 64
+    return int.from_bytes(digest, "big") * FULL >> 64
 
 
 def key_of(

@@ -14,14 +14,13 @@ from salver.core.errors import EndpointNotFound, NotReady, SalverError, VersionN
 from salver.core.handler import Handler, Responder
 from salver.core.ids import ArmSeal, RequestIds
 from salver.core.request import InferenceRequest
-from salver.core.routing import INPUT
-from salver.traffic.keys import FULL_WEIGHT, key_of, sticky_point
+from salver.core.routing import FULL, INPUT, PREVIOUS
+from salver.traffic.keys import key_of, sticky_point
 from salver.traffic.rules import Rules
 from salver.wire.messages import EndpointPlan, Plan, VariantPlan
 
 _RETRY_AFTER_S = 1.0
 _BY_CHANCE, _CHOSEN = True, False
-_KEPT = "previous"
 
 
 class Route:
@@ -54,7 +53,7 @@ class Route:
         self.by_version = {v.version: v for v in reversed(endpoint.variants)}
         self.rules = Rules(endpoint)
         # One that is only kept to go back to makes no difference to anybody.
-        self.has_arms = sum(v.role != _KEPT for v in endpoint.variants) > 1
+        self.has_arms = sum(v.role != PREVIOUS for v in endpoint.variants) > 1
         self.where = endpoint.routing.source
         self.is_keyed_by_input = self.where[0] == INPUT
         self.seals: dict[tuple[str, int], ArmSeal] = {}
@@ -81,8 +80,8 @@ class Route:
                 retry_after_s=_RETRY_AFTER_S,
             )
         total = self.thresholds[-1]
-        if total != FULL_WEIGHT:
-            point = point * total // FULL_WEIGHT
+        if total != FULL:
+            point = point * total // FULL
         return self.weighted[bisect_right(self.thresholds, point)]
 
 
@@ -163,7 +162,7 @@ class Router:
             return variant
         key = key_of(request, context, route.where)
         if key is None:
-            point = int(self._rng.random() * FULL_WEIGHT)
+            point = int(self._rng.random() * FULL)
         else:
             context.routing_key = key
             context.place = point = sticky_point(request.endpoint, key, route.endpoint.salt)
@@ -226,7 +225,7 @@ class Router:
             self._mark(route, context, route.at(context.place), by_chance=_BY_CHANCE)
             return [self._sealed(route, cohort, [context.place] * len(cohort))]
         draw = self._rng.random
-        points = [int(draw() * FULL_WEIGHT) for _ in range(len(cohort))]
+        points = [int(draw() * FULL) for _ in range(len(cohort))]
         chosen: dict[str, VariantPlan] = {}
         members: dict[str, list[int]] = {}
         for index, point in enumerate(points):

@@ -18,6 +18,7 @@ from salver.core.context import Principal, RequestContext
 from salver.core.errors import SalverError
 from salver.core.handler import Handler, Responder
 from salver.core.request import InferenceRequest, InferenceResponse, JointResponse
+from salver.core.routing import FULL
 from salver.core.settings import ShadowSettings
 from salver.core.timing import Timing
 from salver.observe.meter import Meter
@@ -25,7 +26,6 @@ from salver.traffic.busy import Busy
 from salver.traffic.copies import Copy, CopyRoom, Target, copy_of
 from salver.wire.messages import Plan
 
-_FULL = 10_000
 _SMOOTHING = 0.1
 _MAX_MIRRORS = 1024
 
@@ -101,7 +101,7 @@ class Shadows:
             return
         for target in self._targets.get((cohort.request.endpoint, context.variant), ()):
             sample, draw = target.variant.sample, self._rng.randrange
-            picked = [i for i in range(start, stop) if sample >= _FULL or draw(_FULL) < sample]
+            picked = [i for i in range(start, stop) if sample >= FULL or draw(FULL) < sample]
             if picked:
                 parts = [response.alone(index - start) for index in picked]
                 room = CopyRoom(self, target, parts)
@@ -139,7 +139,7 @@ class Shadows:
         targets = self._targets.get((endpoint, context.variant))
         if targets is None or not context.weight_epoch:
             return []
-        return [t for t in targets if self._rng.randrange(_FULL) < t.variant.sample]
+        return [t for t in targets if self._rng.randrange(FULL) < t.variant.sample]
 
     def _mirror(self, audience: Audience) -> "_Mirror":
         """Return the one that stands before an audience; neighbours are answered together by it."""

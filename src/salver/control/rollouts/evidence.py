@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from salver.control.desired import CANARY
 from salver.control.rollouts.judging import WARM_UP
 from salver.core.errors import SalverError
+from salver.core.routing import CANARY
 from salver.observe.logs import get_logger
 from salver.rollout.columns import Columns
 from salver.rollout.evidence import Block, Collection, Observed, Reading

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from salver.control.desired import CANARY, PRIMARY
+from salver.core.routing import CANARY, PRIMARY
 from salver.registry.feedback import Sums
 from salver.rollout.evidence import Observed
 from salver.rollout.machine import Rollout

@@ -10,7 +10,7 @@ from salver.control.rollouts.gates import Gates, check_model
 from salver.core.clock import Clock
 from salver.core.errors import EndpointNotFound, InvalidRequest, NotReady
 from salver.core.names import check_name, parse_reference
-from salver.core.rollouts import FULL
+from salver.core.routing import FULL
 from salver.core.sides import EXPERIMENT, SHADOW, Side, SideArm
 from salver.registry.catalog import Catalog
 from salver.registry.feedback import FeedbackStore

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from salver.core.rollouts import FULL, MANUAL
+from salver.core.rollouts import MANUAL
+from salver.core.routing import FULL
 from salver.registry.records import Freeze, PreviousState
 from salver.rollout.machine import PAUSED, PREPARING, PROMOTION, RUNNING, Finding, Rollout
 

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from salver.control.desired import ARM, CANARY, PREVIOUS, SHADOW, WAITING, Arm, Desired
+from salver.control.desired import WAITING, Arm, Desired
 from salver.control.rollouts.gates import reference_of
 from salver.control.rollouts.judging import captures
 from salver.core import sides
 from salver.core.errors import SalverError
 from salver.core.names import ModelReference, parse_reference
 from salver.core.rollouts import BLUE_GREEN
+from salver.core.routing import ARM, CANARY, PREVIOUS, SHADOW
 from salver.core.settings import EngineSettings
 from salver.core.sides import Side, SideArm
 from salver.registry.records import EndpointSpec, PreviousState, VersionRecord
