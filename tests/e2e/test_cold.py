@@ -230,11 +230,12 @@ def test_a_load_that_fails_is_told_at_once(cold: Server) -> None:
     wait_until(lambda: ask(cold.port, "coded", 1.0)[0] == 200, "it answers again")
 
 
+@pytest.mark.parametrize("cold", [1], ids=["forked"], indirect=True)
 def test_without_its_zygote_a_worker_starts_anyway(cold: Server) -> None:
     """kill -9 of the zygote and of what it had forked harms no request; another one follows."""
     zygote, supervisor = cold.pid_of("zygote"), cold.supervisor_pid()
-    if zygote is None or supervisor is None:
-        pytest.skip("this server starts its workers anew")
+    assert zygote is not None
+    assert supervisor is not None
     asleep(cold)
     known = {cold.pid_of(row["id"]) for row in cold.json("get", "workers")}
     known |= {cold.pid_of(name) for name in ("gateway-0", "control")}
