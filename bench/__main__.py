@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -18,7 +19,9 @@ from bench.parts import (
     grpc_binary,
     image,
     json_large,
+    many,
     overload,
+    shadow,
     startup,
     tabular,
     text,
@@ -38,7 +41,10 @@ PARTS: dict[str, Callable[[Options, Workspace, Results], None]] = {
     "text": text.run,
     "image": image.run,
     "overload": overload.run,
+    "many": many.run,
+    "shadow": shadow.run,
 }
+INTERRUPTED = 130
 PEERS = {
     "ceiling": "onnxruntime",
     "mlserver": "mlserver",
@@ -59,8 +65,10 @@ def versions(servers: tuple[str, ...]) -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the chosen parts; what was measured before a failure is still reported."""
+    """Run the chosen parts; what was measured before a failure or Ctrl-C is still reported."""
     options = parse(arguments)
+    # Whoever ends the bench ends its servers, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     now = datetime.now().astimezone()
     results = Results(
         machine=machine.describe(machine.pin()),
@@ -77,6 +85,9 @@ def main(arguments: list[str]) -> int:
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         code = 1
+    except KeyboardInterrupt:
+        print("bench: interrupted; what was measured until then is kept", file=sys.stderr)
+        code = INTERRUPTED
     print("\n" + render(results))
     page = write(results, BENCH / "results", f"{now:%Y-%m-%d-%H%M}-{options.name}")
     print(f"written to {page} and {page.with_suffix('.json').name}")

@@ -19,6 +19,8 @@ PARTS = (
     "text",
     "image",
     "overload",
+    "many",
+    "shadow",
 )
 NAMES = (*SERVERS, "litserve")
 """LitServe is measured with texts only."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench import report_real
+from bench import report_hosting, report_real
 from bench.goodput_plot import goodput_plot
 from bench.load import Sample
 from bench.results import (
@@ -40,6 +40,7 @@ def render(results: Results) -> str:
         _startup(results),
         _cold(results),
         *report_real.sections(results),
+        *report_hosting.sections(results),
     ]
     return "\n\n".join(text for text in [*sections, _targets(results)] if text) + "\n"
 

@@ -80,6 +80,76 @@ class Overload:
     after: OverloadStep
 
 
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds from when requests were due to their answers; None without any request."""
+
+    count: int
+    p50_ms: float | None
+    p99_ms: float | None
+    longest_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ManyRound:
+    """A load on models that stay in memory, then as much on all models, most of which do not fit.
+
+    `calm` is of the first load, `loading` of requests in the second for the same models, while
+    these were in memory and others were being loaded. `waited` is of requests for models that were
+    out.
+    """
+
+    asked: int
+    failed: int
+    hits: int
+    calm: Latency
+    loading: Latency
+    waited: Latency
+    outcomes: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """Many models in one worker that has room for a few; bytes are of that worker's process."""
+
+    models: int
+    budget_for: int
+    budget_bytes: int
+    mean_size_bytes: int
+    rate_per_s: float
+    rounds: list[ManyRound]
+    loads_s: list[float]
+    most_rss_bytes: int
+    most_pss_bytes: int
+    looks: int
+    load_1m: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowRound:
+    """The same load without and with a shadow that gets copies of all; what became of these."""
+
+    without: Offered
+    beside: Offered
+    copies: dict[str, int]
+
+    @property
+    def dropped_share(self) -> float | None:
+        """Which part of the copies was never sent."""
+        count = sum(self.copies.values())
+        return self.copies["dropped"] / count if count else None
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """An endpoint at half of its capacity, in rounds, and over its capacity, once."""
+
+    capacity_per_s: float
+    half: list[ShadowRound]
+    over: ShadowRound
+    load_1m: float
+
+
 @dataclass(slots=True)
 class Results:
     """Samples by server, then by connections or variant; position in each list is the round."""
@@ -99,6 +169,8 @@ class Results:
     text: dict[str, list[Capacity]] = field(default_factory=dict)
     image: dict[str, list[float]] = field(default_factory=dict)
     overload: dict[str, Overload] = field(default_factory=dict)
+    many: Many | None = None
+    shadow: Shadow | None = None
 
 
 def throughput_ratio(results: Results, upper: str, lower: str, connections: int) -> float | None:

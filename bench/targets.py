@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
+from bench.report_hosting import goodput_ratio, memory_ratio, shadow_ratio
 from bench.report_real import recovered_after_s
 from bench.results import (
     GRPC_VARIANTS,
@@ -44,6 +45,9 @@ REFUSAL_MS = 10.0
 FLAT = 1.1
 BACK_S = 5.0
 NEVER_S = 99.0
+OVER_BUDGET = 1.1
+BESIDE_SHADOW = 1.05
+GOODPUT_BESIDE_SHADOW = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,23 @@ def verdicts(results: Results) -> list[Verdict]:
         + _text(results)
         + _images(results)
         + _cold(results)
+        + _hosting(results)
     )
+
+
+def _hosting(results: Results) -> list[Verdict]:
+    """Many models in little memory, and a version that gets copies."""
+    many, shadow = results.many, results.shadow
+    failed = None if many is None else float(sum(one.failed for one in many.rounds))
+    most = None if many is None else memory_ratio(many)
+    slower = None if shadow is None else shadow_ratio(shadow, "p99_ms")
+    good = None if shadow is None else goodput_ratio(shadow)
+    return [
+        _at_most("Salver, failures with 100 models in the memory of 20", failed, 0.0),
+        _at_most("Salver, the most memory with 100 models / the budget", most, OVER_BUDGET),
+        _at_most("Salver, p99 at half of the capacity beside a shadow", slower, BESIDE_SHADOW),
+        _at_least("Salver, answers/s over capacity beside a shadow", good, GOODPUT_BESIDE_SHADOW),
+    ]
 
 
 def _cold(results: Results) -> list[Verdict]:

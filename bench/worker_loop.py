@@ -98,8 +98,8 @@ class InMemory:
         loading: Loading[BatchRuntime] = Loading(
             load, lambda _: runtime, clock, meter, lambda: None, 60.0
         )
-        self.host = BatchHost(loading, EngineSettings(runner="inline"), clock, meter)
         loading.state, loading.runtime = "ready", runtime
+        self.host = BatchHost(loading, EngineSettings(runner="inline"), clock, meter)
         hello = Hello(PROTOCOL_VERSION, "worker", "w", "0")
 
         def accept(connection: Connection) -> GatewayLink:

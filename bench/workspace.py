@@ -41,6 +41,16 @@ class Workspace:
             checked([str(python), str(BENCH / "models" / "real.py"), str(packages), str(folder)])
         return folder
 
+    @property
+    def many(self) -> Path:
+        """The folder of a hundred small models; made where it is missing."""
+        folder = self.models / "many"
+        if not (folder / "many.json").is_file():
+            print("training a hundred models, once; this takes minutes", flush=True)
+            python = environment("models") / "bin" / "python"
+            checked([str(python), str(BENCH / "models" / "many.py"), str(folder)])
+        return folder
+
 
 def make_workspace() -> Workspace:
     """Empty the run folder and make the models where they are missing."""

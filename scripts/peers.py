@@ -1,7 +1,8 @@
 """Runs the conformance suite against Salver, Triton and MLServer and writes down what was seen.
 
 `make peers` starts each with the bench's small model, one after the other, and writes
-`docs/conformance-results.json`, from which `scripts/reference.py` makes `docs/conformance.md`.
+`docs/conformance-results.json`, from which `scripts/reference.py` makes `docs/conformance.md`. What
+that model cannot be asked for want of a datatype is asked of models that have it.
 """
 
 import json
@@ -12,44 +13,30 @@ from typing import Any
 
 from bench.failure import BenchError
 from bench.servers.base import Server
-from bench.servers.mlserver import MLServer
-from bench.servers.salver import Salver
-from bench.servers.triton import Triton
+from bench.servers.echo import ECHOES, EchoMLServer, EchoSalver, EchoTriton
 from bench.workspace import make_workspace
+from salver.conformance import binary_checks, datatype_checks
+from salver.conformance.base import Outcome, Verdict
+from salver.conformance.catalog import checks
 from salver.conformance.report import summary
 from salver.conformance.runner import run
 from salver.conformance.session import opened
 
 RESULTS = Path(__file__).parent.parent / "docs" / "conformance-results.json"
 MODEL = "tabular"
-SIGNATURE = {
-    "inputs": [{"name": "features", "datatype": "FP32", "shape": [-1, 30]}],
-    "outputs": [
-        {"name": "label", "datatype": "INT64", "shape": [-1, 1]},
-        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},
-    ],
-}
-
-
-class DescribedMLServer(MLServer):
-    """MLServer whose model has metadata, which it takes from the model's settings only."""
-
-    def provision(self) -> None:
-        """Add the signature to what the bench writes."""
-        super().provision()
-        path = self.folder / MODEL / "model-settings.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **SIGNATURE}))
-
 
 PEERS: dict[str, type[Server]] = {
-    "Salver": Salver,
-    "Triton": Triton,
-    "MLServer": DescribedMLServer,
+    "Salver": EchoSalver,
+    "Triton": EchoTriton,
+    "MLServer": EchoMLServer,
 }
 
 
 def check(server: Server) -> dict[str, Any]:
-    """Start a server, ask all over REST and gRPC, stop it; returns its part of the results."""
+    """Start a server, ask all over REST and gRPC, stop it; returns its part of the results.
+
+    The last check, of what a weak server does not survive, is asked last.
+    """
     try:
         server.provision()
         server.start()
@@ -58,7 +45,12 @@ def check(server: Server) -> dict[str, Any]:
         url, address = f"http://127.0.0.1:{target.port}", f"127.0.0.1:{rpc.port}"
         with opened(url, MODEL, grpc=address, api_key=key) as subject:
             about = subject.get("/v2").json()
-            outcomes = list(run(subject))
+            *usual, last = checks(grpc=True)
+            found = {outcome.check.name: outcome for outcome in run(subject, usual)}
+            for model in ECHOES:
+                found |= _asked_of(url, model, key, found)
+            (found[last.name],) = run(subject, (last,))
+            outcomes = [found[each.name] for each in (*usual, last)]
     finally:
         server.stop()
     return {
@@ -68,6 +60,22 @@ def check(server: Server) -> dict[str, Any]:
             outcome.check.name: {"verdict": str(outcome.verdict), "reason": outcome.reason}
             for outcome in outcomes
         },
+    }
+
+
+def _asked_of(url: str, model: str, key: str, before: dict[str, Outcome]) -> dict[str, Outcome]:
+    """Ask another model for what could not be asked before; returns what could now."""
+    lacking = [
+        each
+        for each in (*datatype_checks.SECTION.checks, *binary_checks.SECTION.checks)
+        if before[each.name].verdict is Verdict.NOT_APPLICABLE
+    ]
+    with opened(url, model, api_key=key) as subject:
+        outcomes = list(run(subject, lacking)) if lacking else []
+    return {
+        outcome.check.name: outcome
+        for outcome in outcomes
+        if outcome.verdict is not Verdict.NOT_APPLICABLE
     }
 
 

@@ -153,8 +153,8 @@ class Model:
 @functools.cache
 def onnx_identity(datatype: str, scale: int = 1) -> Path:
     """Return a model that gives back ``x`` as ``y``, times ``scale``, of shape [-1, -1]."""
-    kinds = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BYTES": TensorProto.STRING}
-    kind = kinds[datatype]
+    odd = {"FP16": "FLOAT16", "FP32": "FLOAT", "FP64": "DOUBLE", "BYTES": "STRING"}
+    kind = TensorProto.DataType.Value(odd.get(datatype, datatype))
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
     constants = []
     if scale != 1:
@@ -322,6 +322,31 @@ def onnx_slow(scale: int, rounds: int = 1) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
     model.ir_version = _IR_VERSION
     path = _path(f"slow{scale}rounds{rounds}.onnx")
+    onnx.save(model, path)
+    return path
+
+
+@functools.cache
+def onnx_slow_to_load(scale: int, rounds: int = 150) -> Path:
+    """Return a model as ``onnx_slow`` whose arithmetic is done once, while it is loaded."""
+    weights = np.full((_SLOW_SIZE, _SLOW_SIZE), 1 / _SLOW_SIZE, np.float32)
+    # Without ``x`` all that is constant, which ONNX Runtime computes ahead.
+    nodes = [node for node in _slow_nothing(rounds) if node.output[0] not in ("sum", "start")]
+    graph = helper.make_graph(
+        [*nodes, helper.make_node("Add", ["scaled", "nothing"], ["y"])],
+        "slow-to-load",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, None])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None])],
+        [
+            helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+            helper.make_tensor("start", TensorProto.FLOAT, [], [0.0]),
+            helper.make_tensor("factor", TensorProto.FLOAT, [], [scale]),
+            numpy_helper.from_array(weights, "weights"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
+    model.ir_version = _IR_VERSION
+    path = _path(f"slowtoload{scale}rounds{rounds}.onnx")
     onnx.save(model, path)
     return path
 

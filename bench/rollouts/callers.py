@@ -18,13 +18,15 @@ CALLERS = 3_000
 ZIPF = 1.1
 ERROR_RATE = 0.001
 CLASS_SHARE = 0.3
+REFUSAL_RATE = 0.002
 WARMUP_REQUESTS = 2_000
 
 
 class Traffic(NamedTuple):
     """Requests in the order of their arrival.
 
-    ``luck`` decides by itself whether a request of given failure probability fails: below it.
+    ``luck`` decides by itself whether a request of given failure probability fails: below it, and
+    ``sense`` whether it is refused as its caller's mistake.
     """
 
     segment: Whole
@@ -33,6 +35,8 @@ class Traffic(NamedTuple):
     latency_s: Floats
     share: Floats
     taste: Floats
+    mistake: Floats
+    sense: Floats
 
 
 class Harm(NamedTuple):
@@ -41,6 +45,7 @@ class Harm(NamedTuple):
     error_rate: float = 0.0
     latency: float = 0.0
     class_share: float = 0.0
+    refusal_rate: float = 0.0
 
 
 def latencies(rng: np.random.Generator, count: int) -> Floats:
@@ -63,11 +68,13 @@ def requests(rng: np.random.Generator, count: int, *, alike: bool = False) -> Tr
     if alike:
         failing = np.full(CALLERS, ERROR_RATE)
         slow, taste = np.ones(CALLERS), np.full(CALLERS, CLASS_SHARE)
+        clumsy = np.full(CALLERS, REFUSAL_RATE)
     else:
         failing = np.where(rng.random(CALLERS) < 0.01, 0.1, ERROR_RATE / 2)
         failing *= rng.lognormal(0.0, 0.5, CALLERS)
         slow = rng.lognormal(0.0, 0.35, CALLERS)
         taste = rng.beta(10 * CLASS_SHARE, 10 * (1 - CLASS_SHARE), CALLERS)
+        clumsy = np.where(np.arange(CALLERS) % 50 == 0, 0.2, REFUSAL_RATE / 2)
     hour = np.sin(2 * np.pi * np.arange(count) / count)
     incident = np.zeros(count)
     began = rng.integers(0, count - 100)
@@ -79,4 +86,6 @@ def requests(rng: np.random.Generator, count: int, *, alike: bool = False) -> Tr
         latency_s=slow[who] * np.exp(0.3 * hour) * (1 + hot) * latencies(rng, count),
         share=np.clip(taste[who] + 0.08 * hour, 0, 1),
         taste=rng.random(count),
+        mistake=clumsy[who],
+        sense=rng.random(count),
     )

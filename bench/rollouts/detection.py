@@ -13,6 +13,7 @@ import numpy as np
 from bench.rollouts.callers import (
     CLASS_SHARE,
     ERROR_RATE,
+    REFUSAL_RATE,
     WARMUP_REQUESTS,
     Harm,
     latencies,
@@ -62,7 +63,10 @@ def wald(null: float, truth: float, alpha: float, power: float = POWER) -> float
 
 def cases() -> list[Case]:
     """Return the harms of the table."""
-    error, slow, classes = (POLICY.metrics[place] for place in (0, 1, 4))
+    of_kind = {spec.kind: spec for spec in reversed(POLICY.metrics)}
+    error, refused = of_kind["error_rate"], of_kind["refusal_rate"]
+    slow = next(spec for spec in POLICY.metrics if spec.name == "latency_p95")
+    classes = of_kind["class_share"]
     usual = np.sort(latencies(np.random.default_rng(99), 4_000_000))
     quantile = float(np.quantile(usual, slow.quantile))
 
@@ -93,6 +97,13 @@ def cases() -> list[Case]:
     null = CLASS_SHARE + classes.max_increase
     return [
         *found,
+        Case(
+            f"refused {REFUSAL_RATE:.1%} → 2%",
+            refused.name,
+            Harm(refusal_rate=0.02 - REFUSAL_RATE),
+            REFUSAL_RATE + refused.max_increase,
+            0.02,
+        ),
         Case("class share +5 points", classes.name, Harm(class_share=0.05), null, share),
     ]
 
@@ -138,8 +149,10 @@ def _chances(usual: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Chances:
             seen = float(np.quantile(latencies(rng, WARMUP_REQUESTS), spec.quantile))
             allowed = seen * (1 + spec.max_increase)
             return slow(allowed / (1 + case.harm.latency)), slow(seen)
-        usual_rate = ERROR_RATE if spec.kind == "error_rate" else CLASS_SHARE
-        return usual_rate + case.harm.error_rate + case.harm.class_share, usual_rate
+        rates = {"error_rate": ERROR_RATE, "refusal_rate": REFUSAL_RATE, "class_share": CLASS_SHARE}
+        usual_rate = rates[spec.kind]
+        harm = case.harm
+        return usual_rate + harm.error_rate + harm.class_share + harm.refusal_rate, usual_rate
 
     return chances
 

@@ -16,6 +16,7 @@ Outcome = dict[str, Flags]
 POLICY = Policy(
     metrics=(
         MetricSpec("error_rate", "error_rate", 0.001, share=10),
+        MetricSpec("refusal_rate", "refusal_rate", 0.001, share=5),
         MetricSpec("latency_p95", "latency", 0.03, relative=True, share=42),
         MetricSpec("latency_p50", "latency", 0.03, relative=True, share=5, quantile=0.5),
         MetricSpec("latency_p99", "latency", 0.1, relative=True, share=5, quantile=0.99),
@@ -46,6 +47,8 @@ def outcomes(traffic: Traffic, canary: Flags, harm: Harm, policy: Policy) -> Out
     for spec in policy.metrics:
         if spec.kind == "error_rate":
             found[spec.name] = failed
+        elif spec.kind == "refusal_rate":
+            found[spec.name] = traffic.sense < traffic.mistake + harm.refusal_rate * canary
         elif spec.kind == "latency":
             threshold = np.quantile(traffic.latency_s[:WARMUP_REQUESTS], spec.quantile)
             found[spec.name] = slow > threshold * np.where(canary, 1.0 + spec.max_increase, 1.0)

@@ -25,6 +25,8 @@ class MLServer(Server):
     def provision(self) -> None:
         """Make the environment and the model folder."""
         self._env = environment("mlserver")
+        # What another part left there would be loaded too.
+        shutil.rmtree(self.folder, ignore_errors=True)
         self.fill()
 
     def fill(self) -> None:

@@ -76,8 +76,8 @@ class Salver(Server):
     def _environment(self) -> dict[str, str]:
         return {"SALVER_HOME": str(self.folder / "home")}
 
-    def command(self, *arguments: str) -> None:
-        """Run one `salver` command to its end."""
+    def command(self, *arguments: str) -> str:
+        """Run one `salver` command to its end, and return what it says."""
         done = subprocess.run(
             [str(self._salver), *arguments],
             env={**os.environ, **self._environment()},
@@ -90,6 +90,7 @@ class Salver(Server):
         if done.returncode:
             text = (done.stdout + done.stderr)[-2000:]
             raise BenchError(f"salver {' '.join(arguments)} failed ({done.returncode}):\n{text}")
+        return done.stdout
 
     def launch(self) -> None:
         """Start `salver up` in the foreground of its own group."""

@@ -38,6 +38,8 @@ class Triton(Server):
         shutil.copytree(wheel / "backends" / "python", backend, dirs_exist_ok=True)
         stub = "triton_python_backend_stub"
         shutil.copy(wheel / "python_backend_stubs" / "3.11" / stub, backend / stub)
+        # What another part left there would be loaded too.
+        shutil.rmtree(self.folder / "models", ignore_errors=True)
         self.fill()
 
     def fill(self) -> None:

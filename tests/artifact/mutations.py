@@ -1,7 +1,9 @@
 """Seeded damage to model files: bytes, numbers, lines and lengths."""
 
+import io
 import random
 import re
+import zipfile
 from collections.abc import Callable
 
 _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
@@ -27,6 +29,21 @@ def mutate(data: bytes, seed: int) -> bytes:
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
         damaged = rng.choice(kinds)(damaged, rng)
     return damaged
+
+
+def mutate_member(data: bytes, seed: int) -> bytes:
+    """Return a sound zip archive in which one file is damaged, so that no checksum tells."""
+    rng = random.Random(seed)
+    written = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(written, "w") as new:
+        entries = old.infolist()
+        damaged = rng.choice([entry.filename for entry in entries if entry.file_size])
+        for entry in entries:
+            content = old.read(entry)
+            new.writestr(
+                entry.filename, mutate(content, seed) if entry.filename == damaged else content
+            )
+    return written.getvalue()
 
 
 def _is_text(data: bytes) -> bool:

@@ -1,6 +1,8 @@
 """Which runtime a file is for."""
 
 import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from salver.artifact.detect import detect_runtime
 from salver.artifact.validate.base import validate
 from salver.core.errors import CodeRefused, InvalidArtifact, PickleRefused, UnsupportedFormat
-from tests import models
+from tests import models, torch_models
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,8 @@ from tests import models
         ("xgboost", lambda: models.xgboost_iris("ubj")),
         ("lightgbm", models.lightgbm_wine),
         ("sklearn", models.skops_iris),
+        ("torch", torch_models.iris_script),
+        ("torch", torch_models.iris_exported),
     ],
 )
 def test_known_formats(runtime: str, path: "object", tmp_path: Path) -> None:
@@ -26,7 +30,16 @@ def test_known_formats(runtime: str, path: "object", tmp_path: Path) -> None:
     assert callable(path)
     source: Path = path()
     (tmp_path / source.name).write_bytes(source.read_bytes())
-    assert detect_runtime(tmp_path, trust_pickle=False) == runtime
+    trusted = runtime == "torch"
+    assert detect_runtime(tmp_path, trust_pickle=False, trust_code=trusted) == runtime
+
+
+@pytest.mark.parametrize("path", [torch_models.iris_script, torch_models.iris_exported])
+def test_pytorch_is_refused_unless_it_is_trusted(path: Callable[[], Path], tmp_path: Path) -> None:
+    """Its loaders may run what is in a file; trusting pickles is no trust in code."""
+    shutil.copy(path(), tmp_path)
+    with pytest.raises(CodeRefused, match="--trust-code"):
+        detect_runtime(tmp_path, trust_pickle=True)
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "model.joblib", "innocent.json"])

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from salver.artifact.validate.base import validate
 from salver.artifact.validate.ubjson import loads
 from salver.core.errors import InvalidArtifact
-from tests import models
+from tests import models, torch_models
 from tests.artifact.mutations import mutate
 
 FORMATS: dict[str, tuple[str, Callable[[], Path]]] = {
@@ -26,6 +26,8 @@ FORMATS: dict[str, tuple[str, Callable[[], Path]]] = {
     "xgboost-ubj": ("xgboost", lambda: models.xgboost_iris("ubj")),
     "lightgbm": ("lightgbm", models.lightgbm_wine),
     "sklearn": ("sklearn", models.skops_iris),
+    "torch-script": ("torch", torch_models.iris_script),
+    "torch-exported": ("torch", torch_models.iris_exported),
 }
 
 

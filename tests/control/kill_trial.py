@@ -29,6 +29,7 @@ from salver.registry.blobs import BlobStore
 from salver.registry.catalog import Catalog
 from salver.registry.database import Database
 from tests import models
+from tests.registry.stored import stored_alias
 
 MODEL, ALIAS = "churn", "champion"
 LONGEST_LIFE_S = 0.05
@@ -217,6 +218,7 @@ class Trial:
                     until(self.moves.gets("alias"), "an acknowledged alias move")
                 time.sleep(rng.random() * LONGEST_LIFE_S)
                 end(pid)
+                self.check_alias(number)
                 if number % 50 == 49:
                     self.check()
                 pid = start_control(self.home, self.listening)
@@ -224,6 +226,15 @@ class Trial:
             for process in (*callers, pid):
                 end(process)
         self.check()
+
+    def check_alias(self, number: int) -> None:
+        """Look where the alias leads before the next move can hide that one was lost."""
+        moves = self.moves.read()
+        version, exists = stored_alias(self.home, MODEL, ALIAS)
+        if moves and version not in allowed(moves):
+            self.found.append(f"alias to {version} after kill {number}: {allowed(moves)}")
+        if not exists:
+            self.found.append(f"alias to {version}, which is missing, after kill {number}")
 
     def check(self) -> None:
         """Look at what is there while no control runs."""

@@ -1,9 +1,11 @@
 """The parts of control that change endpoints, on a database, without the other processes."""
 
+import random
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from salver.artifact.manifest import FileEntry, Manifest
 from salver.control.database import DatabaseThread
@@ -12,23 +14,30 @@ from salver.control.hub import Hub
 from salver.control.reconcile import Reconciler
 from salver.control.rollouts.commands import Rollouts
 from salver.control.rollouts.evidence import EvidenceBooks
+from salver.control.rollouts.experiments import Experiments
 from salver.control.rollouts.follower import AliasFollower
 from salver.control.rollouts.gates import Gates
 from salver.control.rollouts.journal import line_of, record_of
+from salver.control.rollouts.memory import Memory
 from salver.control.rollouts.placing import Placing
 from salver.control.rollouts.runner import Runner, Stores
 from salver.control.rollouts.sides import SideParts, Sides
+from salver.control.webhooks.attempt import FAILED, Attempt, Send
+from salver.control.webhooks.deliverer import Deliverer
 from salver.core.clock import ManualClock
 from salver.core.settings import Settings
 from salver.core.signature import Signature
 from salver.observe.merge import Merger, Totals
+from salver.registry.approvals import ApprovalStore
 from salver.registry.catalog import Catalog
 from salver.registry.database import Database
 from salver.registry.feedback import FeedbackStore
 from salver.registry.lease import Lease
+from salver.registry.records import Delivery
 from salver.registry.rollouts import RolloutStore
 from salver.registry.sides import SideStore
 from salver.registry.state import StateStore
+from salver.registry.webhooks import DeliveryStore
 from salver.rollout.machine import Rollout, begun
 from salver.wire.messages import EndpointPlan, Plan, VariantPlan
 
@@ -50,12 +59,20 @@ class Control(NamedTuple):
     rollouts: Rollouts
     companions: Sides
     follower: AliasFollower
+    experiments: Experiments
+    deliveries: DeliveryStore
+    deliverer: Deliverer
 
     def serve(
-        self, *variants: VariantPlan, number: int, salt: str = "", evidence: bytes = b""
+        self,
+        *variants: VariantPlan,
+        number: int,
+        salt: str = "",
+        evidence: bytes = b"",
+        floor: int = 0,
     ) -> None:
         """Let the plan say that endpoint ``e`` is answered by these."""
-        endpoint = EndpointPlan("e", variants, salt=salt, evidence=evidence)
+        endpoint = EndpointPlan("e", variants, salt=salt, evidence=evidence, floor=floor)
         self.reconciler.plan = Plan(number, 0, (endpoint,))
 
     def begin(self, rollout: Rollout) -> Rollout:
@@ -70,26 +87,42 @@ class Control(NamedTuple):
         return stored[0]
 
 
-def control(folder: Path, holder: str, clock: ManualClock) -> Control:
+async def nobody(_item: Delivery) -> Attempt:
+    """Answer nothing."""
+    return Attempt(FAILED, reason="nobody is there")
+
+
+def control(
+    folder: Path,
+    holder: str,
+    clock: ManualClock,
+    send: Send = nobody,
+    settings: Settings | None = None,
+) -> Control:
     """Return a control with a connection of its own, in charge if no other is."""
     database = Database(f"sqlite:///{folder / 'salver.db'}")
     database.provision()
-    lease, thread, settings = Lease(database, holder, clock), DatabaseThread(), Settings()
+    lease, thread = Lease(database, holder, clock), DatabaseThread()
+    settings = settings or Settings()
     lease.renew()
     catalog, state = Catalog(database, clock), StateStore(database, clock)
     store, sides = RolloutStore(database, lease, clock), SideStore(database, lease)
-    gates = Gates(catalog, store, sides, settings.engine)
-    placing = Placing(catalog, state, store, gates, 60.0)
     reconciler = Reconciler(folder, catalog, state, thread, settings, clock, store, sides, lease)
     hub = Hub("", holder, clock, Merger(Totals({}, {})), reconciler.wake)
+    memory = Memory(catalog, settings.engine, reconciler.wanted, lambda: reconciler.plan, hub.bases)
+    gates = Gates(catalog, store, sides, ApprovalStore(database, lease, clock), memory)
+    placing = Placing(catalog, state, store, gates, 60.0)
     deployer = Deployer(reconciler, hub, catalog, state, thread, placing, "")
-    stores = Stores(store, state, FeedbackStore(database), thread)
+    deliveries = DeliveryStore(database, lease, clock, 100)
+    stores = Stores(store, state, FeedbackStore(database), deliveries, thread)
+    deliverer = Deliverer(deliveries, thread, send, hub.merger.count, clock, random.Random(1))
     books = EvidenceBooks()
-    runner = Runner(stores, reconciler, hub, books, clock)
+    runner = Runner(stores, reconciler, hub, books, deliverer, clock)
     rollouts = Rollouts(stores, catalog, gates, runner, reconciler, deployer, clock)
     parts = SideParts(sides, state, stores.reported, thread)
     companions = Sides(parts, catalog, gates, reconciler, clock)
     follower = AliasFollower(rollouts, catalog, state, thread, reconciler)
+    experiments = Experiments(parts, gates, reconciler, clock, np.random.default_rng(1))
     return Control(
         database,
         lease,
@@ -105,6 +138,9 @@ def control(folder: Path, holder: str, clock: ManualClock) -> Control:
         rollouts,
         companions,
         follower,
+        experiments,
+        deliveries,
+        deliverer,
     )
 
 

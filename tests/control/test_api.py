@@ -260,9 +260,9 @@ def test_how_callers_are_routed_is_kept_and_shown(
     ("routing", "cause"),
     [
         ({"key": "cookie:a"}, "header:NAME"),
-        ({"keys": "header:a"}, "unknown field `keys`"),
+        ({"keys": "header:a"}, "routing.keys: unknown key; did you mean 'key'?"),
         ({"rules": [{"to": "canary"}]}, "holds for every request"),
-        ({"rules": [{"caller": "a"}]}, "missing required field `to`"),
+        ({"rules": [{"caller": "a"}]}, "routing.rules.0.to: Field required"),
     ],
 )
 def test_a_routing_that_cannot_work_is_refused(

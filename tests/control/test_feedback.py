@@ -8,9 +8,10 @@ import pytest
 import uvloop
 
 from salver.control.database import DatabaseThread
-from salver.control.feedback import Feedback, Reported, Taken
+from salver.control.feedback import Feedback
 from salver.core.clock import ManualClock
 from salver.core.errors import EndpointNotFound, InvalidRequest, RequestNotFound, SalverError
+from salver.core.feedback import Reported, Taken
 from salver.core.ids import RequestIds
 from salver.registry.database import Database
 from salver.registry.feedback import FeedbackStore
@@ -88,6 +89,19 @@ def test_good_ones_are_taken_whatever_others_are(world: World) -> None:
         (9, "feedback_differs"),
         (10, "invalid_request"),
     ]
+
+
+def test_metrics_that_are_too_many_are_refused_one_by_one(world: World) -> None:
+    """A caller who makes up names fills nothing; the reports before them are taken."""
+    request_id = world.sealed()
+    taken = world.take(*(Reported(request_id, 1.0, f"m{i}") for i in range(10)))
+    assert (taken.taken, taken.repeated) == (8, 0)
+    assert [(p.number, p.code) for p in taken.problems] == [
+        (9, "invalid_request"),
+        (10, "invalid_request"),
+    ]
+    again = world.take(*(Reported(request_id, 1.0, f"m{i}") for i in range(10)))
+    assert (again.taken, again.repeated, len(again.problems)) == (0, 8, 2)
 
 
 def test_a_made_up_arm_is_refused(world: World) -> None:

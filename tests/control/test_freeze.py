@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from salver.core.clock import ManualClock
 from salver.core.errors import EndpointFrozen
@@ -76,6 +77,29 @@ def test_a_freeze_is_not_overtaken_by_a_rollback_of_a_rollout(parts: Control) ->
     parts.runner.lock = asyncio.Lock()
     asyncio.run(parts.rollouts.rollback("e", "alice", "", force=True))
     assert parts.store.active() == []
+
+
+@pytest.mark.parametrize("lost", ["UPDATE ON rollouts", "INSERT ON freezes"])
+def test_a_freeze_and_its_pause_are_one_change(parts: Control, lost: str) -> None:
+    """When one of both cannot be written, neither is, so that what is frozen never runs on."""
+    policy = check_policy(RolloutPolicy())
+    parts.begin(
+        msgspec.structs.replace(ROLLOUT, source="m:2", target="m:3", state="running", policy=policy)
+    )
+    with parts.database.write() as connection:
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER lost BEFORE {lost} BEGIN SELECT RAISE(ABORT, 'lost'); END"
+        )
+    with pytest.raises(sa.exc.IntegrityError, match="lost"):
+        asyncio.run(parts.rollouts.freeze("e", "outage", "bob"))
+    (record,) = parts.store.active()
+    assert (record.sequence, parts.store.frozen()) == (0, {})
+    with parts.database.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER lost")
+    answer = asyncio.run(parts.rollouts.freeze("e", "outage", "bob"))
+    assert answer["frozen"]["reason"] == "outage"
+    (record,) = parts.store.active()
+    assert (record.sequence, list(parts.store.frozen())) == (1, ["e"])
 
 
 def test_a_frozen_endpoint_keeps_its_shadow(parts: Control) -> None:

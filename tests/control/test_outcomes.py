@@ -2,6 +2,7 @@
 
 import msgspec
 import numpy as np
+import pytest
 
 from salver.control.rollouts.outcomes import wanted_of, with_feedback
 from salver.core.rollouts import RolloutPolicy
@@ -65,3 +66,27 @@ def test_a_canary_that_callers_report_badly_of_is_worse() -> None:
         (metric,) = analyse(policy, observed, 60.0).metrics
         assert metric.verdict == Verdict.WORSE
     assert msgspec.to_builtins(metric)["canary"] < 0.35
+
+
+@pytest.mark.parametrize("value", [1e9, -1e9, 2.0, -1.0, 50.0])
+def test_one_absurd_value_hides_nothing(value: float) -> None:
+    """Its segment is left out, the report says so, and what the others report is compared."""
+    spec = MetricSpec("paid", "feedback_rate", 0.01, direction="decrease", label="paid")
+    policy = Policy(metrics=(spec,), warmup_s=0.0)
+    rng = np.random.default_rng(5)
+    sums = []
+    for place in range(0, 10_000, 5):
+        version = 2 if place < WEIGHT else 1
+        paid = float(rng.binomial(10, 0.3 if version == 2 else 0.5))
+        sums.append(Sums(version, 7, place, 10, paid, paid))
+    sums.append(Sums(2, 7, 12, 1, value, value**2))
+    observed = with_feedback(ROLLOUT, [block(7)], {"paid": sums})
+    (metric,) = analyse(policy, observed, 60.0).metrics
+    assert metric.verdict == Verdict.WORSE
+    assert metric.canary is not None
+    assert 0.25 < metric.canary < 0.35
+    assert metric.reason == "values outside 0 to 1 were reported; segments left out for it: 1"
+    absurd = with_feedback(ROLLOUT, [block(7)], {"paid": sums[-1:]})
+    (metric,) = analyse(policy, absurd, 60.0).metrics
+    assert metric.verdict == Verdict.NOT_ENOUGH
+    assert metric.reason.startswith("nothing was counted of the canary and the primary; val")

@@ -4,14 +4,18 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.control.desired import Desired, Observed
+from salver.control.desired import Arm, Desired, Observed
 from salver.control.hosts import failure, placed, successions
 from salver.control.in_force import up_to_date_workers
 from salver.control.loads import AddressOf
-from salver.control.placement import agreed, homes
+from salver.control.placement import agreed, has_own, homes, runs_code
 from salver.control.planner import next_plan
+from salver.control.rollouts.wishes import Wishes
 from salver.core.hosting import Execution, Hosting, Limits
+from salver.core.rollouts import BLUE_GREEN, RolloutPolicy, check_policy
+from salver.core.settings import Settings
 from salver.registry.records import EndpointSpec
+from salver.rollout.machine import PREPARING, Rollout
 from salver.wire.messages import Plan, VariantState, WorkerPlan
 from tests.control.test_planner import coded, loads, seen, version
 
@@ -30,15 +34,20 @@ def wanted(
 
 def follow(previous: Plan, desired: list[Desired], workers: int, *, ready: bool = True) -> Plan:
     """Return the plan that comes of what is desired when all that the last one says is so."""
-    states = {
-        worker.id: {load.variant: VariantState(load.variant, "ready") for load in worker.loads}
-        for worker in previous.workers
-        if ready
-    }
-    seen_now = Observed(states, previous.number, successions(previous, []))
     items = placed(desired, previous, workers)
+    seen_now = observed_of(previous, ready=ready)
     following = next_plan(items, seen_now, previous, ADDRESS, (), workers)
     return msgspec.structs.replace(following, number=previous.number + 1)
+
+
+def observed_of(plan: Plan, *, ready: bool = True) -> Observed:
+    """Return what is seen when all that a plan says is so."""
+    states = {
+        worker.id: {load.variant: VariantState(load.variant, "ready") for load in worker.loads}
+        for worker in plan.workers
+        if ready
+    }
+    return Observed(states, plan.number, successions(plan, []))
 
 
 def hosts(plan: Plan) -> dict[str, list[str]]:
@@ -207,3 +216,99 @@ def test_a_failure_counts_for_what_was_tried() -> None:
     assert up_to_date_workers(item, state("ready", "", Execution())) == []
     assert up_to_date_workers(item, state("ready", "", Execution(2))) == ["shared-0"]
     assert up_to_date_workers(item, state("ready", "", None)) == ["shared-0"]
+
+
+def test_pytorch_has_workers_of_its_own() -> None:
+    """What its files hold counts as code, which never shares a process."""
+    one = version(1, "a")
+    manifest = msgspec.structs.replace(one.manifest, runtime="torch")
+    torch = msgspec.structs.replace(one, manifest=manifest)
+    assert has_own(torch, Hosting())
+    assert runs_code(torch)
+    assert not has_own(one, Hosting())
+
+
+def test_copies_are_answered_in_the_background_until_somebody_waits() -> None:
+    """That has a worker of its own, which is replaced, not changed, when requests are to come."""
+    shadow = Arm(version(2), "shadow", sample=10_000, alone=True, background=True, replicas=1)
+    item = msgspec.structs.replace(wanted("m", 1), arms=(shadow,))
+    plan = follow(follow(EMPTY, [item], 1), [item], 1)
+    (copies,) = [worker for worker in plan.workers if worker.background]
+    assert [load.variant for load in copies.loads] == ["m:2"]
+    own = Hosting("dedicated")
+    other = Desired(EndpointSpec("b", "m", 2, hosting=own), version(2))
+    plan = follow(plan, [item, other], 1)
+    plan = follow(plan, [item, other], 1)
+    routes = {e.name: e.variants[-1].workers for e in plan.endpoints}
+    assert routes["b"] == routes["m"] != (copies.id,)
+    (real,) = [worker for worker in plan.workers if worker.id in routes["b"]]
+    assert not real.background
+    old = {worker.id: worker for worker in plan.workers}.get(copies.id)
+    assert old is None or old.background
+
+
+def test_wishes_for_one_version_are_in_the_background_only_together() -> None:
+    """Whoever asks first."""
+    low, plain = Hosting("dedicated", background=True), Hosting()
+    assert agreed([("m:1", low), ("m:1", low)])["m:1"].background
+    assert not agreed([("m:1", low), ("m:1", plain)])["m:1"].background
+    assert not agreed([("m:1", plain), ("m:1", low)])["m:1"].background
+
+
+def test_nobody_waits_for_what_is_in_the_background() -> None:
+    """A version that got copies there is loaded elsewhere before it gets requests."""
+    shadow = Arm(version(1), "shadow", sample=10_000, alone=True, background=True, pinned=True)
+    serving = Desired(EndpointSpec("m", "m", 2), version(2))
+    shadowed = msgspec.structs.replace(serving, arms=(shadow,))
+    plan = follow(follow(EMPTY, [shadowed], 1), [shadowed], 1)
+    (slow,) = [worker.id for worker in plan.workers if worker.background]
+    back = Desired(EndpointSpec("m", "m", 1), version(1), arms=(Arm(version(2), "previous"),))
+    for _ in range(3):
+        plan = follow(plan, [back], 1)
+        for variant in plan.endpoints[0].variants:
+            assert slow not in variant.workers
+            assert variant.workers
+    assert plan.endpoints[0].variants[0].id == "m:1"
+
+
+def blue_green(step: int, replicas: int = 1) -> Desired:
+    """Return what is wanted of an endpoint while a blue-green version gets copies."""
+    versions = {"m:1": version(1), "m:2": version(2)}
+    policy = check_policy(RolloutPolicy(strategy=BLUE_GREEN, sample=10_000))
+    rollout = Rollout("m", 1, "m:1", "m:2", policy, "salt", 0, "me", step=step)
+    wishes = Wishes(lambda reference: versions[str(reference)], {}, Settings())
+    return wishes.of(EndpointSpec("m", "m", 1, replicas=replicas), rollout, None)
+
+
+def test_copies_of_a_blue_green_version_take_no_turns_from_the_primary() -> None:
+    """It has as many workers of its own as the endpoint, from the start, and they can stay."""
+    for step in (PREPARING, 0):
+        item = blue_green(step, replicas=2)
+        plan = follow(follow(EMPTY, [item], 2), [item], 2)
+        hosts = [w for w in plan.workers if w.kind == "dedicated"]
+        assert [[load.variant for load in w.loads] for w in hosts] == [["m:2"]] * 2
+        assert not any(w.background for w in hosts)
+        assert not any(
+            load.variant == "m:2" for w in plan.workers if w.kind == "shared" for load in w.loads
+        )
+
+
+def test_a_blue_green_version_answers_at_once_and_moves_later() -> None:
+    """Promoted, it answers in the workers that had its copies until the usual ones have it."""
+    copied = blue_green(0)
+    plan = follow(follow(EMPTY, [copied], 1), [copied], 1)
+    primary, shadow = plan.endpoints[0].variants
+    assert (primary.workers, shadow.role) == (("shared-0",), "shadow")
+    own = shadow.workers
+    promoted = Desired(EndpointSpec("m", "m", 2), version(2), arms=(Arm(version(1), "previous"),))
+    known = observed_of(plan)
+    (item,) = placed([promoted], plan, 1)
+    switched = next_plan([item], known, plan, ADDRESS, (), 1)
+    assert (switched.endpoints[0].variants[0].id, switched.endpoints[0].variants[0].workers) == (
+        "m:2",
+        own,
+    )
+    for _ in range(3):
+        switched = follow(switched, [promoted], 1)
+    assert switched.endpoints[0].variants[0].workers == ("shared-0",)
+    assert not any(worker.id in own for worker in switched.workers)

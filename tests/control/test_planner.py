@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from salver.artifact.manifest import FileEntry, Manifest
 from salver.control.desired import Arm, Desired, Observed
 from salver.control.hosts import asleep, ready_workers, successions
-from salver.control.loads import AddressOf
+from salver.control.loads import AddressOf, policy_of
 from salver.control.planner import next_plan, same
 from salver.core.errors import UnsupportedFormat
 from salver.core.signature import Signature, TensorSpec
@@ -213,6 +213,21 @@ def test_batching_that_a_push_switched_off_stays_off() -> None:
     for worker in plan.workers:
         for load in worker.loads:
             assert load.policy.max_batch_size == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "most", "expected"),
+    [(None, 16, 16), (64, 16, 16), (8, 16, 8), (128, 0, 128), (128, 100, 100), (None, 100, 64)],
+)
+def test_no_batch_has_more_rows_than_the_model_takes(
+    asked: int | None, most: int, expected: int
+) -> None:
+    """An endpoint may ask for more rows than the default, and for no more than a version takes."""
+    record = version(1, batch=min(64, most or 64))
+    manifest = msgspec.structs.replace(record.manifest, most_rows=most)
+    stored = msgspec.structs.replace(record, manifest=manifest)
+    item = Desired(EndpointSpec("e", "m", 1, max_batch_size=asked), stored)
+    assert policy_of(item).max_batch_size == expected
 
 
 def test_a_removed_endpoint_is_let_go_in_two_steps() -> None:

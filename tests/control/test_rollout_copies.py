@@ -9,6 +9,8 @@ import pytest
 from salver.control.rollouts.analyst import Analyst
 from salver.control.rollouts.evidence import EvidenceBooks
 from salver.control.rollouts.judging import read_analysis
+from salver.control.rollouts.lane import Lane
+from salver.core.clock import ManualClock
 from salver.core.errors import InvalidRequest
 from salver.core.rollouts import BLUE_GREEN, RolloutPolicy, check_policy
 from salver.core.routing import FULL
@@ -57,7 +59,8 @@ def looked(state: Rollout, slow: int = 0, **copies: int) -> tuple[Finding, Rollo
     }
 
     analyst = Analyst(EvidenceBooks(), None, None)  # type: ignore[arg-type]
-    look = asyncio.run(analyst.look(state, Totals(counters, histograms)))  # type: ignore[arg-type]
+    totals = Totals(counters, histograms)  # type: ignore[arg-type]
+    look = asyncio.run(analyst.look(state, totals, Lane("look", ManualClock())))
     assert look.finding is not None
     seen = msgspec.structs.replace(READY, requests=look.requests, finding=look.finding)
     return look.finding, tick(state, seen)[0]

@@ -16,6 +16,7 @@ from salver.core.errors import InvalidRequest, InvalidSettings
 from salver.core.rollouts import RolloutPolicy, check_policy
 from salver.core.signature import Column, Signature, TensorSpec
 from salver.rollout.columns import Columns, encode_columns
+from salver.rollout.evidence import Reading
 from salver.rollout.machine import (
     ADVANCE,
     HOLD,
@@ -29,7 +30,8 @@ from salver.rollout.machine import (
     tick,
 )
 from salver.rollout.report import Verdict
-from salver.rollout.tally import Tally, pack
+from salver.rollout.series import Counted, Slices
+from salver.rollout.tally import Layout, Tally, pack
 from salver.wire.messages import EndpointPlan, Evidence, VariantPlan
 from tests.control.test_planner import version
 
@@ -109,6 +111,19 @@ def test_evidence_that_does_not_fit_is_left_out() -> None:
     books.close("e")
     books.take("g1", good)
     assert not books.has("e", 1)
+
+
+def test_what_another_salver_counted_ends_no_control() -> None:
+    """Stored counts of other columns are left out, and what comes from now on counts."""
+    _, stored = books_with(0)
+    columns = columns_of(POLICY, judge_policy(POLICY), None)
+    narrow = pack(Tally(Layout()).table())
+    old = Reading("g0", 9, 7, "canary", narrow)
+    books = EvidenceBooks()
+    books.open("e", 1, {**stored, "g0:7:canary": msgspec.json.encode(old)})
+    books.take("g2", counted(columns, "canary", 10, 0))
+    report, _ = finding(ROLLOUT, judge_policy(POLICY), books.observed("e"))
+    assert report.requests == 1510
 
 
 def test_a_block_begins_with_the_plan_that_has_it() -> None:
@@ -256,3 +271,32 @@ def test_comparisons_that_cannot_be_made_are_refused(analysis: dict[str, object]
     policy = msgspec.structs.replace(POLICY, analysis=analysis)
     with pytest.raises((InvalidRequest, InvalidSettings)):
         judge_policy(policy)
+
+
+def test_kayenta_is_asked_by_name() -> None:
+    """Its metrics are one number for each slice, also those by default; others are refused."""
+    policy = msgspec.structs.replace(POLICY, analysis={"method": "kayenta", "labels": ["a", "b"]})
+    judged = judge_policy(policy)
+    assert judged.method == "kayenta"
+    assert "class_share" not in [spec.name for spec in judged.metrics]
+    scores = {"name": "s", "kind": "score", "max_increase": 0.1, "direction": "either"}
+    with pytest.raises(InvalidSettings, match="one number per time slice"):
+        judge_policy(
+            msgspec.structs.replace(POLICY, analysis={"method": "kayenta", "metrics": [scores]})
+        )
+    for wrong in ({"method": "guess"}, {"slice_s": 0.1}):
+        with pytest.raises(InvalidRequest):
+            judge_policy(msgspec.structs.replace(POLICY, analysis=wrong))
+
+
+def test_time_slices_outlive_control() -> None:
+    """What is stored of them is what the next control goes on with."""
+    books, stored = books_with(0)
+    slices = Slices(3.0, Counted((1.0,), (2.0,)), Counted((3.0,), (4.0,)), {"x": ((1.0,), (None,))})
+    books.cut("e", 1, slices)
+    rows = {**stored, **books.unsaved("e", 1)}
+    assert set(rows) == {*stored, "slices"}
+    again = EvidenceBooks()
+    again.open("e", 1, rows)
+    assert again.slices("e") == slices
+    assert again.observed("e")[0].canary.rows.sum() == books.observed("e")[0].canary.rows.sum()

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from salver.artifact.manifest import FileEntry, Manifest
 from salver.control.rollouts.journal import rollout_of
 from salver.core.clock import ManualClock
-from salver.core.errors import SideActive
+from salver.core.errors import SideActive, SignatureChanged
 from salver.core.names import ModelReference
 from salver.core.rollouts import RolloutPolicy, check_policy
+from salver.core.signature import Signature, TensorSpec
 from salver.registry.records import EndpointSpec
 from tests.control.parts import Control, control, push, variant
 
@@ -69,3 +71,36 @@ def test_what_other_controls_counted_before_belongs_to_nothing_new(parts: Contro
     assert follow(parts) == ["e"]
     (record,) = parts.store.active()
     assert rollout_of(record).first_epoch == later
+
+
+def meant(parts: Control) -> int:
+    """Return which version the alias of ``e`` points to."""
+    return parts.catalog.resolve(ModelReference("b", alias="best")).version
+
+
+def test_an_alias_stays_where_its_endpoints_rollout_would_be_refused(parts: Control) -> None:
+    """Whoever moves it is told so with the gate's code; forced is the alias, and no rollout."""
+    files = (FileEntry("model.onnx", f"{4:064x}", 1),)
+    asks_more = Signature((TensorSpec("x", "FP32", (-1,)),), ())
+    parts.catalog.create_version("b", Manifest("onnx", files, asks_more), "alice", {})
+    with pytest.raises(SignatureChanged, match="b:4"):
+        parts.placing.move_alias("b", "best", 4, (), force=False)
+    assert meant(parts) == 1
+    (told,) = parts.placing.move_alias("b", "best", 4, (), force=True)
+    assert told.startswith("endpoint 'e' stays: ")
+    assert "[signature_changed]" in told
+    assert "salver rollout start e --to b:4 --force" in told
+    assert meant(parts) == 4
+    assert follow(parts) == []
+    assert parts.placing.move_alias("b", "best", 2, (), force=False) == []
+    assert follow(parts) == ["e"]
+
+
+def test_a_move_that_waits_is_not_asked_of_the_gates_yet(parts: Control) -> None:
+    """What a side or a rollout leaves behind decides, which nobody knows before its end."""
+    files = (FileEntry("model.onnx", f"{4:064x}", 1),)
+    asks_more = Signature((TensorSpec("x", "FP32", (-1,)),), ())
+    parts.catalog.create_version("b", Manifest("onnx", files, asks_more), "alice", {})
+    asyncio.run(parts.companions.shadow("e", "3", 100, "alice", force=False))
+    assert parts.placing.move_alias("b", "best", 4, (), force=False) == []
+    assert meant(parts) == 4

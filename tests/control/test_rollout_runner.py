@@ -8,12 +8,15 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from salver.control.rollouts.journal import line_of, record_of
+from salver.control.hub import GATEWAY, SUPERVISOR
+from salver.control.rollouts.journal import line_of, record_of, rollout_of
 from salver.control.rollouts.judging import columns_of, judge_policy
 from salver.core.clock import ManualClock
+from salver.core.errors import NotReady
 from salver.registry.lease import STALE_S
 from salver.rollout.columns import encode_columns
 from salver.rollout.machine import Command, Rollout, command
+from salver.wire.deaths import Death
 from tests.control.parts import Control, control, variant
 from tests.control.test_rollout_evidence import POLICY, counted
 
@@ -113,3 +116,45 @@ def test_evidence_whose_write_failed_is_written_with_the_next(
     clock.advance(2.0)
     asyncio.run(parts.runner._tick())
     assert set(parts.store.evidence("e", 1)) == {"block:7", "g1:7:canary"}
+
+
+def crash(parts: Control, clock: ManualClock, *pids: int) -> None:
+    """Let processes end in which the canary ran, as the supervisor and a gateway tell of it."""
+    for pid in pids:
+        death = Death("shared-0", pid, ("m:1", "m:2"), 7)
+        parts.runner._hub.take_deaths(SUPERVISOR, [death])
+        ran = msgspec.structs.replace(death, variants=("m:2",))
+        parts.runner._hub.take_deaths(GATEWAY, [ran])
+    clock.advance(2.0)
+
+
+def test_a_promotion_that_is_refused_forgets_no_crash(parts: Control, clock: ManualClock) -> None:
+    """What was seen when a person asked is still there when the loop looks."""
+    parts.begin(ROLLOUT)
+    asyncio.run(parts.runner._tick())
+    crash(parts, clock, 1, 2, 3)
+    with pytest.raises(NotReady):
+        asyncio.run(parts.rollouts.say("e", Command("promote", "bob")))
+    asyncio.run(parts.runner._tick())
+    assert rollout_of(parts.store.newest("e")).state == "rolled_back"
+
+
+def test_a_control_that_is_started_again_counts_no_crash_twice(
+    parts: Control, tmp_path: Path, clock: ManualClock
+) -> None:
+    """It is told of all of them again, and adds what is new to what is stored."""
+    parts.begin(ROLLOUT)
+    crash(parts, clock, 1, 2)
+    asyncio.run(parts.runner._tick())
+    clock.advance(2.0)
+    asyncio.run(parts.runner._tick())
+    other = control(tmp_path, "one", clock)
+    asyncio.run(other.runner._tick())
+    assert other.runner.current["e"].crashes == 2
+    crash(other, clock, 1, 2)
+    asyncio.run(other.runner._tick())
+    assert other.runner.current["e"].crashes == 2
+    crash(other, clock, 3)
+    asyncio.run(other.runner._tick())
+    assert rollout_of(other.store.newest("e")).state == "rolled_back"
+    other.thread.stop()

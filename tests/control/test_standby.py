@@ -13,13 +13,19 @@ from tests.e2e.server import Server, wait_until
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[Server, Server]]:
-    """Give two servers whose controls share the first one's database."""
+    """Give two servers whose controls share one database, and one store of models.
+
+    Without the models the second, once in charge, would find that the canary cannot be loaded.
+    """
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     homes = []
     for name in ("first", "second"):
         home = tmp_path / name
         home.mkdir()
         (home / "salver.yaml").write_text(f"control: {{database_url: '{url}'}}\n")
+        (home / "blobs").symlink_to(blobs)
         homes.append(home)
     with Server(homes[0]) as first:
         first.push_scaled(tmp_path, 2)

@@ -25,8 +25,20 @@ def test_a_number_is_so_many_and_a_list_is_these() -> None:
     assert parse_cpus("1,1,0") == Cpus(2, frozenset({0, 1}))
 
 
+def test_part_of_a_cpu_is_a_share_of_its_time() -> None:
+    """As many CPUs as can hold it; what is whole has no share."""
+    assert parse_cpus("0.5") == Cpus(1, share=0.5)
+    assert parse_cpus("0.1") == Cpus(1, share=0.1)
+    assert parse_cpus("1.25") == Cpus(2, share=1.25)
+    assert parse_cpus("2.0") == Cpus(2)
+
+
 @pytest.mark.parametrize(
-    "text", ["0", "-1", "1-", "3-1", "a", "1,,2", "1.5", "٣", " 1", f"0-{MAX_CPU + 1}", "1," * 200]
+    "text",
+    [
+        *("0", "-1", "1-", "3-1", "a", "1,,2", "٣", " 1", f"0-{MAX_CPU + 1}", "1," * 200),
+        *("0.05", "0.0", ".5", "1.", "1.125", "1.5.5", "0.5,1", "0-1.5", "-0.5", "1.-5", "1e.5"),
+    ],
 )
 def test_what_are_no_cpus_is_refused(text: str) -> None:
     """Whatever else it is, it gets a coded error, and no list of unbounded length."""

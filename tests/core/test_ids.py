@@ -1,5 +1,7 @@
 """Sealed ids say which arm answered, and nobody can make one say something else."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,3 +72,19 @@ def test_the_time_is_that_of_making() -> None:
     made = IDS.unseal(IDS.seal(IDS.make(), "e", 1, 1, -1), "e")
     assert isinstance(made, Sealed)
     assert abs(made.unix_ms - SystemClock().unix_ns() // 1_000_000) < 60_000
+
+
+def test_made_up_ids_keep_nothing_and_displace_no_arm() -> None:
+    """Whoever names arms that there are none of makes the process neither larger nor slower."""
+    ids = RequestIds(b"k" * 32, 7, SystemClock())
+    sealed, arm = ids.seal(ids.make(), "e", 1, 1, 5), ids.arm("e", 1, 1)
+    forged = [f"{sealed[:24]}{version:08x}{sealed[32:]}" for version in range(2, 202)]
+    tracemalloc.start()
+    try:
+        assert all(ids.unseal(one, "e") is None for one in forged)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 16 * 1024
+    assert ids.arm("e", 1, 1) is arm
+    assert ids.unseal(sealed, "e") is not None

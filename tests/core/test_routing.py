@@ -1,9 +1,11 @@
 """What is said about routing is checked before anything relies on it."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from salver.core.errors import InvalidRequest
-from salver.core.routing import MAX_RULES, Routing, Rule, check_routing
+from salver.core.routing import MAX_RULES, Routing, Rule, check_routing, ring
 
 
 def test_a_source_has_a_kind_and_a_name() -> None:
@@ -56,3 +58,23 @@ def test_what_can_work_passes() -> None:
         Rule("small", input="text", max_bytes=64),
     )
     check_routing(Routing("", rules))
+
+
+@given(st.lists(st.integers(0, 2_000), min_size=1, max_size=5), st.integers(0, 400))
+def test_a_ring_is_divided_as_weights_say(weights: list[int], floor: int) -> None:
+    """Every part is as long as its weight, and more for an arm only moves callers to it."""
+    parts = ring(weights, floor)
+    found = [0] * len(weights)
+    for index, length in parts:
+        assert length > 0
+        found[index] += length
+    assert found == weights
+    if floor == 0:
+        assert [index for index, _ in parts][-1:] == [0] * (weights[0] > 0) or not weights[0]
+
+
+@given(st.lists(st.integers(400, 2_000), min_size=2, max_size=5), st.integers(1, 400))
+def test_floors_lie_where_they_were_whatever_the_weights(weights: list[int], floor: int) -> None:
+    """Each has its own places at the lower end, the primary one's after the others."""
+    first = ring(weights, floor)[: len(weights)]
+    assert first == [(index, floor) for index in (*range(1, len(weights)), 0)]

@@ -131,6 +131,9 @@ def test_a_broken_settings_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "salver.yaml").write_text("http: [")
     with pytest.raises(InvalidSettings, match=r"salver\.yaml"):
         read_settings(tmp_path)
+    (tmp_path / "salver.yaml").write_bytes(b"http: caf\xe9")
+    with pytest.raises(InvalidSettings, match=r"salver\.yaml"):
+        read_settings(tmp_path)
     (tmp_path / "salver.yaml").write_text("5")
     with pytest.raises(InvalidSettings, match=r"salver\.yaml"):
         read_settings(tmp_path)

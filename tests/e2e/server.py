@@ -175,10 +175,15 @@ class Server:
                 return pid
         return None
 
-    def kill(self, identity: str) -> None:
-        """kill -9 one process and wait until the supervisor runs another."""
+    def kill(self, identity: str, when: Callable[[int], bool] | None = None) -> None:
+        """kill -9 one process, as soon as ``when`` holds of its pid, and wait for the next one."""
         pid = self.pid_of(identity)
         assert pid is not None
+        if when is not None:
+            # Without a pause, since what it waits for may be over in a moment.
+            deadline = time.monotonic() + _WAIT_S
+            while not when(pid):
+                assert time.monotonic() < deadline, f"{identity} never came to that"
         os.kill(pid, signal.SIGKILL)
         wait_until(
             lambda: self.pid_of(identity) not in (None, pid), f"{identity} restarted", timeout_s=30

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
 from tests import models
 from tests.e2e.load import Load, assert_unharmed
@@ -51,6 +52,48 @@ def test_replicas_follow_the_load_and_no_request_fails(home: Path, tmp_path: Pat
         assert "scaled" in (home / "logs" / "control.log").read_text()
 
 
+FAST, SLOW = 1, 5
+# Options, rounds of arithmetic of the model, and what the reason speaks of.
+SIGNALS = {
+    "rate": (("--scale-on", "rate", "--scale-target", "40"), FAST, "requests/s over"),
+    "queue": (
+        ("--scale-on", "queue", "--scale-target", "100", "--max-batch-size", "1"),
+        SLOW,
+        "100 ms are allowed",
+    ),
+}
+
+
+@pytest.mark.parametrize("signal", sorted(SIGNALS))
+def test_replicas_follow_other_signals(home: Path, tmp_path: Path, signal: str) -> None:
+    """Requests a second, or how long they wait: up to the most there may be, and down again.
+
+    Whoever looks is told what was seen and what is aimed at, and no request fails.
+    """
+    options, rounds, told = SIGNALS[signal]
+    home.mkdir()
+    (home / "salver.yaml").write_text(SETTINGS)
+    with Server(home) as server:
+        server.push_scaled(tmp_path, path=models.onnx_slow(2, rounds))
+        bounds = ("--min-replicas", "1", "--max-replicas", "2", "--scale-down-delay", "1")
+        server.ok("deploy", "scaled", *bounds, *options)
+        with Load(server.port, "scaled", connections=1, pause_s=0.2) as always:
+            with Load(server.port, "scaled", connections=16, pause_s=0.02) as busy:
+                wait_until(lambda: _endpoint(server)["ready_replicas"] == 2, "two are ready")
+                assert _endpoint(server)["scaling"]["on"] == signal
+                # How long requests wait is measured anew after each change.
+                wait_until(lambda: told in _why(server, "scaled:2"), "the reason is told")
+            assert_unharmed(busy)
+            wait_until(lambda: _endpoint(server)["replicas"] == 1, "one is enough", 90)
+            wait_until(lambda: server.pid_of("shared-1") is None, "the other one is gone")
+        assert_unharmed(always)
+        decided = [one["details"] for one in _events(server) if one["actor"] == "autoscaler"][::-1]
+        assert (decided[0]["before"], decided[0]["replicas"]) == ("1", "2")
+        assert decided[-1]["replicas"] == "1"
+        assert all(told in one["reason"] for one in decided)
+        assert told in (home / "logs" / "control.log").read_text()
+
+
 def test_without_a_maximum_nothing_changes(home: Path, tmp_path: Path) -> None:
     """The plain number stays whatever is asked, and nothing is said of scaling."""
     home.mkdir()
@@ -65,6 +108,14 @@ def test_without_a_maximum_nothing_changes(home: Path, tmp_path: Path) -> None:
         assert_unharmed(busy)
         assert not [event for event in _events(server) if event["action"] == "scale"]
         assert all(row["wanted"] == [] for row in server.json("get", "workers"))
+
+
+def _why(server: Server, wanted: str) -> str:
+    """Return what both shared workers say of how many there shall be."""
+    rows = [row for row in server.json("get", "workers") if row["kind"] == "shared"]
+    assert [row["wanted"] for row in rows] == [[wanted]] * 2
+    (why,) = {row["why"][0] for row in rows}
+    return str(why)
 
 
 def _endpoint(server: Server) -> dict[str, Any]:

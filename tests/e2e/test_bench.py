@@ -12,6 +12,7 @@ import pytest
 
 from salver.bench.figures import Limit, Report
 from tests import models
+from tests.e2e.load_report import report
 from tests.e2e.server import SALVER, Server, run, wait_until, write_rows
 
 QUICK = ("--rate", "60", "--duration", "500ms", "--warmup", "100ms", "--slo", "60s")
@@ -23,12 +24,6 @@ def deployed(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server
     """Give a server with the endpoint ``scaled``, which has a golden example."""
     server.deploy_scaled(tmp_path_factory.mktemp("rows"))
     return server
-
-
-def report(server: Server, *arguments: str, stdin: bytes = b"") -> Report:
-    """Run the command, which must succeed; its output must be a report and nothing else."""
-    printed = server.ok("bench", *arguments, "-o", "json", stdin=stdin)
-    return msgspec.json.decode(printed, type=Report)
 
 
 def test_a_fixed_rate(deployed: Server) -> None:

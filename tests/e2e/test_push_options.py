@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import models
-from tests.e2e.server import Server, write_rows
+from tests.e2e.server import Server, ask, write_rows
 
 NAMES = models.columns("iris")
 ROWS = models.rows("iris")[[0, 60, 120]].tolist()
@@ -170,3 +170,27 @@ def test_csv_from_a_pipe(server: Server, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert b"[missing_input]" in done.stderr
     assert b"sepal_length" in done.stderr
+
+
+def test_deploying_a_name_pins_its_newest_version(server: Server, tmp_path: Path) -> None:
+    """The newest at that moment answers, and goes on when there is a newer one."""
+    example = write_rows(tmp_path / "rows.json", [[1.0, 2.0]])
+
+    def push(scale: int) -> None:
+        server.push(models.onnx_identity("FP32", scale), "pinned", "--example", str(example))
+
+    def answer() -> float:
+        status, document = ask(server.port, "pinned", 1.0)
+        assert status == 200
+        number: float = document["outputs"][0]["data"][0]
+        return number
+
+    push(2)
+    push(3)
+    server.ok("deploy", "pinned")
+    assert answer() == 3.0
+    push(4)
+    server.ok("status")
+    assert answer() == 3.0
+    server.ok("deploy", "pinned")
+    assert answer() == 4.0

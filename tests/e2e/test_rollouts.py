@@ -183,6 +183,85 @@ def test_a_version_that_fails_is_rolled_back_by_itself(
     assert b"[version_rolled_back]" in done.stderr
 
 
+def test_a_version_that_fails_rarely_is_found_in_half_a_minutes_traffic(
+    server: Server, tmp_path: Path
+) -> None:
+    """One that fails for 3 % at 5 % of some 500/s, judged as it comes: fewer than 40 saw an error.
+
+    Half a minute of that traffic is 15,000 requests, which a slow machine takes longer for. By
+    chance 200 requests hold too few failures to tell, and the next step shows them sooner.
+    """
+    for share in (0, 3):
+        path, example = coded(tmp_path / f"m{share}", share)
+        server.push(path, "scaled", "--trust-code", "--example", str(example))
+    server.ok("deploy", "scaled:1", "--endpoint", "scaled")
+    with Load(server.port, "scaled", connections=32, pause_s=0.06) as load:
+        before, began = load.answered, time.monotonic()
+        server.ok("rollout", "start", "scaled", "--to", "2", "--steps", "5,25,50,100", "--auto")
+        ended = ends(server, "rolled_back")
+        asked, took_s = load.answered - before, time.monotonic() - began
+    print(f"{asked} requests, {asked / took_s:.0f}/s, {took_s:.0f} s, failed: {load.failed}")
+    assert set(load.failed) == {"500 model_failed"}
+    assert load.broken == load.wrong == 0
+    assert load.failed.total() < 40
+    assert asked < 15_000
+    assert ended["reason"].startswith("error_rate is worse"), ended["reason"]
+    *steps, last = [weight for _, _, weight in events(server)]
+    assert steps in ([0.0, 5.0], [0.0, 5.0, 25.0])
+    assert last == 0.0
+
+
+def test_a_good_version_is_promoted_by_what_is_asked_for_by_default(
+    server: Server, tmp_path: Path
+) -> None:
+    """Through four steps, shown to be as good, although its answers take less than a millisecond.
+
+    Weight changes fail no request.
+    """
+    two_versions(server, tmp_path)
+    with Load(server.port, "scaled", connections=32) as load:
+        server.ok("rollout", "start", "scaled", "--to", "2", "--steps", "5,25,50,100", "--auto")
+        wait_until(lambda: rollout(server)["state"] != "running", "the rollout ends", 240)
+        ended = rollout(server)
+    assert_unharmed(load)
+    assert ended["state"] == "promoted", ended["reason"]
+    assert [weight for _, _, weight in events(server)] == [0.0, 5.0, 25.0, 50.0, 100.0]
+    shown = {metric["name"]: metric["verdict"] for metric in ended["metrics"]}
+    assert shown["error_rate"] in ("equivalent", "better")
+    assert shown["latency_p95"] in ("equivalent", "better")
+
+
+KAYENTA = """
+method: kayenta
+slice_s: 1
+warmup_s: 1
+metrics:
+  - {name: errors, kind: error_rate, max_increase: 0}
+"""
+
+
+def test_kayentas_test_judges_time_slices(server: Server, tmp_path: Path) -> None:
+    """After fifty of them a version that fails is rolled back, and one that does not promoted."""
+    analysis = tmp_path / "kayenta.yaml"
+    analysis.write_text(KAYENTA)
+    for share in (0, 10):
+        path, example = coded(tmp_path / f"m{share}", share)
+        server.push(path, "flaky", "--trust-code", "--example", str(example))
+    two_versions(server, tmp_path)
+    server.ok("deploy", "flaky:1", "--endpoint", "flaky")
+    with Load(server.port, "flaky", connections=4) as bad, Load(server.port, "scaled", 4) as good:
+        for endpoint in ("flaky", "scaled"):
+            server.ok("rollout", "start", endpoint, "--to", "2", "--steps", "50", "--auto",
+                      "--analysis", str(analysis))  # fmt: skip
+        ended = ends(server, "rolled_back", "flaky")
+        promoted = ends(server, "promoted", "scaled")
+    assert_unharmed(good)
+    assert bad.broken == bad.wrong == 0
+    assert "errors is worse" in ended["reason"]
+    assert promoted["metrics"][0]["verdict"] == "equivalent"
+    assert promoted["metrics"][0]["n_canary"] == 50
+
+
 def test_a_version_that_cannot_be_loaded_gets_no_request(server: Server, tmp_path: Path) -> None:
     """Damaged bytes are found before any traffic, and the rollout ends with the cause."""
     two_versions(server, tmp_path)
@@ -349,12 +428,18 @@ def test_versions_that_callers_would_notice_are_refused(server: Server, tmp_path
     server.push(models.xgboost_iris("json"), "scaled")
     server.ok("alias", "scaled@champion", "1")
     server.ok("deploy", "scaled@champion", "--endpoint", "scaled")
+    server.ok("alias", "scaled@slowly", "1")
+    server.ok("deploy", "scaled@slowly", "--endpoint", "slow", "--rollout-steps", "5,50")
     for command in (
         ("rollout", "start", "scaled", "--to", "2"),
         ("deploy", "scaled:2", "--endpoint", "scaled"),
         ("alias", "scaled@champion", "2"),
+        ("alias", "scaled@slowly", "2"),
     ):
         done = server.salver(*command)
         assert b"[signature_changed]" in done.stderr
         assert b"input 'x'" in done.stderr
+    told = server.ok("alias", "scaled@slowly", "2", "--force")
+    assert "endpoint 'slow' stays" in told
+    assert "salver rollout start slow --to scaled:2 --force" in told
     server.ok("alias", "scaled@champion", "2", "--force")

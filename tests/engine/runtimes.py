@@ -21,18 +21,44 @@ STRANGE = -300.0
 GARBLED = -200.0
 
 
+class Panic(BaseException):
+    """What libraries in Rust raise."""
+
+
+ESCAPES = {"exit": SystemExit, "panic": Panic}
+ESCAPING = {-888.0: SystemExit, -999.0: Panic}
+
+
+def die(order: str) -> None:
+    """End this process as long as the file exists that is named after ``die``.
+
+    Not at once, so that whatever else loads at the same time has begun. The file gets a line for
+    each end.
+    """
+    diary = Path(order.partition(" ")[2])
+    if diary.exists():
+        time.sleep(0.3)
+        with diary.open("a") as file:
+            file.write("it ended\n")
+        os._exit(9)
+
+
 class Affine:
     """Answers ``3x + 1`` for each row; some values kill, fail or answer nonsense."""
 
     seconds = 0.0
 
     def load(self, folder: Path, signature: Signature | None, options: RuntimeOptions) -> None:
-        """Load nothing; a file that says so makes it fail or hang."""
+        """Load nothing; a file that says so makes it fail, hang or end the process."""
         order = (folder / "model.txt").read_text()
         if order == "fail":
             raise LoadFailed("this file is not meant to load")
         if order.startswith("slow"):
             time.sleep(1.0)
+        if order.startswith("die"):
+            die(order)
+        if order in ESCAPES:
+            raise ESCAPES[order]("it gave up")
 
     def signature(self) -> Signature | None:
         """Return the fixed signature."""
@@ -44,6 +70,9 @@ class Affine:
         time.sleep(self.seconds)
         if (x == POISON).any():
             os._exit(9)
+        for value, escape in ESCAPING.items():
+            if (x == value).any():
+                raise escape("this value is refused")
         if (x == REFUSED).any():
             raise ModelFailed("this value is refused")
         if (x == GARBLED).any():

@@ -3,12 +3,14 @@
 import asyncio
 import json
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 import psutil
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from salver.artifact.golden import parse_golden
@@ -24,7 +26,7 @@ from salver.core.settings import EngineSettings
 from salver.core.signature import TensorSpec
 from salver.core.steps import Steps
 from salver.engine.probe import ProbeReport, ProbeRequest, probe
-from tests import models
+from tests import models, torch_models
 
 
 def examine(
@@ -215,6 +217,42 @@ def test_code_tells_its_signature_by_running(tmp_path: Path) -> None:
     assert report.frameworks["scikit-learn"]
     with pytest.raises(CodeRefused):
         examine(folder, example=rows_of("iris"))
+
+
+def test_a_trusted_pytorch_file_is_examined_all_the_same(tmp_path: Path) -> None:
+    """Trust lets the loaders have it: the checks stay, and it tells its signature as before."""
+    report = examine(tmp_path / "m", torch_models.iris_exported(), trust_code=True)
+    assert report.runtime == "torch"
+    assert [(spec.name, spec.shape) for spec in report.signature.inputs] == [("x", (-1, 4))]
+    assert report.max_batch_size > 1
+    for runtime in ("", "torch"):
+        with pytest.raises(CodeRefused, match="PyTorch"):
+            examine(tmp_path / "m", runtime=runtime, trust_pickle=True)
+    with zipfile.ZipFile(tmp_path / "m" / torch_models.iris_exported().name, "a") as archive:
+        archive.writestr("other/file", b"")
+    for runtime in ("", "torch"):
+        with pytest.raises(InvalidArtifact, match="one folder"):
+            examine(tmp_path / "m", runtime=runtime, trust_code=True)
+
+
+@pytest.mark.parametrize(
+    ("most", "batch_size", "most_rows"), [(None, 64, 0), (100, 64, 100), (16, 16, 16), (3, 3, 3)]
+)
+def test_an_exported_program_is_batched_as_far_as_it_was_exported_for(
+    tmp_path: Path, most: int | None, batch_size: int, most_rows: int
+) -> None:
+    """The range of its first size bounds its batches; a small one does not switch them off."""
+    rows = torch.export.Dim("rows", min=1, max=most)
+    path = torch_models.export(
+        torch_models.iris(), tmp_path / "m.pt2", torch.ones(2, 4), sizes=({0: rows},)
+    )
+    report = examine(tmp_path / "a", path, trust_code=True)
+    assert (report.max_batch_size, report.batching_note) == (batch_size, "")
+    assert report.most_rows == most_rows
+    declared = (TensorSpec("x", "FP64", (-1, 4)),)
+    steps = Steps(declared, ({"step": "cast", "to": {"x": "FP32"}},))
+    report = examine(tmp_path / "a", path, trust_code=True, steps=steps)
+    assert (report.max_batch_size, report.most_rows) == (batch_size, most_rows)
 
 
 TAGS = """

@@ -28,6 +28,7 @@ from salver.core.tensor import Tensor
 from salver.core.timing import Timing
 from salver.core.tls import ReloadingContext, ServerTls
 from salver.gateway.auth import Keys
+from salver.gateway.feedback.route import FeedbackRoute, Tell
 from salver.gateway.grpc.application import GrpcApplication
 from salver.gateway.grpc.dialogue import Limits
 from salver.gateway.grpc.gather import CallGatherer
@@ -176,8 +177,10 @@ class RunningServer:
         tls: ServerTls | None = None,
         ask: Ask | None = None,
         limits: LimitSettings | None = None,
+        tell: Tell | None = None,
     ) -> None:
         self.ask = ask
+        self.tell = tell
         self.limits = limits or LimitSettings()
         self.settings = settings or HttpSettings()
         self.http2 = http2 or Http2Settings()
@@ -294,7 +297,8 @@ class RunningServer:
         ring.subscribe(statistics)
         documents = Documents(directory, statistics, "info")
         self.changes = changes = Changes(self.ask, 5.0)
-        extensions = TritonExtensions(documents, self._keys, changes)
+        triton = TritonExtensions(documents, self._keys, changes)
+        extensions = FeedbackRoute(triton, inference, self._keys, self.tell)
         self.routes = routes = Routes(
             inference, directory, self._keys, ids, lambda _: None, gather, extensions
         )

@@ -163,3 +163,20 @@ def test_an_admin_is_one_by_the_file_as_it_is_now(keys: Path) -> None:
         assert found.identify({b"x-api-key": BOB.encode()}).is_admin is expected
         assert principal.is_admin is expected
     assert not found.identify({b"x-api-key": ALICE.encode()}).is_admin
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"keys:\n- {principal: caf\xe9, sha256: x}\n", b"keys: " + b"[" * 5000, b"keys: 2001-13-45"],
+    ids=["no text", "deep", "no date"],
+)
+def test_what_no_reader_understands_changes_nothing(keys: Path, content: bytes) -> None:
+    """Bytes that are no text, endless nesting and impossible dates are told, and only that."""
+    found = Keys(keys)
+    found.provision()
+    keys.write_bytes(content)
+    os.utime(keys, ns=(1, 1))
+    error = found.reload()
+    assert isinstance(error, InvalidSettings)
+    assert "keys.yaml" in error.message
+    assert found.identify({b"x-api-key": BOB.encode()}).name == "bob"

@@ -1,6 +1,9 @@
 """The ways to read JSON agree with one another."""
 
 import math
+import subprocess
+import sys
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -10,10 +13,11 @@ from hypothesis import strategies as st
 
 from salver.core import request
 from salver.core.datatypes import DATATYPES
-from salver.core.errors import CallerError
+from salver.core.errors import BodyTooLarge, CallerError
 from salver.core.request import form_of
 from salver.core.settings import HttpSettings
 from salver.gateway.oip import decode
+from salver.gateway.oip.body import check_json
 from salver.gateway.oip.decode import decode_binary, decode_json
 from salver.gateway.oip.reading import Target
 
@@ -190,10 +194,16 @@ def test_strange_names_are_not_kept() -> None:
     assert max((len(name) for name, _, _ in decode._packings), default=0) <= 128
 
 
-@pytest.mark.parametrize("reader", ["plain", "auto", "large", "binary"])
+@pytest.mark.parametrize("reader", ["plain", "auto", "large", "binary", "content", "large content"])
 def test_the_last_of_equal_keys_wins_everywhere(reader: str) -> None:
-    """At every level, whichever way a body is read."""
-    pad = b'"parameters":{"pad":"' + b"p" * (20_000 if reader == "large" else 0) + b'"},'
+    """At every level, whichever way a body is read, with a content type or without."""
+    pad = b'"parameters":{"pad":"' + b"p" * (20_000 if "large" in reader else 0) + b'"},'
+    if "content" in reader:
+        pad += (
+            pad.replace(b"pad", b"content_type")
+            .replace(b"p" * 20_000, b"")
+            .replace(b':""', b':"np"')
+        )
     json = (
         b'{"id":"first",' + pad + b'"inputs":[],"inputs":[{"name":"x","shape":[9],"shape":[1,2],'
         b'"datatype":"INT8","datatype":"FP32","data":[7,7,7],"data":[1,2]}],"id":"last"}'
@@ -206,3 +216,132 @@ def test_the_last_of_equal_keys_wins_everywhere(reader: str) -> None:
     assert (tensor.shape, tensor.datatype) == ((1, 2), "FP32")
     assert tensor.array().tolist() == [[1, 2]]
     assert decoded.caller_id == "last"
+
+
+ENDLESS = """
+from salver.core.errors import BodyTooLarge, CallerError
+from salver.core.settings import HttpSettings
+from salver.gateway.oip.decode import decode_json
+from salver.gateway.oip.reading import Target
+
+zeros = b"0," * 17_300_000 + b"0"
+for place in (b'"data":[%b]}]', b'"data":[1]}],"outputs":[%b]', b'"data":[1]}],"unknown":[%b]'):
+    body = b'{"inputs":[{"name":"x","datatype":"UINT8","shape":[1],' + place % zeros + b"}"
+    try:
+        decode_json(body, Target("m", None), HttpSettings())
+        print("read")
+    except CallerError as error:
+        print(error.code)
+"""
+
+
+def test_more_elements_than_the_large_reader_can_count() -> None:
+    """A list of over 2**24 elements, wherever it stands, is read or refused and breaks nothing.
+
+    In a process of its own, since what went wrong with them ended the process.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", ENDLESS], check=False, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout.split()) == (
+        0,
+        ["invalid_tensor", "invalid_request", "read"],
+    ), done.stderr
+
+
+def refusal_of(body: bytes, limit: int = 100) -> str:
+    """Return the code with which a body is refused, "" where it is read."""
+    try:
+        decode_json(body, TARGET, HttpSettings(max_objects=limit))
+    except CallerError as error:
+        return error.code
+    return ""
+
+
+def texts(count: int, text: str = '""', shape: list[int] | None = None) -> bytes:
+    """Return a body with many texts, written as they are given."""
+    head = {"name": "x", "datatype": "BYTES", "shape": shape or [count]}
+    opening = _dumps(head)[:-1] + b', "data": ['
+    return b'{"inputs": [' + opening + ",".join([text] * count).encode() + b"]}]}"
+
+
+@pytest.mark.parametrize(
+    "part", ['""', '"[[["', '"\\""', '"\\\\"', "[]", "{}", '{"a":"b"}', "[[1]]"]
+)
+def test_objects_of_json_are_counted_before_they_are_made(part: str) -> None:
+    """Texts, lists and objects over the limit are refused as too large, whatever is in them."""
+    assert refusal_of(texts(101, part)) == "body_too_large"
+    many = b'{"inputs": [], "parameters": {"x": [' + b",".join([part.encode()] * 101) + b"]}}"
+    assert refusal_of(many) == "body_too_large"
+    assert refusal_of(b'["' + b"\\" * 5000 + b'"' * 200) == "body_too_large"
+
+
+@pytest.mark.parametrize("text", ['"a\\"b\\"c"', '"[{[{"', '"\\\\"', "1"])
+def test_what_stands_in_texts_is_not_counted(text: str) -> None:
+    """Quotes and brackets within texts, and numbers, are no objects of their own."""
+    assert refusal_of(texts(80, text)) == ("" if text != "1" else "invalid_tensor")
+    numbers = {"name": "x", "datatype": "FP32", "shape": [500], "data": [1.5] * 500}
+    assert refusal_of(_dumps({"inputs": [numbers]})) == ""
+
+
+def test_elements_of_binary_tensors_are_counted() -> None:
+    """Shapes tell how many elements all BYTES tensors have, before any is looked at."""
+    items = [
+        {"name": name, "datatype": "BYTES", "shape": [51], "parameters": {"binary_data_size": 204}}
+        for name in "ab"
+    ]
+    for count, expected in ((2, "body_too_large"), (1, "")):
+        head = _dumps({"inputs": items[:count]})
+        code = ""
+        try:
+            body = head + bytes(204 * count)
+            decode_binary(body, len(head), TARGET, HttpSettings(max_objects=100))
+        except CallerError as error:
+            code = error.code
+        assert code == expected
+
+
+def test_a_body_of_many_texts_takes_memory_in_proportion() -> None:
+    """At the default limits, a refused body of texts takes no more than a copy of itself."""
+    body = texts(4_000_000)
+    tracemalloc.start()
+    try:
+        assert refusal_of(body, SETTINGS.max_objects) == "body_too_large"
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2 * len(body)
+
+
+def counted(text: bytes) -> tuple[int, bool]:
+    """Count texts, lists and objects byte by byte, and tell whether a text has no end."""
+    found, position = 0, 0
+    while position < len(text):
+        byte = text[position : position + 1]
+        position += 1
+        if byte in b"[{":
+            found += 1
+        elif byte == b'"':
+            found += 1
+            while position < len(text) and text[position : position + 1] != b'"':
+                position += 2 if text[position : position + 1] == b"\\" else 1
+            if position >= len(text):
+                return found, True
+            position += 1
+    return found, False
+
+
+@given(st.lists(st.sampled_from([b'"', b"\\", b"\\\\", b'\\"', b"[", b"{", b"a", b"\n"])))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_what_is_counted_is_what_a_plain_scan_finds(parts: list[bytes]) -> None:
+    """Runs of escapes, and texts that end in one, hide as much as they should and no more."""
+    text = b"".join(parts)
+    found, is_open = counted(text)
+    if found:
+        # White space in front of it makes it long enough to be looked at.
+        check_json(b" " * 3 * found + text, HttpSettings(max_objects=found))
+    if found > 1:
+        # Of a text without end the other quotation mark is not there to be counted at first.
+        ended = text + b'a"' * is_open
+        with pytest.raises(BodyTooLarge):
+            check_json(b" " * 3 * found + ended, HttpSettings(max_objects=found - 1))

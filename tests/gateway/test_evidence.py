@@ -16,7 +16,17 @@ from salver.core.tensor import Tensor, encode_bytes
 from salver.core.timing import Timing
 from salver.gateway.evidence import EvidenceCounter
 from salver.rollout.columns import Columns, encode_columns
-from salver.rollout.tally import ERRORS, REQUESTS, SEGMENTS, Layout, Packed, Table, unpack
+from salver.rollout.tally import (
+    ERRORS,
+    REFUSED,
+    REMEMBERED,
+    REQUESTS,
+    SEGMENTS,
+    Layout,
+    Packed,
+    Table,
+    unpack,
+)
 from salver.wire.messages import EndpointPlan, Evidence, Plan, VariantPlan
 
 SIGNATURE = Signature(
@@ -87,25 +97,28 @@ def test_a_request_counts_in_its_arm_and_segment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "requests", "errors"),
+    ("code", "requests", "errors", "refused"),
     [
-        ("", 1, 0),
-        ("model_failed", 1, 1),
-        ("deadline_exceeded", 1, 1),
-        ("circuit_open", 1, 1),
-        ("invalid_tensor", 0, 0),
-        ("quota_exceeded", 0, 0),
-        ("cancelled", 1, 0),
+        ("", 1, 0, 0),
+        ("model_failed", 1, 1, 0),
+        ("deadline_exceeded", 1, 1, 0),
+        ("circuit_open", 1, 1, 0),
+        ("invalid_tensor", 1, 0, 1),
+        ("value_rejected", 1, 0, 1),
+        ("missing_input", 1, 0, 1),
+        ("quota_exceeded", 0, 0, 0),
+        ("cancelled", 1, 0, 0),
     ],
 )
 def test_only_what_is_the_variants_fault_counts_against_it(
-    code: str, requests: int, errors: int
+    code: str, requests: int, errors: int, refused: int
 ) -> None:
-    """A caller's mistake says nothing of a version."""
+    """What a version refuses is told from what it fails at; who asks says nothing of it."""
     counts = counter()
     counts([one(2, 1, code=code)])
-    rows = tables(counts.messages()).get(("canary", 7), Table(np.zeros((1, 2)), np.zeros(1))).rows
-    assert (rows[:, REQUESTS].sum(), rows[:, ERRORS].sum()) == (requests, errors)
+    rows = tables(counts.messages()).get(("canary", 7), Table(np.zeros((1, 5)), np.zeros(1))).rows
+    sums = rows.sum(axis=0)
+    assert (sums[REQUESTS], sums[ERRORS], sums[REFUSED]) == (requests, errors, refused)
 
 
 def test_without_a_key_the_segment_is_one_of_the_arms() -> None:
@@ -127,13 +140,33 @@ def test_who_gives_up_has_waited_so_long() -> None:
     assert (row[REQUESTS], row[ERRORS], row[LAYOUT.slower_than(0)].sum()) == (2, 0, 1)
 
 
-def test_answers_from_memory_are_no_evidence() -> None:
-    """A canary begins with an empty cache, which would make an equal version slower."""
+def test_answers_from_memory_are_traffic_and_no_evidence() -> None:
+    """Chance gave them to the arm; but a canary begins with nothing in memory.
+
+    That would make an equal version slower.
+    """
     counts = counter()
-    from_memory = one(2, 0)
+    from_memory = one(2, 0, seconds=9.0)
     from_memory.timing = None
-    counts([from_memory])
-    assert not counts.messages()
+    counts([answered(from_memory, "yes", 0.9), one(2, 0)])
+    table = tables(counts.messages())["canary", 7]
+    row = table.rows[0]
+    assert (row[REQUESTS], row[REMEMBERED], row[ERRORS]) == (2, 1, 0)
+    assert row[LAYOUT.slower_than(0)].sum() == row[LAYOUT.first_label :].sum() == 0
+    assert table.bins.sum() == 1
+
+
+@pytest.mark.parametrize("code", ["", "model_failed", "invalid_tensor", "cancelled"])
+def test_who_joins_an_equal_request_is_traffic_however_that_ends(code: str) -> None:
+    """One run is one piece of evidence, whether it succeeds or fails for all who waited."""
+    counts = counter()
+    waiters = [one(2, 0, code=code, seconds=9.0) for _ in range(5)]
+    for waiter in waiters[1:]:
+        waiter.context.joined = True
+    counts([*waiters])
+    row = tables(counts.messages())["canary", 7].rows[0]
+    assert (row[REQUESTS], row[REMEMBERED]) == (5, 4)
+    assert row[ERRORS] + row[REFUSED] + row[LAYOUT.slower_than(0)].sum() == 1
 
 
 def test_slow_requests_classes_and_scores_are_counted() -> None:
@@ -238,3 +271,43 @@ def test_ended_epochs_are_forgotten() -> None:
     counts.apply(plan(200))
     counts([one(2, 1, epoch=epoch) for epoch in range(1, 201)])
     assert {message.epoch for message in counts.messages()} == {199, 200}
+
+
+def experiment(weights: tuple[int, int, int], floor: int = 0) -> Plan:
+    """Return a plan of an experiment with three arms."""
+    variants = tuple(
+        VariantPlan(f"m:{n}", role, "m", str(n), "0" * 64, "onnx", weight, 7, SIGNATURE, ())
+        for n, role, weight in zip((1, 2, 3), ("primary", "arm", "arm"), weights, strict=True)
+    )
+    columns = encode_columns(Columns(Layout(), Layout()))
+    return Plan(1, 0, (EndpointPlan("e", variants, evidence=columns, floor=floor),))
+
+
+def test_the_arms_of_an_experiment_are_told_apart() -> None:
+    """By their versions; answers from memory are traffic, too."""
+    counts = EvidenceCounter(ManualClock(), random.Random(0))
+    counts.apply(experiment((5_000, 3_000, 2_000)))
+    from_memory = one(3, 4_000)
+    from_memory.timing = None
+    counts([one(1, 9_000), one(2, 10), one(2, 10), from_memory])
+    found = tables(counts.messages())
+    assert {arm: table.rows[:, REQUESTS].sum() for (arm, _), table in found.items()} == {
+        "primary": 1,
+        "m:2": 2,
+        "m:3": 1,
+    }
+    assert found["m:3", 7].rows[800, REQUESTS] == 1
+
+
+def test_without_a_key_arms_count_in_their_floors_as_often_as_they_lie_there() -> None:
+    """Each place of an arm is as likely, those of its floor and the others."""
+    counts = EvidenceCounter(ManualClock(), random.Random(0))
+    counts.apply(experiment((7_000, 2_000, 1_000), floor=1_000))
+    counts([one(version, -1) for version in (1, 2, 3) for _ in range(1_000)])
+    found = tables(counts.messages())
+    rows = [found[arm, 7].rows[:, REQUESTS] for arm in ("m:2", "m:3", "primary")]
+    assert rows[1][200:400].sum() == 1_000
+    assert rows[0][:200].sum() == pytest.approx(500, abs=80)
+    assert rows[0][600:800].sum() == 1_000 - rows[0][:200].sum()
+    assert rows[2][400:600].sum() == pytest.approx(1_000 / 7, abs=60)
+    assert rows[2][800:].sum() == 1_000 - rows[2][400:600].sum()

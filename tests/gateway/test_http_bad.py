@@ -327,6 +327,28 @@ def test_a_bad_body_gets_a_coded_400(server: RunningServer, name: str) -> None:
     assert refused(server, post(INFER, body)) == (400, code)
 
 
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://test/v2/health/live", 200),
+        ("HTTPS://user@test:8080/v2/health/live?x=http://other/v3", 200),
+        ("http://test", 200),
+        ("http://test?x", 200),
+        ("http://test/v3", 404),
+        ("http:///v2/health/live", 404),
+        ("/http://test/v2/health/live", 404),
+        ("ftp://test/v2/health/live", 404),
+    ],
+)
+def test_targets_in_absolute_form(server: RunningServer, target: str, status: int) -> None:
+    """A server must accept them (RFC 9112, 3.2.2), for inference too."""
+    asked = f"GET {target} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode()
+    assert split_reply(exchange_bytes(server.port, asked))[0] == status
+    if status == 200:
+        absolute = f"http://test:80{INFER}"
+        assert split_reply(exchange_bytes(server.port, post(absolute, GOOD)))[0] == 200
+
+
 def test_unknown_paths_methods_and_names(server: RunningServer) -> None:
     """A wrong path is 404, a wrong method 405 with Allow, a wrong name 400."""
     assert refused(server, post("/v3", b"")) == (404, "route_not_found")

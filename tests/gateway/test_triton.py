@@ -64,7 +64,6 @@ def test_the_server_names_what_works(server: RunningServer) -> None:
             "binary_tensor_data",
             "classification",
             "model_configuration",
-            "model_repository",
             "parameters",
             "statistics",
         ]
@@ -157,8 +156,8 @@ def test_a_bad_question_for_the_index_is_refused(
 
 def test_versions_without_a_worker_are_unavailable(server: RunningServer) -> None:
     """A version that no worker answers for is listed as such, and left out of the ready ones."""
-    extensions: Any = server.routes._extensions
-    documents = extensions._documents
+    route: Any = server.routes._extensions
+    documents = route._others._documents
     directory = documents._directory
     documents._directory = directory._replace(variant_ready=lambda variant: variant == "two:1")
     try:

@@ -129,6 +129,19 @@ def test_off_unless_it_is_switched_on(keys: Path) -> None:
             assert "http.repository_changes" in str(caught.value)
 
 
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_extension_is_named_where_it_works(control: Control, *, is_on: bool) -> None:
+    """Over REST and gRPC: an index without loads and unloads is not Triton's extension."""
+    with RunningServer(ask=control if is_on else None) as server:
+        target = f"127.0.0.1:{server.port}"
+        with tritonclient.http.InferenceServerClient(target) as rest:
+            assert ("model_repository" in rest.get_server_metadata()["extensions"]) == is_on
+            assert rest.get_model_repository_index()
+        with tritonclient.grpc.InferenceServerClient(target) as rpc:
+            assert ("model_repository" in rpc.get_server_metadata().extensions) == is_on
+            assert rpc.get_model_repository_index().models
+
+
 def test_off_is_the_default() -> None:
     """Nobody has to switch it off."""
     with RunningServer() as server:

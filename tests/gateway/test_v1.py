@@ -388,3 +388,28 @@ def test_rows_columns_and_v2_agree(
     flat = answers[0]["outputs"][0]["data"]
     expected = [flat[start : start + width] for start in range(0, len(flat), width)]
     assert answers[1:] == [{"predictions": expected}, {"outputs": expected}]
+
+
+@pytest.mark.parametrize("instances", [[[""] * 101], [{"x": [[""] * 101]}], [[{}] * 101]])
+def test_texts_over_the_limit(instances: list[Any]) -> None:
+    """Texts, lists and objects are counted in these bodies too."""
+    with RunningServer(HttpSettings(max_objects=100)) as server:
+        status, _, answer = predict(server, "identity-bytes", {"instances": instances})
+        assert (status, answer["code"]) == (413, "body_too_large")
+        assert predict(server, "identity-bytes", {"instances": [[""] * 20]})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        (b'{"instances":[[9]],"instances":[[1]]}', {"predictions": [[1]]}),
+        (b'{"inputs":[[9]],"inputs":[[1]]}', {"outputs": [[1]]}),
+        (b'{"instances":[{"x":[9],"x":[1]}]}', {"predictions": [[1]]}),
+        (b'{"inputs":{"x":[[9]],"x":[[1]]}}', {"outputs": [[1]]}),
+        (b'{"signature_name":"no","signature_name":"","inputs":[[1]]}', {"outputs": [[1]]}),
+    ],
+)
+def test_the_last_of_equal_keys_wins(server: RunningServer, body: bytes, answer: Any) -> None:
+    """At every level, in rows and in columns, as in the other bodies."""
+    status, _, document = predict(server, "identity-int32", body)
+    assert (status, document) == (200, answer)

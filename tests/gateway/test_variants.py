@@ -1,6 +1,8 @@
 """An endpoint with several variants: every answer says which of them it came from."""
 
+import random
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +11,23 @@ import msgspec
 import orjson
 import pytest
 
+from salver.core.clock import ManualClock
 from salver.core.routing import Routing
+from salver.core.signature import Column, Signature, TensorSpec
+from salver.gateway.evidence import EvidenceCounter
+from salver.rollout.columns import Columns, encode_columns
+from salver.rollout.tally import ERRORS, REFUSED, REQUESTS, Layout, Packed, unpack
 from salver.wire.messages import EndpointPlan, Plan, VariantPlan
 from tests.gateway.grpc.calls import infer_request, two_rows
 from tests.gateway.grpc.test_gather import Together
-from tests.gateway.inprocess import PLAN, RunningServer, identity_signature, post, split_reply
+from tests.gateway.inprocess import (
+    PLAN,
+    RunningServer,
+    exchange_bytes,
+    identity_signature,
+    post,
+    split_reply,
+)
 from tests.gateway.test_gather import Clients, Engine, body
 
 NAME = "identity-fp32"
@@ -27,6 +41,11 @@ def variant(version: int, role: str, weight: int) -> VariantPlan:
         f"{NAME}:{version}", role, NAME, str(version), "0" * 64, "test", weight, 7,
         identity_signature("FP32"), ("shared-0",),
     )  # fmt: skip
+
+
+def get(path: str) -> bytes:
+    """Return the bytes of a GET request."""
+    return f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode()
 
 
 def split(routing: Routing) -> Plan:
@@ -153,3 +172,78 @@ def test_calls_over_grpc_learn_their_variant(sticky: RunningServer) -> None:
             assert {version(future) for future in futures} == {known}
         futures = together.call([request] * 24)
         assert {version(future) for future in futures} == {"1", "2"}
+
+
+def test_a_shadow_is_not_shown_and_does_not_answer(engine: Engine) -> None:
+    """Whatever protocol asks: it is a version that the endpoint does not serve."""
+    shadow = msgspec.structs.replace(variant(2, "shadow", 0), sample=10_000)
+    endpoint = EndpointPlan(NAME, (variant(1, "primary", 10_000), shadow))
+    plan = msgspec.structs.replace(PLAN, endpoints=(endpoint,))
+    model = f"/v2/models/{NAME}"
+    with RunningServer(last=engine, plan=plan) as running:
+        assert single(running) == "1"
+        for message in (
+            post(f"{model}/versions/2/infer", body(10)),
+            post(f"/v1/models/{NAME}/versions/2:predict", b'{"instances": [[1]]}'),
+            get(f"{model}/versions/2"),
+            get(f"{model}/versions/2/ready"),
+            get(f"{model}/versions/2/config"),
+        ):
+            status, _, text = split_reply(exchange_bytes(running.port, message))
+            assert (status, orjson.loads(text)["code"]) == (404, "version_not_found"), message
+        _, _, text = split_reply(exchange_bytes(running.port, get(model)))
+        assert orjson.loads(text)["versions"] == ["1"]
+        for path, name in (
+            (f"{model}/stats", "model_stats"),
+            (f"/v1/models/{NAME}", "model_version_status"),
+        ):
+            _, _, text = split_reply(exchange_bytes(running.port, get(path)))
+            assert [entry["version"] for entry in orjson.loads(text)[name]] == ["1"], path
+        _, _, text = split_reply(exchange_bytes(running.port, post("/v2/repository/index", b"{}")))
+        assert [entry["version"] for entry in orjson.loads(text)] == ["1"]
+
+
+def test_what_only_the_canary_refuses_counts_against_it(engine: Engine) -> None:
+    """Its range is looked at after chance has picked it; what is no request at all counts nowhere.
+
+    From the body of a request to what control is told of both arms.
+    """
+    columns = (Column("age", maximum=5.0),)
+    narrow = Signature(
+        (TensorSpec("x", "FP32", (-1, 1), columns),), (TensorSpec("y", "FP32", (-1, 1)),)
+    )
+    variants = tuple(
+        msgspec.structs.replace(one, signature=signature)
+        for one, signature in (
+            (
+                variant(1, "primary", 5_000),
+                msgspec.structs.replace(narrow, inputs=(TensorSpec("x", "FP32", (-1, 1)),)),
+            ),
+            (variant(2, "canary", 5_000), narrow),
+        )
+    )
+    layout = Columns(Layout(), Layout())
+    endpoint = EndpointPlan(NAME, variants, validation="reject", evidence=encode_columns(layout))
+    plan = msgspec.structs.replace(PLAN, endpoints=(endpoint,))
+    counter = EvidenceCounter(ManualClock(), random.Random(0))
+    counter.apply(plan)
+    wide = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [9]}]}'
+    garbage = wide.replace(b'"x"', b'"z"')
+    codes: Counter[str] = Counter()
+    with RunningServer(last=engine, plan=plan) as running:
+        running.ring.subscribe(counter)
+        for sent in [wide, garbage, b"{"] * 30:
+            _, _, text = split_reply(exchange_bytes(running.port, post(INFER, sent)))
+            codes[orjson.loads(text).get("code", "")] += 1
+        running.run(running.ring.drain)
+    sums = {
+        message.arm: unpack(Packed(message.width, message.rows, message.bins)).rows.sum(axis=0)
+        for message in counter.messages()
+    }
+    assert codes["value_rejected"] + codes["unknown_input"] + codes[""] == 60
+    assert 0 < codes["value_rejected"] < 30
+    both = sums["canary"] + sums["primary"]
+    assert (both[REQUESTS], both[ERRORS]) == (60, 0)
+    assert both[REFUSED] == 30 + codes["value_rejected"]
+    assert sums["canary"][REFUSED] == sums["canary"][REQUESTS]
+    assert sums["primary"][REFUSED] == sums["primary"][REQUESTS] - codes[""]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from salver.bench.figures import Format
 from salver.bench.synthesis import make_up
 from salver.bench.target import Target
 from salver.bench.workload import (
@@ -78,7 +79,7 @@ def test_optional_inputs_are_left_out_and_sizes_bounded() -> None:
 
 def test_made_up_requests_differ_and_are_the_same_for_a_seed() -> None:
     """Many different bodies, so that a cache has little to answer; a seed repeats them."""
-    first, same, other = (from_signature(TABLE, 2, seed, binary=False) for seed in (0, 0, 1))
+    first, same, other = (from_signature(TABLE, 2, seed, Format.JSON) for seed in (0, 0, 1))
     assert first == same
     assert first != other
     assert len({body.content for body in first.bodies}) == MAX_DISTINCT
@@ -90,8 +91,8 @@ def test_made_up_requests_differ_and_are_the_same_for_a_seed() -> None:
 def test_json_and_binary_hold_the_same_values(datatype: str) -> None:
     """The raw bytes behind the JSON are the numbers that the JSON alone would have."""
     wanted = signature(TensorSpec("x", datatype, (-1, 3)))
-    plain = from_signature(wanted, 4, 0, binary=False).bodies[0]
-    raw = from_signature(wanted, 4, 0, binary=True).bodies[0]
+    plain = from_signature(wanted, 4, 0, Format.JSON).bodies[0]
+    raw = from_signature(wanted, 4, 0, Format.BINARY).bodies[0]
     length = int(raw.headers["inference-header-content-length"])
     (tensor,) = body_to_tensors(orjson.loads(plain.content))
     assert raw.content[length:] == bytes(tensor.buffer)
@@ -101,26 +102,26 @@ def test_json_and_binary_hold_the_same_values(datatype: str) -> None:
 def test_files_are_sent_as_they_are() -> None:
     """An OIP body keeps its bytes; rows become one request; what does not fit is refused."""
     body = b'{"id": "7",  "inputs": [{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'
-    assert from_document(body, "f.json", None, binary=False).bodies[0].content == body
-    rows = from_document(b"[[1, 2], [3, 4]]", "f.json", TABLE, binary=False)
+    assert from_document(body, "f.json", None, Format.JSON).bodies[0].content == body
+    rows = from_document(b"[[1, 2], [3, 4]]", "f.json", TABLE, Format.JSON)
     sent = orjson.loads(rows.bodies[0].content)["inputs"][0]
     assert (sent["shape"], sent["data"]) == ([2, 2], [1, 2, 3, 4])
     for data in (b"[[1, 2, 3]]", b'[["a", "b"]]'):
         with pytest.raises(InvalidTensor):
-            from_document(data, "f.json", TABLE, binary=False)
+            from_document(data, "f.json", TABLE, Format.JSON)
     with pytest.raises(InvalidExample):
-        from_golden(b"\n", "m:1", binary=False)
+        from_golden(b"\n", "m:1", Format.JSON)
     with pytest.raises(InvalidExample):
-        from_golden(b"{", "m:1", binary=False)
+        from_golden(b"{", "m:1", Format.JSON)
 
 
 def test_requests_are_whole_http_messages() -> None:
     """Path, host, length and key are there; a key cannot smuggle in a second header."""
-    (request,) = wire(from_document(b"[[1, 2]]", "", TABLE, binary=False), TARGET, "m", "k3y")
+    (request,) = wire(from_document(b"[[1, 2]]", "", TABLE, Format.JSON), TARGET, "m", "k3y")
     head, _, content = request.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     assert lines[0] == "POST /base/v2/models/m/infer HTTP/1.1"
     assert {"host: localhost:8080", f"content-length: {len(content)}"} < set(lines)
     assert "authorization: Bearer k3y" in lines
     with pytest.raises(InvalidExample):
-        wire(from_document(b"[[1, 2]]", "", TABLE, binary=False), TARGET, "m", "k\r\nx: y")
+        wire(from_document(b"[[1, 2]]", "", TABLE, Format.JSON), TARGET, "m", "k\r\nx: y")

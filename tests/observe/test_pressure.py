@@ -1,13 +1,10 @@
 """Steps that are taken when memory gets short, and how its use is measured."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.core.clock import ManualClock
-from salver.observe.cgroup import cgroup_share
 from salver.observe.memory import memory_share, resident_bytes
 from salver.observe.meter import Meter
 from salver.observe.pressure import (
@@ -120,53 +117,6 @@ def test_an_action_that_fails_keeps_no_other_from_being_done() -> None:
     watched.guard.on(UNLOAD, "broken", lambda: 1 / 0)
     watched.guard.on(REFUSE_LARGE, "large", lambda: watched.done.append("large"))
     assert watched.check(1.0) == ["caches", "large", "close"]
-
-
-def group(folder: Path, files: dict[str, object]) -> None:
-    """Write the files of a control group."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_text(f"{content}\n")
-
-
-def test_control_groups_of_version_2(tmp_path: Path) -> None:
-    """The tightest group on the way up counts, without the pages of files."""
-    own = tmp_path / "own"
-    own.write_text("0::/pod/container\n")
-    stat = "anon 1\ninactive_file 100\nactive_file 200"
-    group(
-        tmp_path / "pod" / "container",
-        {"memory.max": "max", "memory.current": 900, "memory.stat": stat},
-    )
-    group(tmp_path / "pod", {"memory.max": 1000, "memory.current": 900, "memory.stat": stat})
-    assert cgroup_share(tmp_path, own) == 0.6
-
-
-def test_control_groups_of_version_1(tmp_path: Path) -> None:
-    """So does version 1, also where only the top of the hierarchy can be seen."""
-    own = tmp_path / "own"
-    own.write_text("9:name=systemd:/\n4:cpu,memory:/docker/abc\n0::/\n")
-    files = {
-        "memory.limit_in_bytes": 2000,
-        "memory.usage_in_bytes": 1000,
-        "memory.stat": "cache 1\ntotal_inactive_file 300\ntotal_active_file 200",
-    }
-    group(tmp_path / "memory", files)
-    assert cgroup_share(tmp_path, own) == 0.25
-
-
-@pytest.mark.parametrize("text", ["", "0::/none\n", "nonsense\n"])
-def test_without_a_limit_nothing_is_short(tmp_path: Path, text: str) -> None:
-    """Missing and unreadable groups count for nothing."""
-    own = tmp_path / "own"
-    own.write_text(text)
-    assert cgroup_share(tmp_path, own) == 0.0
-    assert cgroup_share(tmp_path, tmp_path / "missing") == 0.0
-
-
-def test_the_machines_own_files_can_be_read() -> None:
-    """What this machine says is a share."""
-    assert 0.0 <= cgroup_share() < 100.0
 
 
 def test_a_budget_of_its_own() -> None:

@@ -87,7 +87,7 @@ def test_no_file_names_a_package_index_or_a_folder_of_some_machine() -> None:
             assert not forbidden.search(path.read_bytes()), path
 
 
-@pytest.mark.parametrize("name", ["serve", "test", "clients", "mlserver", "models"])
+@pytest.mark.parametrize("name", ["serve", "test", "clients", "mlserver", "models", "torch"])
 def test_locks_are_pinned_by_hash(name: str) -> None:
     """Every line of a lock names an exact version, and every package has hashes."""
     lines = (ROOT / "requirements" / f"{name}.lock").read_text().splitlines()

@@ -21,6 +21,7 @@ from salver.core.signature import Signature
 from salver.registry.blobs import BlobStore
 from salver.registry.catalog import Catalog
 from salver.registry.database import Database
+from tests.registry.stored import stored_alias
 
 MODEL, ALIAS = "churn", "champion"
 LONGEST_LIFE_S = 0.06
@@ -98,6 +99,16 @@ def lost(folder: Path, facts: list[dict[str, Any]]) -> list[str]:
     return problems
 
 
+def misled(folder: Path, facts: list[dict[str, Any]]) -> list[str]:
+    """Return what is wrong with the alias after one kill, before the next child moves it."""
+    moves = [fact["alias"] for fact in facts if "alias" in fact]
+    version, exists = stored_alias(folder, MODEL, ALIAS)
+    # Versions are counted up, and one move may have been made and not yet acknowledged.
+    if moves and (version is None or version < moves[-1]):
+        return [f"alias to {version}, the last acknowledged move was to {moves[-1]}"]
+    return [] if exists else [f"alias to {version}, which is missing"]
+
+
 def main(folder: Path, rounds: int, seed: int) -> None:
     """Kill and check, again and again."""
     rng = random.Random(seed)
@@ -106,6 +117,7 @@ def main(folder: Path, rounds: int, seed: int) -> None:
     open_registry(folder)[2].close()
     for number in range(rounds):
         facts += trial(folder, number, rng)
+        problems += misled(folder, facts)
         if number % 50 == 49:
             problems += lost(folder, facts)
     print(json.dumps({"rounds": rounds, "acknowledged": len(facts), "lost": problems}))

@@ -2,13 +2,16 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from salver.core import durable
 from salver.core.errors import BodyTooLarge, DigestMismatch, InvalidName
+from salver.registry import blobs
 from salver.registry.blobs import BlobStore
 
 
@@ -39,6 +42,131 @@ def test_other_bytes_than_announced_are_not_stored(store: BlobStore) -> None:
         writer.commit()
     assert not store.exists(sha256)
     assert list((store.root / "tmp").iterdir()) == []
+
+
+def flip(path: Path) -> None:
+    """Change one bit."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    """Take the last byte away."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def link(path: Path) -> None:
+    """Put something in its place that cannot be read."""
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
+def pipe(path: Path) -> None:
+    """Put something in its place that nobody writes to."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [link, pipe])
+def test_what_cannot_be_read_is_repaired(store: BlobStore, damage: Callable[[Path], None]) -> None:
+    """It is damaged or lacking, which the right bytes put right."""
+    sha256 = store.put(b"hello")
+    damage(store.path(sha256))
+    assert not store.verify(sha256)
+    assert not store.exists(sha256)
+    store.put(b"hello")
+    assert store.read(sha256, 5) == b"hello"
+
+
+def test_an_error_of_the_disk_is_damage(tmp_path: Path) -> None:
+    """A file that fails while it is read is reported and remembered as damaged."""
+
+    class Failing(BlobStore):
+        def path(self, sha256: str) -> Path:
+            """Return a file of which the first bytes cannot be read."""
+            assert sha256
+            return Path("/proc/self/mem")
+
+    store = Failing(tmp_path)
+    sha256 = hashlib.sha256(b"hello").hexdigest()
+    assert store.exists(sha256)
+    assert not store.verify(sha256)
+    assert not store.exists(sha256)
+    with pytest.raises(DigestMismatch, match="damaged"):
+        store.read(sha256, 10)
+
+
+def test_a_repair_during_a_look_counts(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who began to read the damaged blob does not take the good one for it."""
+    sha256 = store.put(b"hello")
+    flip(store.path(sha256))
+    plain = durable.open_regular
+
+    def repaired_meanwhile(path: Path) -> int:
+        descriptor = plain(path)
+        monkeypatch.undo()
+        copy = store.temporary_path()
+        copy.write_bytes(b"hello")
+        store.adopt(copy, sha256)
+        return descriptor
+
+    monkeypatch.setattr(blobs, "open_regular", repaired_meanwhile)
+    assert store.verify(sha256)
+    assert store.exists(sha256)
+
+
+def test_a_restored_file_is_looked_at_anew(store: BlobStore) -> None:
+    """Damage that was found is that of the file as it was then, not of a backup in its place."""
+    sha256 = store.put(b"hello")
+    path = store.path(sha256)
+    flip(path)
+    assert not store.verify(sha256)
+    assert not store.exists(sha256)
+    backup = path.with_name("backup")
+    backup.write_bytes(b"hello")
+    backup.rename(path)
+    assert store.exists(sha256)
+    assert store.read(sha256, 5) == b"hello"
+
+
+def test_a_blob_that_goes_during_its_upload_is_not_acknowledged(store: BlobStore) -> None:
+    """What was stored at the beginning, so that nothing was kept, has to be there at the end."""
+    sha256 = store.put(b"hello")
+    with store.begin(sha256, 5) as writer:
+        writer.write(b"hello")
+        flip(store.path(sha256))
+        assert not store.verify(sha256)
+        with pytest.raises(DigestMismatch, match="again"):
+            writer.commit()
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_storing_the_right_bytes_again_repairs(
+    store: BlobStore, damage: Callable[[Path], None]
+) -> None:
+    """A damaged blob gives way to the right bytes, whether anybody had noticed or not."""
+    sha256 = store.put(b"hello")
+    damage(store.path(sha256))
+    assert store.put(b"hello") == sha256
+    assert store.path(sha256).read_bytes() == b"hello"
+    damage(store.path(sha256))
+    assert store.exists(sha256)
+    with pytest.raises(DigestMismatch):
+        store.read(sha256, 100)
+    assert not store.exists(sha256)
+    assert store.size(sha256) is None
+    store.put(b"hello")
+    assert store.exists(sha256)
+    assert store.read(sha256, 5) == b"hello"
+
+
+def test_a_sound_blob_is_not_written_again(store: BlobStore) -> None:
+    """Storing the same bytes again leaves the file as it is."""
+    path = store.path(store.put(b"hello"))
+    before = path.stat().st_ino
+    store.put(b"hello")
+    assert path.stat().st_ino == before
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(store: BlobStore) -> None:

@@ -1,13 +1,22 @@
 """Outcomes count once each, and their sums are theirs, on both databases."""
 
 import uuid
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
+from salver.core.errors import InvalidRequest
 from salver.registry.database import Database
-from salver.registry.feedback import FeedbackStore, Outcome, Sums
+from salver.registry.feedback import (
+    MAX_ANSWER_METRICS,
+    MAX_METRICS,
+    FeedbackStore,
+    Outcome,
+    Sums,
+)
 
 
 def outcome(number: int, value: float = 1.0, **more: object) -> Outcome:
@@ -51,12 +60,64 @@ def test_arms_places_metrics_and_endpoints_are_apart(store: FeedbackStore) -> No
     assert store.count("e") == {"conversion": 4, "revenue": 1}
 
 
+def test_what_a_call_costs_does_not_grow_with_its_places(
+    database: Database, store: FeedbackStore
+) -> None:
+    """Callers with routing keys are at thousands of places; their sums take one statement."""
+    statements: list[str] = []
+
+    def note(_c: object, _u: object, statement: str, *_more: object) -> None:
+        statements.append(statement)
+
+    for first in (0, 200):
+        reports = [outcome(first + i, 2.0, place=i) for i in range(200)]
+        event.listen(database.engine, "before_cursor_execute", note)
+        store.take("e", reports, 5)
+        event.remove(database.engine, "before_cursor_execute", note)
+    assert len([one for one in statements if "INTO feedback_sums" in one]) == 2
+    assert len(statements) < 20
+    found = store.sums("e", "conversion", [7])
+    assert len(found) == 200
+    assert {(one.count, one.total, one.squares) for one in found} == {(2, 4.0, 8.0)}
+
+
 def test_single_outcomes_are_forgotten_and_their_sums_stay(store: FeedbackStore) -> None:
     """An answer that old cannot be reported again, so nothing can count twice."""
     store.take("e", [outcome(1), outcome(2, answered_unix_ms=9_000)], 5)
     assert store.forget(5_000) == 1
     assert store.count("e") == {"conversion": 2}
     assert store.take("e", [outcome(2)], 6) == {0: 1.0}
+
+
+def refused(store: FeedbackStore, outcomes: Sequence[Outcome]) -> dict[int, str]:
+    """Report, and return what is wrong with those that are refused."""
+    before = store.take("e", list(outcomes), 5)
+    return {i: one.message for i, one in before.items() if isinstance(one, InvalidRequest)}
+
+
+def test_an_answer_has_few_metrics(store: FeedbackStore) -> None:
+    """In one call or in several; those it has may be repeated, and other answers have their own."""
+    many = [outcome(1, metric=f"m{i}") for i in range(MAX_ANSWER_METRICS + 2)]
+    assert refused(store, many[:5]) == {}
+    found = refused(store, many)
+    assert list(found) == [MAX_ANSWER_METRICS, MAX_ANSWER_METRICS + 1]
+    assert all("8 metrics were reported of this answer" in text for text in found.values())
+    assert refused(store, many[:MAX_ANSWER_METRICS]) == {}
+    assert refused(store, [outcome(2, metric="m9")]) == {}
+    assert sum(store.count("e").values()) == MAX_ANSWER_METRICS + 1
+
+
+def test_an_endpoint_has_a_bounded_number_of_metrics(store: FeedbackStore) -> None:
+    """Whoever makes up names gets no further; names that are there, and other endpoints, do."""
+    many = [outcome(i, metric=f"m{i:02}") for i in range(MAX_METRICS + 1)]
+    for start in range(0, MAX_METRICS, 40):
+        found = refused(store, many[start : start + 40])
+    assert list(found) == [MAX_METRICS % 40]
+    assert "endpoint 'e' has 64 metrics" in found[MAX_METRICS % 40]
+    assert "'m64' is not counted" in found[MAX_METRICS % 40]
+    assert refused(store, [outcome(900, metric="m63"), outcome(900, metric="x")]).keys() == {1}
+    assert len(store.count("e")) == MAX_METRICS
+    assert store.take("other", [outcome(1, metric="x")], 5) == {}
 
 
 @settings(

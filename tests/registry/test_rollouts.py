@@ -96,11 +96,11 @@ def test_an_earlier_state_comes_back_once(store: RolloutStore, database: Databas
     new = store.put(NEW, OLD, 60.0)
     store.save_left({"e": 30.0, "unknown": 1.0})
     assert store.previous()["e"].left_s == 30.0
-    restored = store.restore("e", "m:2", "wrong")
+    restored = store.restore(new, "m:2", "wrong")
     assert (restored.version, restored.generation > new.generation) == (1, True)
     assert "wrong" in store.mark_of("m", 2)
     with pytest.raises(PreviousNotFound, match="salver deploy"):
-        store.restore("e", "m:1", "")
+        store.restore(restored, "m:1", "")
     assert store.mark_of("m", 1) == ""
 
 

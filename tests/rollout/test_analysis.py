@@ -1,7 +1,10 @@
 """From counts to verdicts: each metric sees its own harm, and nothing is said too early."""
 
 import math
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -10,11 +13,14 @@ import pytest
 from salver.core.errors import InvalidSettings
 from salver.rollout import kayenta
 from salver.rollout.analysis import analyse
-from salver.rollout.evidence import Observed
+from salver.rollout.evidence import Block, Observed
+from salver.rollout.judge import Kind, Standing, decide
 from salver.rollout.metrics.base import stability_index
-from salver.rollout.metrics.table import METRICS, metric
+from salver.rollout.metrics.plugins import load_plugins
+from salver.rollout.metrics.table import METRICS, metric, register
 from salver.rollout.policy import DEFAULT_METRICS, MAX_METRICS, Direction, MetricSpec, Policy
 from salver.rollout.report import MetricReport, Report, Verdict
+from salver.rollout.tally import SEGMENTS, Layout, Tally
 from tests.rollout.tables import block, nothing, observed
 
 REQUESTS = 12_000
@@ -41,6 +47,15 @@ def _harmed() -> dict[str, Observed]:
         kind: observed(np.random.default_rng(2), REQUESTS, {kind: size}, where=HALF)
         for kind, size in HARMS.items()
     }
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give a folder in which modules are found; what was registered is forgotten afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    register({})
+    sys.modules.pop("a_plugin", None)
 
 
 def by_name(report: Report) -> dict[str, MetricReport]:
@@ -131,6 +146,62 @@ def test_a_wrong_sample_ratio_blocks_every_verdict(harmed: dict[str, Observed]) 
     assert report.metrics == ()
 
 
+class Share(NamedTuple):
+    """What becomes of an arm's requests; each a part of all of them, the first of the others."""
+
+    failed: float = 0.01
+    refused: float = 0.0
+    remembered: float = 0.0
+
+
+def counted(canary: Share, primary: Share, *, requests: int, weight: int = 5000) -> Observed:
+    """Return requests without keys; each arm refuses, remembers and fails its own share."""
+    rng, where = np.random.default_rng(3), block(1, weight)
+    tallies = Tally(where.canary), Tally(where.primary)
+    for segment in rng.integers(0, SEGMENTS, requests).tolist():
+        mine = segment < weight // 5
+        tally, share = (tallies[0], canary) if mine else (tallies[1], primary)
+        draw = rng.random()
+        if draw < share.refused:
+            tally.refused(segment, keyed=False)
+        elif draw < share.refused + share.remembered:
+            tally.remembered(segment, keyed=False)
+        elif rng.random() < share.failed:
+            tally.failed(segment, keyed=False)
+        else:
+            tally.answered(segment, 0.02 * float(rng.lognormal(0.0, 0.6)), keyed=False)
+    return Observed(where, tallies[0].table(), tallies[1].table())
+
+
+def test_a_canary_that_refuses_what_the_primary_takes_is_worse() -> None:
+    """Whether its step, its range or its size says so, its callers see it; garbage is no harm."""
+    policy = Policy(warmup_s=0.0)
+    bad = counted(Share(refused=0.07), Share(refused=0.05), requests=40_000)
+    found = by_name(analyse(policy, [bad], 60.0))
+    assert found["refusal_rate"].verdict is Verdict.WORSE
+    assert found["refusal_rate"].estimate == pytest.approx(0.02, abs=0.01)
+    assert found["error_rate"].verdict is not Verdict.WORSE
+    garbage = Share(refused=0.3)
+    same = by_name(analyse(policy, [counted(garbage, garbage, requests=40_000)], 60.0))
+    assert same["refusal_rate"].verdict is Verdict.NOT_ENOUGH
+    assert same["error_rate"].n_canary < 22_000
+
+
+def test_arms_may_remember_unlike_parts_of_their_requests() -> None:
+    """The ratio is that of all requests; the rest is compared by the share that ran."""
+    policy = Policy(metrics=(SPECS["errors"], SPECS["latency"]), warmup_s=0.0)
+    cold, warm = Share(remembered=0.3), Share(remembered=0.6)
+    seen = counted(cold, warm, requests=20_000, weight=1_000)
+    report = analyse(policy, [seen], 60.0)
+    assert report.sample_ratio.holds
+    assert report.sample_ratio.observed == pytest.approx(0.1, abs=0.01)
+    assert report.requests == pytest.approx(1_400, rel=0.1)
+    for each in report.metrics:
+        assert each.verdict in (Verdict.EQUIVALENT, Verdict.NOT_ENOUGH), each
+    failing = counted(Share(0.1, 0.0, 0.3), warm, requests=20_000, weight=1_000)
+    assert by_name(analyse(policy, [failing], 60.0))["errors"].verdict is Verdict.WORSE
+
+
 def test_an_empty_rollout_says_so() -> None:
     """Without a request every metric has not enough data and says of which arm."""
     report = analyse(msgspec.structs.replace(POLICY, warmup_requests=0), [nothing(HALF)], 60.0)
@@ -140,18 +211,49 @@ def test_an_empty_rollout_says_so() -> None:
         assert "canary and the primary" in each.reason
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("return 1 / 0", "ZeroDivisionError: division by zero"),
+        ("return None", "TypeError: it returned a NoneType in the place of a MetricReport"),
+        ("return report('y', 'better')", "ValueError: its report must have the name"),
+        ("return report('x', 'fine')", "ValidationError: Invalid enum value 'fine'"),
+        ("return report('x', 'better', '0.1')", "ValidationError: Expected `float"),
+    ],
+)
 def test_a_metric_that_raises_has_failed(
-    same: Observed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    same: Observed, plugins: Path, body: str, reason: str
 ) -> None:
-    """A plug-in may raise anything: the others are still there, and the reason names the error."""
-    (tmp_path / "a_plugin.py").write_text("def broken(question):\n    return 1 / 0\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(METRICS, "broken", "a_plugin:broken")
+    """A plug-in may do anything: the others are still there, and the reason names the error."""
+    (plugins / "a_plugin.py").write_text(
+        "from salver.rollout.report import MetricReport\n"
+        "def report(name, verdict, estimate=None):\n"
+        "    return MetricReport(name, verdict, True, 0.1, False, 0.05, estimate)\n"
+        f"def broken(question):\n    {body}\n"
+    )
+    register(load_plugins("broken=a_plugin:broken"))
     policy = Policy(metrics=(MetricSpec("x", "broken", 0.1), SPECS["errors"]))
     broken, errors = analyse(policy, [same], 60.0).metrics
     assert broken.verdict is Verdict.FAILED
-    assert broken.reason == "ZeroDivisionError: division by zero"
+    assert broken.reason.startswith(reason)
     assert errors.verdict is not Verdict.FAILED
+
+
+def test_a_verdict_in_plain_text_is_a_verdict(same: Observed, plugins: Path) -> None:
+    """A plug-in that says *worse* in its own words, and numbers of NumPy, rolls back."""
+    (plugins / "a_plugin.py").write_text(
+        "import numpy as np\n"
+        "from salver.rollout.report import MetricReport\n"
+        "def text(question):\n"
+        "    estimate = np.float32(0.5)\n"
+        "    return MetricReport('x', 'worse', np.bool_(True), 0.1, False, 0.05, estimate)\n"
+    )
+    register(load_plugins("text=a_plugin:text"))
+    policy = Policy(metrics=(MetricSpec("x", "text", 0.1),))
+    report = analyse(policy, [same], 60.0)
+    assert report.metrics[0].verdict is Verdict.WORSE
+    assert type(report.metrics[0].estimate) is float
+    assert decide(report, policy, Standing(True, 60.0, 0.0)).kind is Kind.ROLL_BACK
 
 
 @pytest.mark.parametrize(
@@ -260,3 +362,22 @@ def test_every_kind_of_metric_is_there() -> None:
         assert callable(metric(kind))
     with pytest.raises(InvalidSettings, match="known are"):
         metric("zzz")
+
+
+def test_a_higher_threshold_is_a_higher_margin() -> None:
+    """Equal versions whose latencies are below what anybody cares about are equal, not better."""
+    columns = Layout(("p95",), (0.001,))
+    slower = Layout(("p95",), (0.002,))
+    rng = np.random.default_rng(4)
+    arms = []
+    for layout, mine in ((slower, True), (columns, False)):
+        tally = Tally(layout)
+        for seconds in rng.lognormal(np.log(0.0006), 0.3, 20_000).tolist():
+            place = int(rng.integers(0, 1_000))
+            tally.answered(place if mine else 1_000 + place, seconds, keyed=False)
+        arms.append(tally.table())
+    given = Observed(Block(1, 5_000, slower, columns), *arms)
+    found = analyse(Policy(metrics=(SPECS["latency"],), warmup_s=0.0), [given], 60.0).metrics[0]
+    assert found.margin == pytest.approx(1.0)
+    assert found.verdict is Verdict.EQUIVALENT
+    assert found.estimate == pytest.approx(0.0, abs=0.15)

@@ -244,6 +244,15 @@ def test_a_canary_without_traffic_pauses() -> None:
     assert state.step == 0
 
 
+def test_an_analysis_that_takes_long_is_no_lack_of_requests() -> None:
+    """What came meanwhile is known when it ends; if it came to nothing, the time counts."""
+    unknown = Tick(1.0, True, True)
+    state = walk(prepared(no_traffic_s=10.0), good(9), *[unknown] * 20)
+    assert state.state == RUNNING
+    assert walk(state, good(10)).state == RUNNING
+    assert "no request" in walk(state, good(9)).reason
+
+
 def test_a_primary_that_disappears_pauses() -> None:
     """A short absence holds, a long one asks a person; findings of that time do not count."""
     gone = msgspec.structs.replace(good(50, PROMOTE), is_primary_ready=False)
@@ -261,10 +270,10 @@ def test_what_cannot_be_loaded_or_stay_up_is_rolled_back() -> None:
     assert walk(rollout(), broken).state == ROLLED_BACK
     paused, _ = command(prepared(), Command("pause", "alice"))
     assert walk(paused, broken).state == ROLLED_BACK
-    crash = msgspec.structs.replace(good(0, HOLD), crashes=1)
-    state = walk(paused, *[crash] * (CRASHES - 1))
-    assert state.state == PAUSED
-    assert walk(state, crash).state == ROLLED_BACK
+    crashed = [msgspec.structs.replace(good(0, HOLD), crashes=n) for n in range(CRASHES + 1)]
+    state = walk(paused, *[crashed[CRASHES - 1]] * 5, crashed[0])
+    assert (state.state, state.crashes) == (PAUSED, CRASHES - 1)
+    assert walk(state, crashed[CRASHES]).state == ROLLED_BACK
 
 
 def test_time_stops_in_a_pause_and_begins_anew_after_it_was_over() -> None:

@@ -12,14 +12,19 @@ from salver.core.errors import InvalidRequest, InvalidSettings, WireError
 from salver.rollout.metrics.latency import quantile
 from salver.rollout.tally import (
     ERRORS,
+    KEYED,
     MAX_COLUMNS,
     POINTS,
+    REFUSED,
+    REMEMBERED,
     REQUESTS,
     SEGMENTS,
     Layout,
     Packed,
     Tally,
+    answered,
     pack,
+    ran,
     segment_of,
     unpack,
 )
@@ -45,6 +50,22 @@ def test_every_request_counts_in_the_segment_that_routed_it() -> None:
     assert list(rows[7, LAYOUT.first_score : LAYOUT.first_feedback]) == [0, 1, 0, 1]
     assert list(rows[7, LAYOUT.first_feedback :]) == [1, 3, 9]
     assert not np.delete(rows, 7, axis=0).any()
+
+
+def test_what_ran_and_what_was_answered() -> None:
+    """All that chance gave is counted; memory is not asked, and refused ones are not answered."""
+    tally = Tally(LAYOUT)
+    tally.answered(7, 0.02)
+    tally.failed(7)
+    tally.refused(7)
+    tally.remembered(7)
+    tally.remembered(7, keyed=False)
+    rows = tally.table().rows
+    assert [rows[7, column] for column in (REQUESTS, ERRORS, REFUSED, REMEMBERED, KEYED)] == [
+        5, 1, 1, 2, 4,
+    ]  # fmt: skip
+    assert (ran(rows)[7], answered(rows)[7]) == (3, 1)
+    assert not rows[7, LAYOUT.slower_than(0)[0] :].any()
 
 
 @given(

@@ -1,7 +1,8 @@
 """Tries damaged copies of one model file; run as a process of its own, which forks for each try.
 
-Arguments: runtime, model file, rows (.npy), number of seeds, whether the input is FP64. Prints
-one JSON object with the counts and the seeds whose file a push accepted and a worker died of.
+Arguments: runtime, model file, rows (.npy), number of seeds, whether the input is FP64, and
+whether a file inside the archive is damaged instead of the archive. Prints one JSON object with
+the counts and the seeds whose file a push accepted and a worker died of.
 """
 
 import json
@@ -19,8 +20,8 @@ from salver.core.errors import SalverError
 from salver.core.signature import Signature, TensorSpec
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import BatchRuntime, RuntimeOptions
-from salver.runtimes.table import create_batch
-from tests.artifact.mutations import mutate
+from salver.runtimes.table import create_batch, prepare_batch
+from tests.artifact.mutations import mutate, mutate_member
 
 TIME_LIMIT_S = 20
 ACCEPTED, REFUSED = 0, 3
@@ -54,13 +55,18 @@ def ask(runtime: BatchRuntime, rows: AnyArray) -> None:
 
 
 def main(
-    runtime_name: str, model: Path, rows: AnyArray, seeds: int, signature: Signature | None
+    runtime_name: str,
+    model: Path,
+    rows: AnyArray,
+    seeds: int,
+    signature: Signature | None,
+    damage: Callable[[bytes, int], bytes],
 ) -> None:
     """Try every seed and print the counts."""
     counts = {"refused": 0, "crashed_at_push": 0, "survived": 0}
     killed: list[int] = []
     original = model.read_bytes()
-    create_batch(runtime_name)
+    prepare_batch(runtime_name)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
@@ -82,7 +88,7 @@ def main(
                     continue
 
         for seed in range(seeds):
-            (folder / model.name).write_bytes(mutate(original, seed))
+            (folder / model.name).write_bytes(damage(original, seed))
             outcome = in_child(push)
             if outcome != ACCEPTED:
                 counts["refused" if outcome > 0 else "crashed_at_push"] += 1
@@ -95,4 +101,5 @@ def main(
 
 if __name__ == "__main__":
     known = Signature((TensorSpec("input", "FP64", (-1, 4)),), ()) if sys.argv[5] == "1" else None
-    main(sys.argv[1], Path(sys.argv[2]), np.load(sys.argv[3]), int(sys.argv[4]), known)
+    inside = mutate_member if sys.argv[6] == "1" else mutate
+    main(sys.argv[1], Path(sys.argv[2]), np.load(sys.argv[3]), int(sys.argv[4]), known, inside)

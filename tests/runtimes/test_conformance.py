@@ -27,7 +27,8 @@ from salver.core.tensor import AnyArray
 from salver.runtimes.base import BatchRuntime, RuntimeOptions
 from salver.runtimes.code import Code
 from salver.runtimes.table import BATCH_RUNTIMES, create_batch
-from tests import models
+from salver.runtimes.torch import Exported, Script
+from tests import models, torch_models
 
 Direct = Callable[[Path, AnyArray], dict[str, AnyArray]]
 
@@ -113,6 +114,13 @@ SAMPLES: dict[str, Sample] = {
     ),
     "python:centroids": Sample(
         "python", models.python_iris, floats("iris", np.float64), tabular(4), ask_code
+    ),
+    "torch:script": Sample(
+        "torch", torch_models.iris_script, floats("iris", np.float32),
+        Signature((TensorSpec("x", "FP32", (-1, 4)),), ()), torch_models.ask,
+    ),
+    "torch:exported": Sample(
+        "torch", torch_models.iris_exported, floats("iris", np.float32), None, torch_models.ask
     ),
     "sklearn:pipeline": Sample(
         "sklearn", models.skops_diabetes, floats("diabetes", np.float64), tabular(10), ask_sklearn
@@ -240,7 +248,7 @@ def test_unloading_frees(sample: Sample, tmp_path: Path) -> None:
         weakref.ref(value)
         for value in vars(runtime).values()
         if type(value).__module__.split(".")[0] in ("onnxruntime", "xgboost", "lightgbm", "sklearn")
-        or isinstance(value, Code)
+        or isinstance(value, Code | Script | Exported)
     ]
     assert held
     runtime.unload()

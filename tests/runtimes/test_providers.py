@@ -8,8 +8,9 @@ import pytest
 
 from salver.core.errors import LoadFailed, ResourceUnavailable
 from salver.core.signature import Signature
+from salver.runtimes import cuda
 from salver.runtimes.base import RuntimeOptions, provider_of
-from salver.runtimes.onnx import OnnxRuntime
+from salver.runtimes.onnx import OnnxRuntime, first_gpu_use
 from salver.runtimes.providers import to_try
 from tests import models
 
@@ -70,9 +71,29 @@ def test_a_device_that_is_missing_is_no_reason_to_compute_elsewhere(
         OnnxRuntime().load(tmp_path, Signature((), ()), RuntimeOptions(provider="cuda"))
 
 
+def test_cudas_libraries_are_found_in_python_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are loaded before a session looks for them; the processor needs none of them."""
+    asked: list[str] = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: asked.append("CUDA"))
+    folder = models.onnx_identity("FP32", 2).parent
+    OnnxRuntime().load(folder, None, RuntimeOptions(provider="cpu"))
+    assert not asked
+    OnnxRuntime().load(folder, None, RuntimeOptions(provider="auto"))
+    assert asked
+
+
 def test_a_damaged_file_is_what_it_is(tmp_path: Path) -> None:
     """It is the file's fault, not the provider's."""
     (tmp_path / "m.onnx").write_bytes(b"\x00damaged")
     for asked in ("auto", "cpu"):
         with pytest.raises(LoadFailed, match=r"refused m\.onnx"):
             OnnxRuntime().load(tmp_path, Signature((), ()), RuntimeOptions(provider=asked))
+
+
+def test_a_process_without_a_gpu_has_lost_none() -> None:
+    """A run that fails there is the model's fault."""
+    if CUDA in THERE:
+        pytest.skip("there is one")
+    assert cuda.failure() == ""
+    first_gpu_use()

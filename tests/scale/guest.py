@@ -7,6 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
+from salver.wire.attempts import Attempts, write
 from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
 from salver.wire.messages import PROTOCOL_VERSION, Hello, Message, Snapshot
@@ -56,6 +57,10 @@ def main() -> None:
     if options.mode == "crash" or (options.mode == "crash-once" and not mark.exists()):
         mark.touch()
         sys.exit(3)
+    if options.mode == "exit-once" and not mark.exists():
+        mark.touch()
+        write(mark.parent, "own", Attempts(going_on=("load",)))
+        sys.exit(0)
     asyncio.run(serve(door))
 
 

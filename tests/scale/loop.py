@@ -3,13 +3,16 @@
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
+from typing import ParamSpec
+
+P = ParamSpec("P")
 
 
-def in_loop(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[], None]:
+def in_loop(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]:
     """Make a test of a coroutine, as the supervisor would run it."""
 
     @functools.wraps(test)
-    def run() -> None:
-        asyncio.run(test())
+    def run(*arguments: P.args, **named: P.kwargs) -> None:
+        asyncio.run(test(*arguments, **named))
 
     return run

@@ -114,6 +114,23 @@ async def test_a_crash_is_not_an_idle_exit() -> None:
 
 
 @in_loop
+@pytest.mark.parametrize("mode", ["crash-once", "exit-once"])
+async def test_who_is_to_try_it_once_tries_again_after_a_crash(mode: str) -> None:
+    """A process that was wanted without a connection comes back without one.
+
+    Also if it said that all is well, but had not finished with a load.
+    """
+    async with door_child(mode) as (child, _, _):
+        child.demand(("m:1",), on_demand=True, now=True)
+        async with asyncio.timeout(20.0):
+            while not child.restarts:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+            while child.pid is None:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+        assert child.state == "running"
+
+
+@in_loop
 async def test_one_that_is_to_run_always_is_started_without_a_connection() -> None:
     """A child that is no longer on demand runs, and is restarted when it ends with 0."""
     async with door_child("greet") as (child, address, _):

@@ -58,7 +58,10 @@ async def until(condition: object) -> None:
 
 @contextlib.asynccontextmanager
 async def pool(count: int = 1) -> AsyncIterator[Pool]:
-    """Give a running pool of so many processes; nothing is left afterwards."""
+    """Give a running pool of so many processes; nothing is left afterwards.
+
+    What a failed test began is killed: nobody else ends it, and waiting would hide the failure.
+    """
     orphans = Orphans(set)
     orphans.provision()
     with tempfile.TemporaryDirectory(prefix="warm-") as name:
@@ -69,6 +72,10 @@ async def pool(count: int = 1) -> AsyncIterator[Pool]:
         running.warm.start()
         try:
             yield running
+        except BaseException:
+            for pid in running.warm.pids:
+                os.kill(pid, signal.SIGKILL)
+            raise
         finally:
             running.warm.stop()
             await running.zygote.stop(5.0)
@@ -81,9 +88,18 @@ def status(pid: int, field: str) -> str:
     return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(f"{field}:"))
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Tell whether a process does something of its own at a signal."""
+    return bool(int(status(pid, "SigCgt"), 16) >> (number - 1) & 1)
+
+
 def open_files(pid: int) -> set[str]:
-    """Return what a process has open."""
-    return {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    """Return what a process has open; it may close things meanwhile."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(link.readlink()))
+    return found
 
 
 def title_of(pid: int) -> list[str]:
@@ -122,6 +138,7 @@ async def test_a_worker_becomes_what_it_is_told() -> None:
             await until(lambda: tuple(title_of(waiting)[1:7]) == title)
             assert any(name.endswith("own.log") for name in open_files(waiting))
             await running.full(2)
+            await until(lambda: catches(waiting, signal.SIGTERM))
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
 

@@ -179,7 +179,19 @@ def test_who_asks_the_same_at_once_waits_for_one_run() -> None:
     scene.engine.answer()
     assert [caller.got for caller in callers] == [[6.0]] * 5
     assert [caller.timings for caller in callers] == [[Timing()]] + [[None]] * 4
+    assert [caller.context.joined for caller in callers] == [False] + [True] * 4
     assert scene.count("joined") == 4
+
+
+def test_each_attempt_is_of_the_first_who_waits_for_its_end() -> None:
+    """Who leaves, and who has more time and waits for another attempt, are told apart from it."""
+    scene = Scene()
+    callers = [scene.ask(2.0, deadline_ns) for deadline_ns in (1000, 1000, 2000, 2000, 2000)]
+    callers[1].context.cancel()
+    scene.engine.fail(DeadlineExceeded("late"))
+    callers[4].context.cancel()
+    scene.engine.fail(ModelFailed("no"))
+    assert [caller.context.joined for caller in callers] == [False, True, False, True, True]
 
 
 def test_an_error_is_shared_but_not_kept() -> None:
@@ -187,6 +199,7 @@ def test_an_error_is_shared_but_not_kept() -> None:
     scene = Scene()
     callers = [scene.ask(2.0) for _ in range(3)]
     scene.engine.fail(ModelFailed("no"))
+    assert [caller.context.joined for caller in callers] == [False, True, True]
     assert [caller.got for caller in callers] == [["model_failed"]] * 3
     later = scene.ask(2.0)
     scene.engine.answer()

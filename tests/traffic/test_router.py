@@ -18,7 +18,7 @@ from salver.core.handler import Responder
 from salver.core.ids import RequestIds
 from salver.core.request import InferenceRequest, InferenceResponse, form_of
 from salver.core.routing import Routing, Rule
-from salver.core.signature import Signature, TensorSpec
+from salver.core.signature import Column, Signature, TensorSpec
 from salver.core.tensor import Tensor
 from salver.traffic.keys import sticky_point
 from salver.traffic.router import Router
@@ -216,6 +216,84 @@ def test_numbers_that_are_equal_are_the_same_key() -> None:
     assert keys == ["7", "7"]
 
 
+TABLE = Signature(
+    (
+        TensorSpec("one", "INT64", (-1,), (Column("alone"),)),
+        TensorSpec("rows", "FP32", (-1, 3), tuple(map(Column, ("age", "customer", "amount")))),
+        TensorSpec("words", "BYTES", (-1, 2), (Column("city"), Column("street"))),
+    ),
+    (),
+)
+
+
+def table_router(key: str) -> tuple[Router, Last]:
+    """Return a router of an endpoint whose primary version takes tables."""
+    plan = endpoint(5_000, Routing(key))
+    primary, canary = plan.variants
+    primary = msgspec.structs.replace(primary, signature=TABLE)
+    return router(msgspec.structs.replace(plan, variants=(primary, canary)))
+
+
+def key_in(key: str, *inputs: Tensor) -> str | None:
+    """Return the routing key of one request with these inputs."""
+    made, _ = table_router(key)
+    context = RequestContext(IDS.make(), ANONYMOUS, 0, 1)
+    made(InferenceRequest("e", list(inputs)), context, Caller())
+    if context.routing_key is not None:
+        assert context.place == sticky_point("e", context.routing_key)
+    return context.routing_key
+
+
+def test_a_column_of_a_table_may_be_the_key() -> None:
+    """Its value in the first row, in whatever datatype, as if it had been sent by itself."""
+    rows = Tensor.from_array("rows", np.array([[1, 70, 3], [4, 5, 6]], np.float32))
+    words = Tensor.from_array("words", np.array([["Bern", "Gasse"], ["Chur", "Weg"]]))
+    one = Tensor.from_array("one", np.array([9, 8], np.int64))
+    assert key_in("input:customer", one, rows, words) == "70"
+    assert key_in("input:amount", one, rows, words) == "3"
+    assert key_in("input:street", one, rows, words) == "Gasse"
+    assert key_in("input:city", one, rows, words) == "Bern"
+    assert key_in("input:alone", one, rows, words) == "9"
+    assert key_in("input:nobody", one, rows, words) is None
+    # A tensor that is called so is what was meant, as where columns are sent one by one.
+    alone = Tensor.from_array("customer", np.array([8], np.int64))
+    assert key_in("input:customer", rows, alone) == "8"
+    assert key_in("input:rows", rows) == "1"
+
+
+@pytest.mark.parametrize(
+    ("key", "tensor"),
+    [
+        ("input:customer", Tensor("rows", "FP32", (0, 3), b"")),
+        ("input:customer", Tensor.from_array("rows", np.ones((1, 2), np.float32))),
+        ("input:customer", Tensor("rows", "FP32", (), b"\0\0\0\0")),
+        ("input:street", Tensor("words", "BYTES", (1, 2), b"")),
+        ("input:street", Tensor("words", "BYTES", (1, 2), b"\x01\0\0\0a")),
+        ("input:street", Tensor("words", "BYTES", (1, 2), b"\xff\xff\xff\xffabc")),
+        ("input:street", Tensor("words", "BYTES", (1, 2), b"\x01\0\0\0a\x02")),
+    ],
+)
+def test_a_table_without_that_cell_has_no_key(key: str, tensor: Tensor) -> None:
+    """It is drawn; whoever checks the tensors comes later."""
+    assert key_in(key, tensor) is None
+
+
+def test_a_cohort_is_taken_apart_where_a_column_decides() -> None:
+    """Each member has its own cell, and falls where it falls when it comes alone."""
+    made, last = table_router("input:amount")
+    cohort, _ = gathered(40)
+    table = Tensor.from_array("rows", np.zeros((1, 3), np.float32))
+    cohort.request = InferenceRequest("e", [], form=form_of(InferenceRequest("e", [table])))
+    cohort.payloads = [np.full(3, number, np.float32).tobytes() for number in range(40)]
+    made.many([cohort])
+    assert not last.cohorts
+    assert {context.routing_key for context in last.contexts} == {str(n) for n in range(40)}
+    for context in last.contexts:
+        assert context.routing_key is not None
+        assert context.place == sticky_point("e", context.routing_key)
+        assert context.variant == ("m:2" if context.place < 5_000 else "m:1")
+
+
 @pytest.mark.parametrize("buffer", [b"", b"\x01", b"\xff\xff\xff\xffabc", b"\x00\x00\x00\x00"])
 def test_a_broken_input_is_no_fault(buffer: bytes) -> None:
     """Whoever checks the tensors comes later; the router takes what there is."""
@@ -260,6 +338,23 @@ def test_a_version_that_is_not_served_is_refused() -> None:
     made, _ = router(endpoint(500))
     with pytest.raises(VersionNotFound, match="it serves 1, 2"):
         ask(made, version="3")
+
+
+@pytest.mark.parametrize("to", ["shadow", "2", "m:2"])
+def test_nobody_gets_the_answers_of_a_shadow(to: str) -> None:
+    """Neither who names its version nor who a rule would send there: nobody has approved of it."""
+    shadow = msgspec.structs.replace(variant(2, "shadow", 0), sample=10_000)
+    routing = Routing("", (Rule(to, headers={"x-beta": "1"}),))
+    plan = EndpointPlan(
+        "e", (variant(1, "primary", 10_000), shadow), routing=routing, headers=routing.headers
+    )
+    made, last = router(plan)
+    with pytest.raises(VersionNotFound, match=r"it serves 1$"):
+        ask(made, version="2")
+    assert ask(made, headers={"x-beta": "1"}).variant == "m:1"
+    made.many([gathered(20, headers={"x-beta": "1"})[0]])
+    assert {part.context.variant for part in last.cohorts} == {"m:1"}
+    assert {context.variant for context in last.contexts} == {"m:1"}
 
 
 def test_an_endpoint_without_a_variant_is_not_ready() -> None:
@@ -331,6 +426,27 @@ def test_versions_of_two_models_with_one_number_are_told_apart() -> None:
     made, last = router(EndpointPlan("e", (variant(1, "primary", 10_000), shadow)))
     made.many([gathered(20)[0]])
     assert {part.context.variant for part in last.cohorts} == {"m:1"}
+
+
+def test_callers_in_a_floor_stay_whatever_the_weights_become() -> None:
+    """With three arms too, and the others are split as the weights say."""
+    seen: dict[str, set[str]] = {}
+    for weights in ((3_400, 3_300, 3_300), (8_000, 1_000, 1_000), (1_000, 1_500, 7_500)):
+        arms = zip((1, 2, 3), ("primary", "arm", "arm"), weights, strict=True)
+        variants = tuple(variant(*one) for one in arms)
+        routing = Routing("header:x-user")
+        plan = EndpointPlan("e", variants, routing=routing, headers=("x-user",), floor=1_000)
+        made, _ = router(plan)
+        counts = Counter[str]()
+        for user in map(str, range(3_000)):
+            found = ask(made, headers={"x-user": user}).variant
+            counts[found] += 1
+            if sticky_point("e", user) < 3_000:
+                seen.setdefault(user, set()).add(found)
+        shares = [counts[f"m:{number}"] / 3_000 for number in (1, 2, 3)]
+        assert shares == pytest.approx([weight / 10_000 for weight in weights], abs=0.03)
+    assert len(seen) > 700
+    assert all(len(found) == 1 for found in seen.values())
 
 
 def test_a_cohort_with_one_key_stays_whole() -> None:

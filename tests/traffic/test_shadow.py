@@ -6,15 +6,24 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 import uvloop
 
-from salver.core.clock import ManualClock
+from salver.core.clock import Clock, ManualClock
 from salver.core.cohort import Cohort, Piece
 from salver.core.context import ANONYMOUS, RequestContext
-from salver.core.errors import ModelFailed, SalverError
+from salver.core.errors import (
+    CircuitOpen,
+    DeadlineExceeded,
+    ModelFailed,
+    NotReady,
+    Overloaded,
+    SalverError,
+    ValueRejected,
+)
 from salver.core.handler import Responder
 from salver.core.request import InferenceRequest, InferenceResponse, JointResponse, form_of
 from salver.core.settings import ShadowSettings
@@ -136,15 +145,14 @@ class Room:
 class World:
     """A shadow handler, what is behind it, and what happened."""
 
-    def __init__(self, sample: int = 10_000, **settings: float) -> None:
+    def __init__(self, sample: int = 10_000, clock: Clock | None = None, **settings: float) -> None:
         self.log: list[str] = []
         self.models = Models(self.log)
         self.meter = Meter()
         self.busy = Busy(ManualClock(), lambda: 0)
         chosen = ShadowSettings(**settings)  # type: ignore[arg-type]
-        self.shadows = Shadows(
-            self.models, chosen, self.meter, ManualClock(), random.Random(0), self.busy
-        )
+        clock = clock or ManualClock()
+        self.shadows = Shadows(self.models, chosen, self.meter, clock, random.Random(0), self.busy)
         self.shadows.apply(plan(sample))
 
     def ask(self, value: float = 1.0, epoch: int = 7) -> None:
@@ -227,6 +235,29 @@ async def test_a_failing_shadow_is_nobodys_trouble(fault: Exception) -> None:
     assert world.copies() == {"failed": 5}
 
 
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        (Overloaded("full"), "dropped"),
+        (NotReady("its worker restarts"), "dropped"),
+        (CircuitOpen("a pause"), "dropped"),
+        (DeadlineExceeded("late"), "failed"),
+        (ValueRejected("not what it takes"), "failed"),
+    ],
+    ids=lambda value: getattr(value, "code", value),
+)
+@in_loop
+async def test_a_copy_without_room_says_nothing_of_the_version(
+    fault: SalverError, outcome: str
+) -> None:
+    """It never ran; one that ran out of time did, and its original was answered."""
+    world = World()
+    world.models.fault = fault
+    world.ask()
+    await settle()
+    assert world.copies() == {outcome: 1}
+
+
 @in_loop
 async def test_only_a_sample_is_copied() -> None:
     """A fifth of the requests, alone or together; what a rule decided is not."""
@@ -266,7 +297,7 @@ async def test_a_cohort_is_copied_as_one() -> None:
 @in_loop
 async def test_copies_are_bounded() -> None:
     """A shadow that does not answer takes so many and no more; the rest is dropped."""
-    world = World(max_open=3, max_waiting=5)
+    world = World(max_open=3, max_waiting=5, quiet=False)
     world.models.hold = True
     for number in range(20):
         world.ask(number)
@@ -291,6 +322,55 @@ async def test_waiting_copies_are_bounded_in_bytes() -> None:
         await settle()
     assert len(world.models.held) == 1
     assert world.copies() == {"dropped": 3}
+
+
+@in_loop
+async def test_copies_wait_until_it_is_quiet() -> None:
+    """None is sent while a request waits for the primary version or a copy runs, and none stays."""
+    world = World()
+    waiting = {"m:1": 1}
+    world.shadows.open_requests = lambda variant: waiting.get(variant, 0)
+    for number in range(3):
+        world.ask(number)
+    await settle()
+    assert "m:2" not in world.log
+    world.models.hold = True
+    waiting.clear()
+    await asyncio.sleep(0.05)
+    assert len(world.models.held) == 1
+    world.models.hold = False
+    world.models.held[0]()
+    await settle()
+    assert world.copies() == {"agrees": 3}
+
+
+@in_loop
+async def test_where_it_is_never_quiet_some_are_copied() -> None:
+    """One now and then, so that a shadow of a busy endpoint is compared too."""
+    clock = ManualClock()
+    world = World(clock=clock)
+    world.shadows.open_requests = lambda _variant: 1
+    for number in range(3):
+        world.ask(number)
+    for sent in (1, 2):
+        clock.advance(0.1)
+        await asyncio.sleep(0.05)
+        assert world.copies() == {"agrees": sent}
+
+
+@in_loop
+async def test_a_full_queue_of_copies_is_emptied_when_it_is_quiet() -> None:
+    """What is dropped meanwhile does not keep what waits from being sent."""
+    world = World(max_waiting=2)
+    waiting = {"m:1": 1}
+    world.shadows.open_requests = lambda variant: waiting.get(variant, 0)
+    for number in range(5):
+        world.ask(number)
+        await settle()
+    assert world.copies() == {"dropped": 3}
+    waiting.clear()
+    await asyncio.sleep(0.05)
+    assert world.copies() == {"dropped": 3, "agrees": 2}
 
 
 @in_loop
@@ -330,3 +410,27 @@ def test_busy_is_the_share_of_a_core() -> None:
     used_ns[0] = 500_000_000
     busy.sample()
     assert busy.share == pytest.approx(0.25)
+
+
+@in_loop
+async def test_a_shadow_that_hangs_holds_up_no_other() -> None:
+    """Each shadow has a line of its own, and its part of what may wait and be open."""
+    world = World(max_open=8, max_waiting=100)
+    endpoint = plan(10_000).endpoints[0]
+    others = tuple(
+        msgspec.structs.replace(variant, id=variant.id.replace("m", "n"), model="n")
+        for variant in endpoint.variants
+    )
+    beside = msgspec.structs.replace(endpoint, name="f", variants=others)
+    world.shadows.apply(Plan(1, 0, (endpoint, beside)))
+    world.models.hold = True
+    for number in range(200):
+        world.ask(number)
+    await settle()
+    tensor = Tensor.from_array("x", row(1, 2))
+    for _ in range(20):
+        context = RequestContext("id", ANONYMOUS, 0, 1, variant="n:1", weight_epoch=7)
+        world.shadows(InferenceRequest("f", [tensor]), context, Caller(world.log))
+        await settle()
+    assert world.log.count("m:2") == 1
+    assert world.log.count("n:2") == 20

@@ -164,6 +164,35 @@ def test_last_words_of_a_dead_peer_are_heard(address: str) -> None:
     uvloop.run(run())
 
 
+def no_memory(size_bytes: int) -> bytearray:
+    """Have no memory for large payloads."""
+    raise MemoryError(size_bytes)
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_memory_that_lacks_for_a_payload_ends_the_link(address: str, *, is_last: bool) -> None:
+    """Whoever waits on it is told, also when the payload is among a dead peer's last words."""
+
+    async def run() -> None:
+        inbox = Inbox()
+        options = LinkOptions(allocate=no_memory)
+        listener = await listen(address, hello("worker"), inbox.accept, options)
+        with raw_peer(address) as peer:
+            peer.sendall(encode(hello("gateway"), 0))
+            connection = await inbox.until_accepted()
+            peer.sendall(encode(Cancel(1), 2_000_000) + bytes(1000))
+            if not is_last:
+                await inbox.until_lost()
+        if is_last:
+            connection.send(Cancel(1))
+            connection.flush()
+        await inbox.until_lost()
+        assert inbox.lost[0] is not None
+        await listener.close()
+
+    uvloop.run(run())
+
+
 def test_flushed_bytes_are_with_the_kernel(address: str) -> None:
     """After flush the peer can read the message although our loop has not turned.
 

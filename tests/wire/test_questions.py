@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 import uvloop
@@ -15,13 +16,23 @@ from salver.core.errors import (
     Overloaded,
     UnsupportedOperation,
 )
-from salver.wire.messages import FIRST_CHANGE_VERSION, Change, Changed, Fail
-from salver.wire.questions import MAX_OPEN
+from salver.core.feedback import Problem, Reported, Taken
+from salver.wire.messages import (
+    FIRST_CHANGE_VERSION,
+    FIRST_REPORT_VERSION,
+    Change,
+    Changed,
+    Fail,
+    Report,
+    ReportTaken,
+)
+from salver.wire.questions import MAX_OPEN, MAX_OPEN_REPORTS
 from salver.wire.transport import listen
 from tests.wire.links import Inbox, hello
 from tests.wire.test_follower import Follower
 
 LOAD = Change(0, "load", "churn", "alice", "default", "r-1", 5_000_000)
+REPORT = Report(0, "churn", "alice", "default", "r-1", (Reported("id", 1.0, "paid"),))
 PATIENT_S = 30.0
 
 
@@ -40,6 +51,20 @@ async def connected(
     finally:
         await case.follower.stop()
         await door.close()
+
+
+def told(inbox: Inbox) -> list[Report]:
+    """Return the reports that control was sent."""
+    return [message for message, _ in inbox.messages if isinstance(message, Report)]
+
+
+async def until_told(inbox: Inbox, count: int) -> list[Report]:
+    """Wait until control was sent so many."""
+    async with asyncio.timeout(10):
+        while len(told(inbox)) < count:
+            inbox.news.clear()
+            await inbox.news.wait()
+    return told(inbox)
 
 
 def asked(inbox: Inbox) -> list[Change]:
@@ -165,5 +190,121 @@ def test_a_silent_control_is_not_waited_for_longer(tmp_path: Path) -> None:
             assert not after.done()
             case.link().send(Changed(change.id))
             await after
+
+    uvloop.run(run())
+
+
+def test_reports_and_changes_do_not_take_each_others_answers(tmp_path: Path) -> None:
+    """No two questions on a link have one id, so a failure ends the one that it names."""
+
+    async def run() -> None:
+        async with connected(tmp_path, FIRST_REPORT_VERSION) as (case, inbox):
+            report = asyncio.create_task(case.follower.report(REPORT, PATIENT_S))
+            change = asyncio.create_task(case.follower.ask(LOAD, PATIENT_S))
+            (sent,), (asks,) = await until_told(inbox, 1), await until_asked(inbox, 1)
+            assert sent.id != asks.id
+            assert sent.reports == REPORT.reports
+            case.link().send(Fail(asks.id, "alias_not_found", "no alias"))
+            with pytest.raises(AliasNotFound):
+                await change
+            assert not report.done()
+            taken = Taken(0, 1, (Problem(1, "feedback_expired", "too old"),))
+            case.link().send(ReportTaken(sent.id, taken))
+            assert await report == taken
+
+    uvloop.run(run())
+
+
+def test_reports_do_not_go_to_a_control_before_them(tmp_path: Path) -> None:
+    """One that knows changes only is asked for those and sent no reports."""
+
+    async def run() -> None:
+        async with connected(tmp_path, FIRST_REPORT_VERSION - 1) as (case, inbox):
+            with pytest.raises(UnsupportedOperation, match="older"):
+                await case.follower.report(REPORT, PATIENT_S)
+            change = asyncio.create_task(case.follower.ask(LOAD, PATIENT_S))
+            (asks,) = await until_asked(inbox, 1)
+            case.link().send(Changed(asks.id))
+            await change
+            assert not told(inbox)
+
+    uvloop.run(run())
+
+
+def test_a_control_that_goes_has_taken_nothing_for_sure(tmp_path: Path) -> None:
+    """Who waits is told to send the reports again, and so is who comes while it is away."""
+
+    async def run() -> None:
+        async with connected(tmp_path, FIRST_REPORT_VERSION) as (case, inbox):
+            waiting = asyncio.create_task(case.follower.report(REPORT, PATIENT_S))
+            await until_told(inbox, 1)
+            seen, link = len(inbox.messages), case.link()
+            inbox.connection = None
+            link.close()
+            with pytest.raises(ControlUnavailable, match="each counts once") as caught:
+                await waiting
+            assert caught.value.retry_after_s
+            await inbox.until_messages(seen + 1)
+            again = asyncio.create_task(case.follower.report(REPORT, PATIENT_S))
+            *_, report = await until_told(inbox, 2)
+            case.link().send(ReportTaken(report.id, Taken(0, 1, ())))
+            assert await again == Taken(0, 1, ())
+        away = Follower(tmp_path)
+        await away.follower.start()
+        with pytest.raises(ControlUnavailable, match="no report can be kept") as caught:
+            await away.follower.report(REPORT, PATIENT_S)
+        assert caught.value.retry_after_s
+        await away.follower.stop()
+
+    uvloop.run(run())
+
+
+def test_nothing_piles_up_before_a_control_that_reads_nothing(tmp_path: Path) -> None:
+    """Once it has kept silent and its socket is full, reports are refused and not sent."""
+    lines = tuple(Reported(f"{number:0200d}", 1.0) for number in range(1000))
+    large = Report(0, "churn", "alice", "default", "r-1", lines)
+
+    async def run() -> None:
+        async with connected(tmp_path, FIRST_REPORT_VERSION) as (case, inbox):
+            transport = cast("asyncio.ReadTransport", case.link()._transport)
+            transport.pause_reading()
+            endings: list[type[Exception]] = []
+            for _ in range(20):
+                with pytest.raises((DeadlineExceeded, ControlUnavailable)) as caught:
+                    await case.follower.report(large, 0.01)
+                endings.append(caught.type)
+            transport.resume_reading()
+            sent = endings.count(DeadlineExceeded)
+            assert 1 <= sent < 10
+            assert endings == [DeadlineExceeded] * sent + [ControlUnavailable] * (20 - sent)
+            for report in await until_told(inbox, sent):
+                case.link().send(ReportTaken(report.id, Taken(1000, 0, ())))
+            again = asyncio.create_task(case.follower.report(large, PATIENT_S))
+            *_, report = await until_told(inbox, sent + 1)
+            case.link().send(ReportTaken(report.id, Taken(0, 1000, ())))
+            assert await again == Taken(0, 1000, ())
+
+    uvloop.run(run())
+
+
+def test_no_more_than_some_reports_are_open(tmp_path: Path) -> None:
+    """Reports have places of their own: they leave those of changes free."""
+
+    async def run() -> None:
+        async with connected(tmp_path, FIRST_REPORT_VERSION) as (case, inbox):
+            tell = case.follower.report
+            open_ones = [
+                asyncio.create_task(tell(REPORT, PATIENT_S)) for _ in range(MAX_OPEN_REPORTS)
+            ]
+            await until_told(inbox, MAX_OPEN_REPORTS)
+            with pytest.raises(Overloaded):
+                await tell(REPORT, PATIENT_S)
+            change = asyncio.create_task(case.follower.ask(LOAD, PATIENT_S))
+            (asks,) = await until_asked(inbox, 1)
+            case.link().send(Changed(asks.id))
+            await change
+            for report in told(inbox):
+                case.link().send(ReportTaken(report.id, Taken(1, 0, ())))
+            assert await asyncio.gather(*open_ones) == [Taken(1, 0, ())] * MAX_OPEN_REPORTS
 
     uvloop.run(run())

@@ -1,11 +1,14 @@
 """Doors and how they are opened: Unix sockets, TCP with TLS and a token."""
 
+import asyncio
+import socket
 from pathlib import Path
 
 import pytest
 import uvloop
 
 from salver.core.errors import InvalidSettings, WireError
+from salver.wire.connection import Connection
 from salver.wire.messages import Cancel
 from salver.wire.transport import LinkOptions, connect, listen
 from tests.wire.links import Inbox, hello, make_tls, pair
@@ -26,6 +29,26 @@ def test_tls_with_token(tmp_path: Path) -> None:
             assert there.connection is not None
             there.connection.send(Cancel(2))
             await here.until_messages(1)
+
+    uvloop.run(run())
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_the_kernel_looks_after_idle_links(tmp_path: Path, *, encrypted: bool) -> None:
+    """Both ends find out within a minute that the other machine is gone, though nobody sends."""
+    options = LinkOptions(make_tls(tmp_path) if encrypted else None)
+
+    async def run() -> None:
+        greeting = hello("worker", "secret")
+        async with pair(ANYWHERE, options, greeting, greeting) as (there, _, connection):
+            for end in (there.connection, connection):
+                assert end is not None
+                assert end._transport is not None
+                raw = end._transport.get_extra_info("socket")
+                assert raw.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+                idle_s, pause_s, count = (raw.getsockopt(socket.IPPROTO_TCP, o) for o in names)
+                assert idle_s + pause_s * count <= 60
 
     uvloop.run(run())
 
@@ -120,3 +143,40 @@ def test_a_socket_is_private_and_goes_with_its_listener(tmp_path: Path) -> None:
         assert not path.exists()
 
     uvloop.run(run())
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_who_is_called_off_while_connecting_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """Whatever the moment: before it begins, as the socket is there, and before the greeting."""
+    made = Connection.connection_made
+
+    async def run() -> None:
+        door = await listen(f"unix:{tmp_path}/door", hello("worker"), Inbox().accept)
+        before = descriptors()
+        task = asyncio.create_task(connect(door.address, hello("gateway"), Inbox().accept, 5.0))
+
+        def cut(connection: Connection, transport: asyncio.BaseTransport) -> None:
+            made(connection, transport)
+            task.cancel()
+
+        if moment == 1:
+            monkeypatch.setattr(Connection, "connection_made", cut)
+        else:
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            task.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.wait([task])
+            while descriptors() > before:  # noqa: ASYNC110 - the system does not tell
+                await asyncio.sleep(0.01)
+        assert task.cancelled()
+        await door.close()
+
+    uvloop.run(run())
+
+
+def descriptors() -> int:
+    """Return how many files and sockets this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -3,15 +3,17 @@
 from pathlib import Path
 
 from salver.artifact.code import MODEL_FILE, code_runtime
+from salver.artifact.torch_archive import SUFFIXES, kind_of, pickled
 from salver.core.errors import CodeRefused, PickleRefused, UnsupportedFormat
 
 _PICKLE_ENDINGS = (".pkl", ".pickle", ".joblib")
 _HEAD_BYTES = 256
+_TORCH = "torch"
 _PICKLE_MAGIC = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 _ZIP_MAGIC = b"PK\x03\x04"
 _SUPPORTED = (
-    "ONNX (.onnx), scikit-learn (.skops), XGBoost (.json, .ubj), LightGBM (.txt) and code "
-    "(model.py) are supported"
+    "ONNX (.onnx), scikit-learn (.skops), XGBoost (.json, .ubj), LightGBM (.txt), PyTorch (.pt2, "
+    ".pt) and code (model.py) are supported"
 )
 
 
@@ -25,6 +27,7 @@ def detect_runtime(folder: Path, *, trust_pickle: bool, trust_code: bool = False
             raise code_refusal()
         return code_runtime(folder)
     names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    _refuse_torch_pickles(folder, names)
     pickles = [name for name in names if _is_pickle(folder / name)]
     if pickles:
         if trust_pickle and len(names) == 1:
@@ -36,7 +39,10 @@ def detect_runtime(folder: Path, *, trust_pickle: bool, trust_code: bool = False
         )
     found = {runtime for name in names if (runtime := _runtime_of(folder / name)) is not None}
     if len(found) == 1:
-        return found.pop()
+        runtime = found.pop()
+        if runtime == _TORCH and not trust_code:
+            raise torch_refusal()
+        return runtime
     if len(found) > 1:
         raise UnsupportedFormat(
             f"the folder holds models for {' and '.join(sorted(found))}; push one model at a time, "
@@ -54,6 +60,15 @@ def code_refusal() -> CodeRefused:
     )
 
 
+def torch_refusal() -> CodeRefused:
+    """Return why a PyTorch file that nobody trusted is not loaded."""
+    return CodeRefused(
+        "PyTorch's loaders were not made for files of strangers: a file made for it can run code "
+        "with all rights of the worker; push it with --trust-code if you made it yourself or trust "
+        "who did, or save the model as ONNX"
+    )
+
+
 def refuse_pickles(folder: Path) -> None:
     """Raise ``PickleRefused`` if any file is a pickle."""
     for path in folder.rglob("*"):
@@ -62,6 +77,15 @@ def refuse_pickles(folder: Path) -> None:
                 f"{path.name} is a pickle, which runs whatever code is in it when it is loaded; "
                 "save the model with skops or as ONNX, or push it with --trust-pickle"
             )
+
+
+def _refuse_torch_pickles(folder: Path, names: list[str]) -> None:
+    """Raise ``PickleRefused`` for what ``torch.save`` wrote, which nothing here can load."""
+    for name in names:
+        if name.lower().endswith(SUFFIXES):
+            if not _head(folder / name).startswith(_ZIP_MAGIC):
+                raise pickled(name)
+            kind_of(folder / name)
 
 
 def _is_pickle(path: Path) -> bool:
@@ -74,6 +98,8 @@ def _runtime_of(path: Path) -> str | None:
         return "onnx"
     if name.endswith(".skops") and head.startswith(_ZIP_MAGIC):
         return "sklearn"
+    if name.endswith(SUFFIXES) and head.startswith(_ZIP_MAGIC):
+        return _TORCH
     if (name.endswith((".json", ".ubj")) and b"learner" in head) or name.endswith(".ubj"):
         return "xgboost"
     if head.startswith(b"tree\n") or (name.endswith((".txt", ".lgb")) and b"version=v" in head):

@@ -26,6 +26,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     ``max_batch_size`` of 1 switches batching off, ``batching_note`` says why. ``golden`` is the
     digest of the blob with the golden examples. ``provenance`` holds who, when, from where and
     with which libraries. ``sequences`` is set where rows of unlike lengths may run together.
+    ``most_rows`` is how many rows the model itself takes at once, 0 where nothing bounds them: no
+    endpoint may ask for larger batches.
     """
 
     runtime: str
@@ -41,6 +43,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     resident_bytes: int = 0
     provenance: dict[str, str] = {}
     sequences: Sequences | None = None
+    most_rows: int = 0
 
     @property
     def size_bytes(self) -> int:

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from salver.bench.figures import Cold, Cycle
-from salver.bench.lookup import answers
-from salver.bench.workload import Body
 from salver.client.calls import Steps, admin_call, check, json_of
 from salver.client.sync import Client
 from salver.core.clock import Clock, SystemClock
@@ -35,12 +33,15 @@ _QUARANTINE = "quarantine"
 
 @dataclass(frozen=True, slots=True)
 class ColdJob:
-    """Which version to start how often under which endpoint name, asked with what."""
+    """Which version to start how often under which endpoint name.
+
+    ``ask`` asks the endpoint once and returns what it refused with, None when it answered right.
+    """
 
     client: Client
     reference: ModelReference
     endpoint: str
-    body: Body
+    ask: Callable[[], SalverError | None]
     cycles: int
     timeout_s: float
     clock: Clock = field(default_factory=SystemClock)
@@ -83,7 +84,7 @@ def _cycle(job: ColdJob) -> Cycle:
     polls = 0
     while True:
         polls += 1
-        error = job.client.run(answers(job.endpoint, job.body))
+        error = job.ask()
         if error is None:
             return Cycle(accepted_ms, passed_ms(), polls)
         if not isinstance(error, EndpointNotFound | NotReady):

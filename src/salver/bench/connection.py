@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 import httptools
 import orjson
 
+from salver.bench.carrier import plain
 from salver.bench.record import (
     BAD_ANSWER,
     CONNECT_FAILED,
@@ -19,7 +20,6 @@ from salver.core.clock import Clock
 _OK_STATUS = 200
 _FIRST_FINAL_STATUS = 200
 _KEPT_BYTES = 4096
-_MAX_CODE = 48
 _IDLE = -1
 
 
@@ -147,6 +147,4 @@ class Connection(asyncio.Protocol):
             code = str(orjson.loads(self._kept)["code"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
             code = ""
-        # The text comes from the server and ends up on a terminal.
-        plain = "".join(c for c in code[:_MAX_CODE] if c.isascii() and (c.isalnum() or c == "_"))
-        return f"{status} {plain}".rstrip()
+        return f"{status} {plain(code)}".rstrip()

@@ -19,6 +19,14 @@ class Arrivals(StrEnum):
     POISSON = "poisson"
 
 
+class Format(StrEnum):
+    """How requests are written: over REST as JSON or with raw tensors, or over gRPC."""
+
+    JSON = "json"
+    BINARY = "binary"
+    GRPC = "grpc"
+
+
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Exact percentiles by nearest rank, in microseconds."""
 
@@ -42,7 +50,7 @@ class Counts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Requests a second: asked for, due, sent, answered with 200, and good."""
+    """Requests a second: asked for, due, sent, answered right, and good."""
 
     target: float
     offered: float
@@ -68,7 +76,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One rate, held for some time.
 
     ``latency_us`` counts from when requests were due, ``service_us`` from when they were sent,
-    ``refusal_us`` is of answers other than 200, from when they were due. ``objective_share`` is
+    ``refusal_us`` is of refusals, from when they were due. ``objective_share`` is
     good / due. ``curve`` holds pairs of percentile and latency.
     """
 
@@ -124,7 +132,7 @@ class Cold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was asked for."""
+    """What was asked for; ``streams`` is how many requests a connection carries at once."""
 
     arrivals: str
     seed: int
@@ -135,6 +143,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connections: int
     timeout_s: float
     pacing: str
+    streams: int = 1
 
 
 class Requests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from salver.bench.carrier import Carrier
 from salver.bench.pacer import LoopPacer, Pacer, kernel_pacer
-from salver.bench.pool import Pool
 from salver.bench.record import LATE, NO_CONNECTION, PENDING, Record
 from salver.bench.schedule import Times
 from salver.core.clock import Clock, SystemClock
@@ -40,13 +40,13 @@ class OpenLoop:
 
     def __init__(
         self,
-        pool: Pool,
+        carrier: Carrier,
         clock: Clock,
         *,
         precise: bool = True,
         late_limit_s: float = LEAST_LATE_LIMIT_S,
     ) -> None:
-        self._pool = pool
+        self._carrier = carrier
         self._clock = clock
         self._late_limit_ns = round(late_limit_s * 1e9)
         self._precise = precise and isinstance(clock, SystemClock)
@@ -82,7 +82,7 @@ class OpenLoop:
             await self._wait(record, progress)
         finally:
             pacer.stop()
-            self._pool.drained = None
+            self._carrier.drained = None
         cpu_ns = time.process_time_ns() - self._cpu_ns
         wall_ns = self._clock.monotonic_ns() - self._measured_from_ns
         return Run(record, min(first, self._count), self._count, cpu_ns, wall_ns)
@@ -101,7 +101,7 @@ class OpenLoop:
         self._measured_from_ns = start_ns
         self._record = Record(times, start_ns)
         self._finished = asyncio.Event()
-        self._pool.drained = self._drained
+        self._carrier.drained = self._drained
         if self._stopped:
             self.stop()
         return self._record
@@ -119,7 +119,7 @@ class OpenLoop:
                 async with asyncio.timeout(_TICK_S):
                     await self._finished.wait()
             except TimeoutError:
-                self._pool.give_up_late()
+                self._carrier.give_up_late()
             if progress is not None:
                 progress(self._next, record.ended)
 
@@ -136,7 +136,7 @@ class OpenLoop:
         for _ in range(_SENT_PER_TURN):
             index = self._next
             if index >= self._count:
-                if not self._pool.in_flight:
+                if not self._carrier.in_flight:
                     self._drained()
                 return
             if due_ns[index] > clock.monotonic_ns():
@@ -154,9 +154,9 @@ class OpenLoop:
         if lag_ns > self._late_limit_ns:
             record.outcomes[index] = LATE
             return
-        connection = self._pool.take()
-        if connection is None:
+        sender = self._carrier.take()
+        if sender is None:
             record.outcomes[index] = NO_CONNECTION
             return
         assert record.outcomes[index] == PENDING
-        connection.send(record, index, self._requests[self._order[index]])
+        sender.send(record, index, self._requests[self._order[index]])

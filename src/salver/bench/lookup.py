@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from salver.bench.figures import Format
 from salver.bench.workload import Body, Workload, from_document, from_golden, from_signature
 from salver.client.calls import API, CONTROL, DATA, Call, Steps, admin_call, check, json_of
 from salver.client.inference import metadata
@@ -21,13 +22,13 @@ from salver.core.signature import Signature
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which requests somebody wants: those of a file, else of ``rows`` rows; JSON or binary."""
+    """Which requests somebody wants: those of a file, else of ``rows`` rows; how written."""
 
     data: bytes | None = None
     file: str = ""
     rows: int = 1
     seed: int = 0
-    binary: bool = False
+    format: Format = Format.JSON
 
 
 def of_endpoint(endpoint: str, wanted: Wanted, *, ask_control: bool) -> Steps[tuple[Workload, str]]:
@@ -38,7 +39,7 @@ def of_endpoint(endpoint: str, wanted: Wanted, *, ask_control: bool) -> Steps[tu
     """
     signature = yield from metadata(f"/v2/models/{endpoint}")
     if wanted.data is not None:
-        return from_document(wanted.data, wanted.file, signature, binary=wanted.binary), ""
+        return from_document(wanted.data, wanted.file, signature, wanted.format), ""
     remark = ""
     if ask_control:
         try:
@@ -47,7 +48,7 @@ def of_endpoint(endpoint: str, wanted: Wanted, *, ask_control: bool) -> Steps[tu
             return (yield from _golden(reference, wanted)), ""
         except (NotFound, ControlUnavailable, Unauthenticated) as error:
             remark = f"no golden example could be had ({error.message})"
-    made_up = from_signature(signature, wanted.rows, wanted.seed, binary=wanted.binary)
+    made_up = from_signature(signature, wanted.rows, wanted.seed, wanted.format)
     return made_up, remark
 
 
@@ -57,11 +58,11 @@ def of_version(reference: ModelReference, wanted: Wanted) -> Steps[Workload]:
     manifest = json_of((yield admin_call("GET", path)))
     signature = msgspec.convert(manifest["signature"], Signature)
     if wanted.data is not None:
-        return from_document(wanted.data, wanted.file, signature, binary=wanted.binary)
+        return from_document(wanted.data, wanted.file, signature, wanted.format)
     try:
         return (yield from _golden(reference, wanted))
     except NotFound:
-        return from_signature(signature, wanted.rows, wanted.seed, binary=wanted.binary)
+        return from_signature(signature, wanted.rows, wanted.seed, wanted.format)
 
 
 def resolve(reference: ModelReference) -> Steps[ModelReference]:
@@ -81,16 +82,11 @@ def resolve(reference: ModelReference) -> Steps[ModelReference]:
     return ModelReference(reference.name, version)
 
 
-def try_once(endpoint: str, body: Body) -> Steps[None]:
-    """Send one request, before it is sent thousands of times; raises what it is refused with."""
-    path = f"/v2/models/{endpoint}/infer"
-    check((yield Call("POST", DATA, path, body.headers, body.content)))
-
-
-def answers(endpoint: str, body: Body) -> Steps[SalverError | None]:
+def try_once(endpoint: str, body: Body) -> Steps[SalverError | None]:
     """Send one request; return None when it was answered right, else what it was refused with."""
+    path = f"/v2/models/{endpoint}/infer"
     try:
-        yield from try_once(endpoint, body)
+        check((yield Call("POST", DATA, path, body.headers, body.content)))
     except SalverError as error:
         return error
     return None
@@ -99,4 +95,4 @@ def answers(endpoint: str, body: Body) -> Steps[SalverError | None]:
 def _golden(reference: ModelReference, wanted: Wanted) -> Steps[Workload]:
     path = f"{API}/models/{reference.name}/versions/{reference.version}/golden"
     reply = check((yield Call("GET", CONTROL, path)))
-    return from_golden(reply.body, str(reference), binary=wanted.binary)
+    return from_golden(reply.body, str(reference), wanted.format)

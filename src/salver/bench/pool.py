@@ -31,6 +31,14 @@ def allow_files(connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def unreachable(target: Target, error: object) -> NotReady:
+    """Return the error of a server to which no connection can be opened."""
+    return NotReady(
+        f"no connection to {target.authority} ({error}); start the server with 'salver up', or "
+        "name its address or --home"
+    )
+
+
 class Pool:
     """Connections to one target: opened when one is needed, kept alive, used in turn.
 
@@ -61,10 +69,7 @@ class Pool:
             try:
                 await self._connect(connection)
             except OSError as error:
-                raise NotReady(
-                    f"no connection to {self._target.authority} ({error}); start the server with "
-                    "'salver up', or name its address or --home"
-                ) from error
+                raise unreachable(self._target, error) from error
             self._idle.append(connection)
 
     def take(self) -> Connection | None:

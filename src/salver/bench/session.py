@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from salver.bench.figures import Arrivals, Capacity, Report, Requests, Settings, Step
+from salver.bench.carrier import Carrier
+from salver.bench.channels import Channels
+from salver.bench.figures import Arrivals, Capacity, Format, Report, Requests, Settings, Step
 from salver.bench.generator import OpenLoop, Run
+from salver.bench.heads import Heads
 from salver.bench.pool import Pool, allow_files
 from salver.bench.ramp import RampSettings, Search
 from salver.bench.schedule import arrival_times
@@ -20,7 +23,7 @@ _OPENED_BEFORE = 16
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to do to whom, and how."""
+    """What to do to whom, and how; ``streams`` is how many calls a gRPC connection carries."""
 
     endpoint: str
     url: str
@@ -34,6 +37,7 @@ class Job:
     arrivals: Arrivals = Arrivals.POISSON
     seed: int = 0
     connections: int = 1024
+    streams: int = 64
     timeout_s: float = 10.0
     precise: bool = True
     ramp: RampSettings | None = None
@@ -71,12 +75,12 @@ class Session:
         """Do the job; raises ``NotReady`` when nothing listens there."""
         job = self.job
         allow_files(job.connections)
-        pool = Pool(job.target, job.connections, job.timeout_s, self.clock)
+        carrier = _carrier(job, self.clock)
         requests = wire(job.workload, job.target, job.endpoint, job.api_key)
         try:
-            await pool.open(_OPENED_BEFORE)
+            await carrier.open(_OPENED_BEFORE)
             self._loop = OpenLoop(
-                pool,
+                carrier,
                 self.clock,
                 precise=job.precise,
                 late_limit_s=late_limit_s(job.objective),
@@ -87,7 +91,7 @@ class Session:
             else:
                 await self._search(requests, job.ramp)
         finally:
-            await pool.close()
+            await carrier.close()
         return self.report()
 
     def interrupt(self) -> None:
@@ -115,6 +119,7 @@ class Session:
                 job.connections,
                 job.timeout_s,
                 "kernel" if job.precise else "loop",
+                job.streams if workload.format is Format.GRPC else 1,
             ),
             list(self.steps),
             self.capacity,
@@ -156,11 +161,26 @@ class Session:
         return (due_ns[run.count - 1] - due_ns[run.first]) / 1e9
 
 
+def _carrier(job: Job, clock: Clock) -> Carrier:
+    if job.workload.format is not Format.GRPC:
+        return Pool(job.target, job.connections, job.timeout_s, clock)
+    heads = Heads(job.target, job.api_key)
+    heads.check()
+    return Channels(
+        job.target,
+        heads,
+        clock,
+        limit=job.connections,
+        streams=job.streams,
+        timeout_s=job.timeout_s,
+    )
+
+
 def described(workload: Workload) -> Requests:
     """Return what a report says of what was sent."""
     return Requests(
         workload.source,
-        "binary" if workload.binary else "json",
+        workload.format.value,
         len(workload.bodies),
         workload.mean_bytes,
     )

@@ -28,11 +28,16 @@ class Target:
 
 
 def find_target(
-    url: str, tls: ssl.SSLContext | None = None, *, allow_remote: bool = False
+    url: str,
+    tls: ssl.SSLContext | None = None,
+    *,
+    allow_remote: bool = False,
+    http2: bool = False,
 ) -> Target:
     """Resolve a base URL once, so that what was allowed is what is asked.
 
-    Raises ``InvalidSettings`` for a URL that is none, and for a server elsewhere without
+    ``http2`` makes the context ask for it over TLS. Raises ``InvalidSettings`` for a URL that is
+    none, one with a path under which gRPC cannot be, and for a server elsewhere without
     ``allow_remote``; ``NotReady`` for a name that does not resolve.
     """
     try:
@@ -52,7 +57,12 @@ def find_target(
     context = tls if parts.scheme == "https" else None
     if parts.scheme == "https" and context is None:
         context = ssl.create_default_context()
-    return Target(host, address, port, parts.path.rstrip("/"), context)
+    prefix = parts.path.rstrip("/")
+    if http2 and prefix:
+        raise InvalidSettings(f"gRPC has no paths; take {prefix!r} off the address")
+    if http2 and context is not None:
+        context.set_alpn_protocols(["h2"])
+    return Target(host, address, port, prefix, context)
 
 
 def _resolve(host: str, port: int) -> str:

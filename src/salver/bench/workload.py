@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from salver.bench.figures import Format
+from salver.bench.message import inputs_of, named
 from salver.bench.synthesis import make_up
 from salver.bench.target import Target
 from salver.client.inference import JSON_LENGTH, PredictOptions, encode
@@ -22,7 +24,7 @@ _MAX_EXAMPLES = 64
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """One request's body and what its headers say of it."""
+    """One request's body and what its headers say of it; over gRPC without the endpoint."""
 
     headers: Mapping[str, str]
     content: bytes
@@ -34,7 +36,7 @@ class Workload:
 
     bodies: tuple[Body, ...]
     source: str
-    binary: bool
+    format: Format
 
     @property
     def mean_bytes(self) -> float:
@@ -42,47 +44,52 @@ class Workload:
         return sum(len(body.content) for body in self.bodies) / len(self.bodies)
 
 
-def from_document(data: bytes, name: str, signature: Signature | None, *, binary: bool) -> Workload:
-    """Return one request with everything that a file holds: rows, CSV, or an OIP body as it is.
+def from_document(data: bytes, name: str, signature: Signature | None, form: Format) -> Workload:
+    """Return one request with everything that a file holds: rows, CSV, or an OIP body.
+
+    An OIP body is sent as it is as JSON; otherwise its tensors are.
 
     Raises ``InvalidExample`` and what does not fit the ``signature``, which rows need.
     """
     document = parse_document(data, name)
     source = f"file {name}"
     if isinstance(document, dict):
-        body = _written(body_to_tensors(document), binary=True) if binary else _json(data)
-        return Workload((body,), source, binary)
+        as_it_is = form is Format.JSON
+        body = _json(data) if as_it_is else _written(body_to_tensors(document), form)
+        return Workload((body,), source, form)
     if signature is None:
         raise InvalidExample("rows need the model's signature; give an OIP body")
-    return Workload((_written(rows_to_tensors(document, signature), binary),), source, binary)
+    return Workload((_written(rows_to_tensors(document, signature), form),), source, form)
 
 
-def from_golden(data: bytes, version: str, *, binary: bool) -> Workload:
+def from_golden(data: bytes, version: str, form: Format) -> Workload:
     """Return a request for each golden example (JSON lines), at most ``MAX_DISTINCT``."""
     lines = [line for line in data.splitlines() if line.strip()][:_MAX_EXAMPLES]
     try:
         documents = [orjson.loads(line) for line in lines]
     except orjson.JSONDecodeError as error:
         raise InvalidExample(f"the golden examples of {version} are not JSON: {error}") from error
-    bodies = [_written(body_to_tensors(document), binary) for document in documents]
+    bodies = [_written(body_to_tensors(document), form) for document in documents]
     if not bodies:
         raise InvalidExample(f"{version} has no golden example; give a file with a request")
-    return Workload(tuple(bodies), f"golden example of {version}", binary)
+    return Workload(tuple(bodies), f"golden example of {version}", form)
 
 
-def from_signature(signature: Signature, rows: int, seed: int, *, binary: bool) -> Workload:
+def from_signature(signature: Signature, rows: int, seed: int, form: Format) -> Workload:
     """Return made-up requests, as many different ones as fit into the bound on bytes."""
     generator = np.random.default_rng(seed)
-    bodies = [_written(make_up(signature, rows, generator), binary)]
+    bodies = [_written(make_up(signature, rows, generator), form)]
     room = _MAX_BYTES // max(len(bodies[0].content), 1)
     more = range(min(MAX_DISTINCT, room) - 1)
-    bodies += [_written(make_up(signature, rows, generator), binary) for _ in more]
+    bodies += [_written(make_up(signature, rows, generator), form) for _ in more]
     source = f"made up from the signature, {rows} row{'s' * (rows != 1)} each"
-    return Workload(tuple(bodies), source, binary)
+    return Workload(tuple(bodies), source, form)
 
 
 def wire(workload: Workload, target: Target, endpoint: str, api_key: str) -> list[bytes]:
-    """Return whole HTTP/1.1 requests."""
+    """Return whole requests: of HTTP/1.1, or gRPC's messages."""
+    if workload.format is Format.GRPC:
+        return [named(endpoint, body.content) for body in workload.bodies]
     path = f"{target.prefix}/v2/models/{endpoint}/infer"
     return [_request(body, target.authority, path, api_key) for body in workload.bodies]
 
@@ -97,8 +104,10 @@ def _request(body: Body, authority: str, path: str, api_key: str) -> bytes:
     return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode() + body.content
 
 
-def _written(tensors: list[Tensor], binary: bool) -> Body:
-    if binary:
+def _written(tensors: list[Tensor], form: Format) -> Body:
+    if form is Format.GRPC:
+        return Body({}, inputs_of(tensors))
+    if form is Format.BINARY:
         content, json_length = encode(tensors, PredictOptions())
         headers = {"content-type": "application/octet-stream", JSON_LENGTH: str(json_length)}
         return Body(headers, content)

@@ -36,3 +36,5 @@ def command(
         emit(answer, output)
         return
     say(f"{alias} is version {version}")
+    for line in answer.get("stay", ()):
+        say(line)

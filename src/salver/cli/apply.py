@@ -7,6 +7,7 @@ import typer
 
 from salver.cli.options import ControlUrlOption, HomeOption, Output, OutputOption, admin_client
 from salver.cli.output import emit, say
+from salver.core.errors import from_code
 
 FilesOption = Annotated[
     list[Path], typer.Option("--file", "-f", help="YAML or JSON file, or a folder of them.")
@@ -30,6 +31,14 @@ def command(
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=1, help="Seconds to wait for each endpoint.")
     ] = 120.0,
+    force: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--force",
+            metavar="ENDPOINT",
+            help="Change or remove this one as deploy and undeploy do with --force; repeatable.",
+        ),
+    ] = None,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
     output: OutputOption = Output.TABLE,
@@ -39,7 +48,16 @@ def command(
     Example: salver apply -f endpoints/ --dry-run
     """
     with admin_client(home, control_url) as client:
-        answer = client.apply(*files, dry_run=dry_run, prune=prune, wait=wait, timeout_s=timeout_s)
+        answer = client.apply(
+            *files,
+            dry_run=dry_run,
+            prune=prune,
+            wait=wait,
+            timeout_s=timeout_s,
+            force=force or (),
+        )
+    if answer["refused"]:
+        raise from_code(answer["refused"]["code"], answer["refused"]["error"])
     if output is not Output.TABLE:
         emit(answer, output)
         return

@@ -1,6 +1,7 @@
 """The options of `salver bench`."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,15 @@ SLO_S = 0.1
 TIMEOUT_S = 10.0
 MAX_RATE_PER_S = 20_000.0
 MAX_DURATION_S = 600.0
+CONNECTIONS = 1024
+GRPC_CONNECTIONS = 16
+
+
+class Protocol(StrEnum):
+    """What the endpoint is asked over."""
+
+    REST = "rest"
+    GRPC = "grpc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,9 @@ class Asked:
     seed: int
     rows: int
     binary: bool
+    protocol: Protocol
     connections: int
+    streams: int
     timeout_s: float
     cycles: int
     max_rate_per_s: float
@@ -97,7 +109,21 @@ SeedOption = Annotated[
 RowsOption = Annotated[int, typer.Option("--rows", min=1, help="Rows of a made-up request.")]
 BinaryOption = Annotated[bool, typer.Option("--binary", help="Send tensors as raw bytes.")]
 ConnectionsOption = Annotated[
-    int, typer.Option("--connections", min=1, max=16384, help="Requests in flight at most.")
+    int | None,
+    typer.Option(
+        "--connections",
+        min=1,
+        max=16384,
+        help="Connections at most; REST sends one request at a time over each. "
+        f"[default: {CONNECTIONS}, {GRPC_CONNECTIONS} with gRPC]",
+    ),
+]
+ProtocolOption = Annotated[
+    Protocol, typer.Option("--protocol", help="REST, or gRPC with raw tensors.")
+]
+StreamsOption = Annotated[
+    int,
+    typer.Option("--streams", min=1, max=1024, help="Calls in flight on a gRPC connection."),
 ]
 TimeoutOption = Annotated[
     float | None, duration_option("--timeout", "Longest wait for an answer. [default: 10s]")
@@ -126,6 +152,11 @@ JsonFileOption = Annotated[
 PlotOption = Annotated[
     Path | None, typer.Option("--plot", help="Write latency by percentile there, as SVG.")
 ]
+
+
+def connections_of(protocol: Protocol) -> int:
+    """Return how many connections are opened at most where nobody said."""
+    return GRPC_CONNECTIONS if protocol is Protocol.GRPC else CONNECTIONS
 
 
 def check(asked: Asked, max_duration_s: float) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import secrets
 import signal
 import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
@@ -11,14 +13,15 @@ import typer
 import uvloop
 
 from salver.bench import cold, lookup
-from salver.bench.figures import Cycle, Report, Settings, document
+from salver.bench.asking import Asker
+from salver.bench.figures import Cycle, Format, Report, Settings, document
 from salver.bench.plot import latency_plot
 from salver.bench.ramp import RampSettings
 from salver.bench.session import Job, Session, described
 from salver.bench.summary import Objective
 from salver.bench.target import Target, find_target
-from salver.bench.workload import Workload
-from salver.cli.bench_options import RATE_PER_S, Asked
+from salver.bench.workload import Body, Workload
+from salver.cli.bench_options import RATE_PER_S, Asked, Protocol
 from salver.cli.bench_view import View, show
 from salver.cli.files import check_writable, read_input
 from salver.cli.main import FAILED, INTERRUPTED
@@ -27,7 +30,10 @@ from salver.cli.output import emit, note
 from salver.client.connection import Addresses, find_addresses
 from salver.client.sync import Client
 from salver.client.transport import context_of
+from salver.core.errors import SalverError
 from salver.core.names import check_name, parse_reference
+
+Ask = Callable[[str, Body], SalverError | None]
 
 
 def run(asked: Asked) -> None:
@@ -37,7 +43,7 @@ def run(asked: Asked) -> None:
     addresses = find_addresses(asked.home, asked.url, asked.control_url, asked.api_key)
     target = _target(asked, addresses)
     data = None if asked.file is None else read_input(asked.file)
-    wanted = lookup.Wanted(data, asked.file or "", asked.rows, asked.seed, asked.binary)
+    wanted = lookup.Wanted(data, asked.file or "", asked.rows, asked.seed, _format(asked))
     with Client(
         asked.url,
         control_url=asked.control_url,
@@ -47,9 +53,9 @@ def run(asked: Asked) -> None:
         timeout_s=asked.timeout_s,
     ) as client:
         if asked.cold:
-            report = _cold(asked, addresses, client, wanted)
+            report = _cold(asked, addresses, target, client, wanted)
         else:
-            report = _load(asked, target, _workload(asked, client, wanted), addresses)
+            report = _load(asked, target, _workload(asked, target, client, wanted), addresses)
     _write(asked, report)
     if report.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -63,10 +69,21 @@ def _target(asked: Asked, addresses: Addresses) -> Target:
     if asked.cold:
         # What is deployed there for the measurement is load as well.
         find_target(addresses.control_url, tls, allow_remote=asked.allow_remote)
-    return find_target(addresses.data_url, tls, allow_remote=asked.allow_remote)
+    return find_target(
+        addresses.data_url,
+        tls,
+        allow_remote=asked.allow_remote,
+        http2=asked.protocol is Protocol.GRPC,
+    )
 
 
-def _workload(asked: Asked, client: Client, wanted: lookup.Wanted) -> Workload:
+def _format(asked: Asked) -> Format:
+    if asked.protocol is Protocol.GRPC:
+        return Format.GRPC
+    return Format.BINARY if asked.binary else Format.JSON
+
+
+def _workload(asked: Asked, target: Target, client: Client, wanted: lookup.Wanted) -> Workload:
     """Find out what to send, and that the server takes it."""
     check_name(asked.endpoint, "endpoint")
     # The control API of another server than the one under load would know another model.
@@ -76,8 +93,21 @@ def _workload(asked: Asked, client: Client, wanted: lookup.Wanted) -> Workload:
     )
     if remark:
         note(f"note: inputs are made up; {remark}")
-    client.run(lookup.try_once(asked.endpoint, workload.bodies[0]))
+    with _ask(asked, target, client) as ask:
+        refused = ask(asked.endpoint, workload.bodies[0])
+    if refused is not None:
+        raise refused
     return workload
+
+
+@contextmanager
+def _ask(asked: Asked, target: Target, client: Client) -> Iterator[Ask]:
+    """Give what asks an endpoint once, over the same protocol as the load."""
+    if asked.protocol is Protocol.GRPC:
+        with Asker(target, asked.api_key, asked.timeout_s) as asker:
+            yield lambda endpoint, body: asker.ask(endpoint, body.content)
+    else:
+        yield lambda endpoint, body: client.run(lookup.try_once(endpoint, body))
 
 
 def _load(asked: Asked, target: Target, workload: Workload, addresses: Addresses) -> Report:
@@ -95,6 +125,7 @@ def _load(asked: Asked, target: Target, workload: Workload, addresses: Addresses
         asked.arrivals,
         asked.seed,
         asked.connections,
+        asked.streams,
         asked.timeout_s,
         asked.precise,
         RampSettings(start_per_s, asked.max_rate_per_s) if asked.ramp else None,
@@ -112,21 +143,24 @@ async def _interruptible(session: Session) -> Report:
         loop.remove_signal_handler(signal.SIGINT)
 
 
-def _cold(asked: Asked, addresses: Addresses, client: Client, wanted: lookup.Wanted) -> Report:
+def _cold(
+    asked: Asked, addresses: Addresses, target: Target, client: Client, wanted: lookup.Wanted
+) -> Report:
     reference = client.run(lookup.resolve(parse_reference(asked.endpoint)))
     workload = client.run(lookup.of_version(reference, wanted))
     endpoint = f"bench-{secrets.token_hex(4)}"
-    job = cold.ColdJob(
-        client, reference, endpoint, workload.bodies[0], asked.cycles, asked.timeout_s
-    )
     cycles: list[Cycle] = []
     interrupted = False
-    with View(asked.output) as view:
+    with _ask(asked, target, client) as ask, View(asked.output) as view:
+
+        def answers() -> SalverError | None:
+            return ask(endpoint, workload.bodies[0])
 
         def told(cycle: Cycle) -> None:
             cycles.append(cycle)
             view.told(cycle)
 
+        job = cold.ColdJob(client, reference, endpoint, answers, asked.cycles, asked.timeout_s)
         try:
             cold.measure(job, told)
         except KeyboardInterrupt:

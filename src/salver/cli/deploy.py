@@ -53,6 +53,8 @@ def command(
     provider: given.ProviderOption = given.Provider.AUTO,
     idle: given.IdleOption = None,
     warm_up: given.WarmUpOption = True,
+    approvals: given.ApprovalsOption = None,
+    webhooks: given.WebhooksOption = None,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
     output: OutputOption = Output.TABLE,
@@ -81,11 +83,7 @@ def command(
         routing_key=routing_key,
         rollout=_policy(rollout_steps, auto=rollout_auto),
         force=force,
-        min_replicas=min_replicas,
-        max_replicas=max_replicas,
-        scale_on=scale_on.value,
-        scale_target=scale_target,
-        scale_down_delay_s=scale_down_delay_s,
+        **given.scaling(min_replicas, max_replicas, scale_on, scale_target, scale_down_delay_s),
         hosting=hosting.value,
         instances=instances,
         threads=threads,
@@ -95,6 +93,8 @@ def command(
         provider=provider.value,
         idle_s=idle,
         warm_up=warm_up,
+        approvals=approvals,
+        webhooks=webhooks,
     )
     _tell(_carried_out(model, options, home, control_url), output)
 

@@ -3,15 +3,17 @@
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from salver.cli.options import duration_option
 from salver.core.hosting import MAX_GPU, MAX_INSTANCES, MAX_THREADS
+from salver.core.rollouts import MAX_APPROVALS
 
-_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMGT]i?)?B?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([KMGT]i?)?B?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_MOST_BYTES = 1 << 62
 
 
 class Validation(StrEnum):
@@ -59,12 +61,30 @@ def size_bytes(text: str) -> int:
     if not text:
         return 0
     found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise typer.BadParameter(f"{text[:40]!r} is no size; write 2GB, 512MiB or bytes")
-    number, unit = found[1], (found[2] or "").upper()
+    number, unit = (found[1], (found[2] or "").upper()) if found is not None else ("", "")
     base = 1024 if unit.endswith("I") else 1000
     scale: int = base ** _POWERS[unit.removesuffix("I")]
-    return round(float(number) * scale)
+    size = round(float(number) * scale) if number else _MOST_BYTES
+    if size >= _MOST_BYTES:
+        raise typer.BadParameter(f"{text[:40]!r} is no size; write 2GB, 512MiB or bytes")
+    return size
+
+
+def scaling(
+    least: int | None,
+    most: int | None,
+    on: ScaleOn,
+    target: float | None,
+    down_delay_s: float | None,
+) -> dict[str, Any]:
+    """Return what the number of replicas follows, as ``DeployOptions`` has it."""
+    return {
+        "min_replicas": least,
+        "max_replicas": most,
+        "scale_on": on.value,
+        "scale_target": target,
+        "scale_down_delay_s": down_delay_s,
+    }
 
 
 ModelArgument = Annotated[
@@ -128,7 +148,8 @@ RoutingKeyOption = Annotated[
     str | None,
     typer.Option(
         "--routing-key",
-        help="By what callers stick to a variant: header:NAME, parameter:NAME or input:NAME.",
+        help="By what callers stick to a variant: header:NAME, parameter:NAME or input:NAME "
+        "(an input, or a column of a table).",
     ),
 ]
 RoutingOption = Annotated[
@@ -178,7 +199,8 @@ ThreadsOption = Annotated[
     typer.Option("--threads", min=0, max=MAX_THREADS, help="For one batch; 0 engine.threads."),
 ]
 CpusOption = Annotated[
-    str, typer.Option("--cpus", help="2 (so many) or 0-3,6 (these), in workers of its own.")
+    str,
+    typer.Option("--cpus", help="2 (so many), 0.5 (part) or 0-3,6 (these), in workers of its own."),
 ]
 MemoryLimitOption = Annotated[
     str, typer.Option("--memory-limit", help="2GB or 512MiB, for each worker of its own.")
@@ -188,5 +210,22 @@ GpuOption = Annotated[
     typer.Option("--gpu", min=0, max=MAX_GPU, help="The only GPU that its own workers see."),
 ]
 ProviderOption = Annotated[
-    Provider, typer.Option("--provider", help="What ONNX Runtime computes with.")
+    Provider, typer.Option("--provider", help="What ONNX and PyTorch compute with.")
+]
+ApprovalsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--approvals",
+        min=0,
+        max=MAX_APPROVALS,
+        help="People who must approve of later versions. [default: as before]",
+    ),
+]
+WebhooksOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--webhooks",
+        help="YAML or JSON: who is told of rollouts. [default: as before]",
+        exists=True,
+    ),
 ]

@@ -47,6 +47,11 @@ def plot_svg(report: dict[str, Any]) -> str:
                 f"{arm['estimate']:+.3g}</text>"
             ),
         ]
-    if not arms:
+    if not report["sample_ratio"]["holds"]:
+        parts.append(
+            f'<text x="16" y="{_TOP + 20}" fill="#b91c1c">no verdict: the arms did not get the '
+            f"traffic of their weights</text>"
+        )
+    elif not arms:
         parts.append(f'<text x="16" y="{_TOP + 20}">nothing was reported of both yet</text>')
     return "\n".join([*parts, "</svg>", ""])

@@ -5,8 +5,17 @@ from typing import Annotated
 
 import typer
 
-from salver.cli.options import ControlUrlOption, HomeOption, Output, OutputOption, admin_client
+from salver.cli.options import (
+    CaOption,
+    ControlUrlOption,
+    HomeOption,
+    KeyOption,
+    Output,
+    OutputOption,
+    UrlOption,
+)
 from salver.cli.output import emit, note, say
+from salver.client.sync import Client
 
 _FAILED = 1
 _MAX_SHOWN = 20
@@ -29,16 +38,21 @@ def command(
     metric: Annotated[str, typer.Option("--metric", help="What is reported.")] = "outcome",
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
+    url: UrlOption = None,
+    api_key: KeyOption = "",
+    ca: CaOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Report what became of an answer, or of many; each counts once, however often it is sent.
+
+    Over the control API, or over the data port where --url names that or there is no control token.
 
     Example: salver feedback churn --request-id ID --value 1 --metric conversion
     """
     single = request_id is not None and value is not None
     if single == (file is not None) or (not single and (request_id or value is not None)):
         raise typer.BadParameter("give either --request-id and --value, or --file")
-    with admin_client(home, control_url) as client:
+    with Client(url, control_url=control_url, api_key=api_key, home=home, ca=ca) as client:
         if request_id is not None and value is not None:
             client.feedback(endpoint, request_id, value, metric)
             say(f"{metric} of one answer of {endpoint} is counted", output)

@@ -25,7 +25,7 @@ _COLUMNS: dict[What, tuple[str, ...]] = {
     ),
     What.WORKERS: (
         "id", "kind", "pid", "state", "models", "in_memory", "resident_bytes", "budget_bytes",
-        "providers", "restarts", "wanted", "why",
+        "providers", "restarts", "last_end", "wanted", "why",
     ),
 }  # fmt: skip
 

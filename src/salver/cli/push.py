@@ -16,7 +16,7 @@ def command(
     name: Annotated[str, typer.Option("--name", help="Name of the model in the registry.")],
     runtime: Annotated[
         str | None,
-        typer.Option("--runtime", help="onnx, sklearn, xgboost, lightgbm or python; seen."),
+        typer.Option("--runtime", help="onnx, sklearn, xgboost, lightgbm, torch, python; seen."),
     ] = None,
     example: Annotated[
         Path | None, typer.Option("--example", help="Rows to try it with: JSON, CSV, OIP body.")
@@ -45,7 +45,7 @@ def command(
         bool, typer.Option("--trust-pickle", help="Accept a file that runs code when loaded.")
     ] = False,
     trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Let the model.py of the folder run here.")
+        bool, typer.Option("--trust-code", help="Let model.py, or what is in a PyTorch file, run.")
     ] = False,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,

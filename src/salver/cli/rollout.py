@@ -68,6 +68,10 @@ def start(
         Path | None,
         typer.Option("--analysis", help="YAML or JSON: metrics, margins, alpha.", exists=True),
     ] = None,
+    webhooks: Annotated[
+        Path | None,
+        typer.Option("--webhooks", help="YAML or JSON: who is told besides.", exists=True),
+    ] = None,
     force: ForceOption = False,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
@@ -91,6 +95,7 @@ def start(
             keep_previous_s=keep_previous,
             sample=sample,
             analysis=analysis,
+            webhooks=webhooks,
             force=force,
         )
     if output is not Output.TABLE:
@@ -160,9 +165,36 @@ def resume(
 
 
 @app.command()
+def approve(
+    endpoint: EndpointArgument,
+    comment: Annotated[str, typer.Option("--comment", help="For the history.")] = "",
+    to: Annotated[
+        str, typer.Option("--to", help="Of this version, for a later change: 2 or NAME:2.")
+    ] = "",
+    home: HomeOption = None,
+    control_url: ControlUrlOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Approve of the new version, where the endpoint demands that people do; abort is the no.
+
+    Example: salver rollout approve churn --comment "checked with the data team"
+    """
+    with admin_client(home, control_url) as client:
+        answer = client.approve_rollout(endpoint, comment, version=to)
+    if output is Output.TABLE and "version" in answer:
+        have, needed = len(answer["approvals"]["by"]), answer["approvals"]["needed"]
+        say(f"{endpoint}: {answer['version']} has {have} of {needed} approvals")
+        return
+    _told(answer, output)
+
+
+@app.command()
 def promote(
     endpoint: EndpointArgument,
     reason: ReasonOption = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Without asking webhooks; approvals still count.")
+    ] = False,
     home: HomeOption = None,
     control_url: ControlUrlOption = None,
     output: OutputOption = Output.TABLE,
@@ -172,7 +204,7 @@ def promote(
     Example: salver rollout promote churn
     """
     with admin_client(home, control_url) as client:
-        _told(client.promote_rollout(endpoint, reason), output)
+        _told(client.promote_rollout(endpoint, reason, force=force), output)
 
 
 @app.command()

@@ -13,13 +13,18 @@ def status_lines(rollout: dict[str, Any]) -> Iterator[str]:
     total = len(rollout["steps"])
     step = f", step {rollout['step']} of {total}" if total else ""
     yield f"{rollout['endpoint']}: rollout {rollout['rollout']} ({rollout['strategy']}) is " + (
-        rollout["state"] + step
+        rollout["state"] + (f", awaiting {rollout['awaits']}" * bool(rollout["awaits"])) + step
     )
     yield f"  {weights}; {rollout['requests']} requests to {rollout['to']}"
     for metric in rollout["metrics"]:
         yield f"  {_metric(metric)}"
     if rollout["reason"]:
         yield f"  because: {rollout['reason']}"
+    needed, by = rollout["approvals"]["needed"], rollout["approvals"]["by"]
+    if needed:
+        yield f"  approvals: {len(by)} of {needed}" + (f" ({', '.join(by)})" * bool(by))
+    for told in rollout.get("webhooks", ()):
+        yield f"  {_delivery(told)}"
     if rollout["time_left_s"] is not None and rollout["state"] not in STATES:
         yield f"  time left: {rollout['time_left_s']:.0f} s"
     if rollout.get("frozen"):
@@ -36,11 +41,17 @@ def event_lines(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "event": event["event"],
             "by": event["actor"],
             "state": event["state"],
-            "weight": f"{event['weight']:g} %",
+            "weight": "" if event["weight"] is None else f"{event['weight']:g} %",
             "reason": event["reason"],
         }
         for event in events
     ]
+
+
+def _delivery(told: dict[str, Any]) -> str:
+    tries = f"{told['attempts']} attempt{'s' * (told['attempts'] != 1)}"
+    why = f": {told['reason']}" if told["reason"] else ""
+    return f"webhook {told['webhook']}: {told['event']} {told['state']}, {tries}{why}"
 
 
 def _metric(metric: dict[str, Any]) -> str:

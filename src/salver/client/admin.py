@@ -7,21 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from salver.client.calls import API, CONTROL, Call, Steps, admin_call, check, json_of
 from salver.client.columns import Columns, read_columns, read_sequences
-from salver.client.documents import read_documents, read_mapping
-from salver.client.packing import pack
-from salver.client.rollouts import RolloutOptions, policy_of, whoever
-from salver.core.errors import InvalidExample, NotFound
+from salver.client.documents import read_documents, read_list, read_mapping
+from salver.client.packing import PackedFile, pack
+from salver.client.rollouts import RolloutOptions, Webhooks, policy_of, whoever
+from salver.core.errors import DigestMismatch, InvalidExample, NotFound
 from salver.core.names import check_name, parse_reference
 from salver.core.steps import check_whole_numbers
 
 _GIT_TIMEOUT_S = 5
 _NOT_FOUND_STATUS = 404
+_FAILED_STATUS = 400
 _PUSH_TIMEOUT_S = 900.0
 _DEPLOY_MARGIN_S = 30.0
 _MAX_EXAMPLE_BYTES = 64 * 1024 * 1024
+_DOCUMENTS = 2
 
 Json = dict[str, Any]
 Progress = Callable[[str, int], None]
@@ -50,8 +53,9 @@ class DeployOptions:
     ``timeout_s`` is how long to wait until it answers, ``request_timeout_s`` how long a request may
     take that does not say so itself. ``rollout`` is how an endpoint that follows an alias changes
     over when that moves; without it does so at once. ``force`` passes the gates that can be passed.
-    take that does not say so itself. With ``max_replicas`` their number follows ``scale_on``:
-    concurrency, queue or rate.
+    With ``max_replicas`` their number follows ``scale_on``: concurrency, queue or rate.
+    ``approvals`` is how many people must approve of later versions, ``webhooks`` who is told of
+    rollouts, or a file that says it; both stay as they were where nothing is said of them.
     """
 
     endpoint: str | None = None
@@ -87,13 +91,15 @@ class DeployOptions:
     provider: str | None = None
     idle_s: float | None = None
     warm_up: bool = True
+    approvals: int | None = None
+    webhooks: Webhooks | None = None
 
 
 _POLICY = (
     "max_batch_size", "max_queue", "max_batch_tokens", "max_queue_delay_ms", "priorities",
     "batching", "objective_ms", "max_padding", "cache", "min_replicas", "max_replicas", "scale_on",
     "scale_target", "scale_down_delay_s", "hosting", "instances", "threads", "cpus",
-    "memory_limit_bytes", "gpu", "provider", "idle_s",
+    "memory_limit_bytes", "gpu", "provider", "idle_s", "approvals",
 )  # fmt: skip
 
 
@@ -101,7 +107,8 @@ def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Ste
     """Upload the files that the server lacks, then register them as a version.
 
     ``progress`` is told each file and its size when it is there. Returns the version. Raises
-    ``InvalidArtifact`` for links and special files, and whatever the server refuses with.
+    ``InvalidArtifact`` for links and special files, and whatever the server refuses with. What the
+    server finds damaged where it is stored is uploaded again, until it finds no more.
     """
     check_name(name, "model")
     columns = {} if options.columns is None else read_columns(options.columns)
@@ -109,9 +116,7 @@ def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Ste
     check_whole_numbers(steps)
     sequences = None if options.sequence is None else read_sequences(options.sequence)
     files = pack(path)
-    for file in files:
-        yield from _upload(file.source, file.sha256)
-        progress(file.path, file.size_bytes)
+    yield from _upload_all(files, progress)
     body: Json = {
         "files": [
             {"path": file.path, "sha256": file.sha256, "size_bytes": file.size_bytes}
@@ -132,11 +137,18 @@ def push(path: Path, name: str, options: PushOptions, progress: Progress) -> Ste
         body["runtime"] = options.runtime
     if options.alias is not None:
         body["alias"] = check_name(options.alias, "alias")
-    for key, document in (("example", options.example), ("golden", options.golden)):
-        if document is not None:
-            body[key] = yield from _upload_document(Path(document))
-    reply = yield admin_call("POST", f"/models/{name}/versions", body, _PUSH_TIMEOUT_S)
-    version: Json = json_of(reply)
+    body.update((yield from _upload_documents(options)))
+    call = admin_call("POST", f"/models/{name}/versions", body, _PUSH_TIMEOUT_S)
+    for _ in range(len(files) + _DOCUMENTS):
+        try:
+            version: Json = json_of((yield call))
+        except DigestMismatch:
+            # The server now knows which bytes are damaged, and lacks them.
+            if not (yield from _repair(files, options)):
+                raise
+        else:
+            return version
+    version = json_of((yield call))
     return version
 
 
@@ -166,22 +178,25 @@ def deploy(reference: str, options: DeployOptions) -> Steps[Json]:
         body["warm_up"] = False
     if options.rollout is not None:
         body["rollout"] = policy_of(options.rollout)
-    path = f"/endpoints/{endpoint}?wait=true&timeout_s={options.timeout_s:g}"
+    if options.webhooks is not None:
+        body["webhooks"] = read_list(options.webhooks, "webhooks")
+    path = f"/endpoints/{endpoint}?wait=true&timeout_s={options.timeout_s:g}&{_by()}"
     path += "&force=true" * options.force
     reply = yield admin_call("PUT", path, body, options.timeout_s + _DEPLOY_MARGIN_S)
     answer: Json = json_of(reply)
     return answer
 
 
-def undeploy(endpoint: str) -> Steps[None]:
+def undeploy(endpoint: str, *, force: bool) -> Steps[None]:
     """Remove an endpoint; its versions stay in the registry."""
-    check((yield admin_call("DELETE", f"/endpoints/{check_name(endpoint, 'endpoint')}")))
+    path = f"/endpoints/{check_name(endpoint, 'endpoint')}?{_by()}" + "&force=true" * force
+    check((yield admin_call("DELETE", path)))
 
 
 def set_alias(model: str, alias: str, version: int, *, force: bool) -> Steps[Json]:
     """Point ``MODEL@ALIAS`` to a version."""
-    path = f"/models/{check_name(model, 'model')}/aliases/{check_name(alias, 'alias')}"
-    path += "?force=true" * force
+    path = f"/models/{check_name(model, 'model')}/aliases/{check_name(alias, 'alias')}?{_by()}"
+    path += "&force=true" * force
     answer: Json = json_of((yield admin_call("PUT", path, {"version": version})))
     return answer
 
@@ -196,6 +211,10 @@ def status() -> Steps[Json]:
     """Return what the server says of itself."""
     answer: Json = json_of((yield admin_call("GET", "/status")))
     return answer
+
+
+def _by() -> str:
+    return urlencode({"by": whoever()})
 
 
 def provenance(path: Path) -> dict[str, str]:
@@ -223,17 +242,56 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _upload(source: Path, sha256: str) -> Steps[None]:
+def _upload_all(files: Sequence[PackedFile], progress: Progress) -> Steps[None]:
+    for file in files:
+        yield from _upload(file.source, file.sha256, file.size_bytes)
+        progress(file.path, file.size_bytes)
+
+
+def _repair(files: Sequence[PackedFile], options: PushOptions) -> Steps[int]:
+    """Upload what the server lacks by now; returns how many files that were."""
+    count = 0
+    for file in files:
+        count += yield from _upload(file.source, file.sha256, file.size_bytes)
+    for document in (options.example, options.golden):
+        if document is not None:
+            sha256, size_bytes = _measure(Path(document))
+            count += yield from _upload(Path(document), sha256, size_bytes)
+    return count
+
+
+def _upload(source: Path, sha256: str, size_bytes: int) -> Steps[bool]:
+    """Upload a file that the server lacks; tells whether it did."""
     path = f"{API}/blobs/{sha256}"
     present = yield Call("HEAD", CONTROL, path)
-    if present.status == _NOT_FOUND_STATUS:
+    is_cut = present.headers.get("x-salver-size", str(size_bytes)) != str(size_bytes)
+    if is_cut or present.status == _NOT_FOUND_STATUS:
         headers = {"content-type": "application/octet-stream"}
         check((yield Call("PUT", CONTROL, path, headers, source, _PUSH_TIMEOUT_S)))
-    else:
-        check(present)
+        return True
+    if present.status >= _FAILED_STATUS:
+        # An answer to HEAD has no body that says why.
+        check((yield admin_call("GET", "/status")))
+    check(present)
+    return False
+
+
+def _upload_documents(options: PushOptions) -> Steps[Json]:
+    documents: Json = {}
+    for key, document in (("example", options.example), ("golden", options.golden)):
+        if document is not None:
+            documents[key] = yield from _upload_document(Path(document))
+    return documents
 
 
 def _upload_document(path: Path) -> Steps[Json]:
+    sha256, size_bytes = _measure(path)
+    yield from _upload(path, sha256, size_bytes)
+    return {"name": path.name, "sha256": sha256}
+
+
+def _measure(path: Path) -> tuple[str, int]:
+    """Return the digest and size of an example or golden file."""
     try:
         size_bytes = path.stat().st_size
         if size_bytes > _MAX_EXAMPLE_BYTES:
@@ -241,11 +299,9 @@ def _upload_document(path: Path) -> Steps[Json]:
                 f"{path} has {size_bytes} bytes; an example holds a few rows, at most "
                 f"{_MAX_EXAMPLE_BYTES} bytes"
             )
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest(), size_bytes
     except OSError as error:
         raise NotFound(f"{path}: {error.strerror}") from error
-    yield from _upload(path, sha256)
-    return {"name": path.name, "sha256": sha256}
 
 
 def apply(
@@ -255,11 +311,14 @@ def apply(
     prune: bool = False,
     wait: bool = True,
     timeout_s: float = 120.0,
+    force: Sequence[str] = (),
 ) -> Steps[Json]:
     """Make endpoints what YAML or JSON files say; folders are read with what is in them.
 
-    Returns the changes, which with ``dry_run`` are not made. With ``prune``, endpoints that came
-    from files before and are in none now are removed.
+    Returns the changes, which with ``dry_run`` are not made: ``refused`` then says what stands
+    against them (code and error), None if nothing does. With ``prune``, endpoints that came
+    from files before and are in none now are removed. ``force`` names endpoints that change or go
+    as with ``deploy`` and ``undeploy`` when those are forced.
     """
     documents = [
         {"source": source, "document": document}
@@ -268,10 +327,12 @@ def apply(
     ]
     body: Json = {
         "documents": documents,
+        "by": whoever(),
         "dry_run": dry_run,
         "prune": prune,
         "wait": wait,
         "timeout_s": timeout_s,
+        **({"force": list(force)} if force else {}),
     }
     longest_s = timeout_s * max(1, len(documents)) + _DEPLOY_MARGIN_S
     answer: Json = json_of((yield admin_call("POST", "/apply", body, longest_s)))

@@ -11,11 +11,12 @@ import httpx
 from salver.client import admin, inference, rollouts, sides
 from salver.client.calls import DATA, Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
-from salver.client.feedback import DEFAULT_METRIC, feedback, feedback_many, read_reports
+from salver.client.feedback import feedback, feedback_many, plane_of, read_reports
 from salver.client.inference import Prediction, PredictOptions
 from salver.client.inputs import Inputs
 from salver.client.sync import DEFAULT_TIMEOUT_S, _no_progress
 from salver.client.transport import Trust, context_of, error_of, headers_of, reply_of
+from salver.core.feedback import DEFAULT_METRIC, Reported
 from salver.core.names import parse_reference
 
 _READ_BYTES = 1024 * 1024
@@ -79,26 +80,43 @@ class AsyncClient:
         return await self.run(admin.deploy(reference, admin.DeployOptions(**options)))
 
     async def apply(self, *paths: str | Path, **options: Any) -> admin.Json:
-        """Make endpoints what files or folders say; ``options``: dry_run, prune, wait, timeout_s.
+        """Make endpoints what files or folders say; ``options`` are those of ``admin.apply``.
 
-        Returns the changes.
+        They are dry_run, prune, wait, timeout_s and force (names). Returns the changes.
         """
         return await self.run(admin.apply(paths, **options))
 
     async def feedback(
-        self, endpoint: str, request_id: str, value: float, metric: str = DEFAULT_METRIC
+        self,
+        endpoint: str,
+        request_id: str,
+        value: float,
+        metric: str = DEFAULT_METRIC,
+        *,
+        over: str | None = None,
     ) -> None:
-        """Report what became of an answer, by the ``request_id`` that came with it."""
-        await self.run(feedback(endpoint, request_id, value, metric))
+        """Report what became of an answer, by the ``request_id`` that came with it.
+
+        ``over`` is ``data`` (with the API key) or ``control``; by default the control API if its
+        token is at hand and ``data_url`` was not all that was given.
+        """
+        report = Reported(request_id, value, metric)
+        await self.run(feedback(self._reports_go(over), endpoint, report))
 
     async def feedback_file(
-        self, endpoint: str, path: str | Path, metric: str = DEFAULT_METRIC
+        self,
+        endpoint: str,
+        path: str | Path,
+        metric: str = DEFAULT_METRIC,
+        *,
+        over: str | None = None,
     ) -> admin.Json:
         """Report the outcomes in a file of JSON lines or CSV; good lines count in any case.
 
-        Returns how many were taken and repeated, and the problems by line.
+        Returns how many were taken and repeated, and the problems by line. ``over`` as above.
         """
-        return await self.run(feedback_many(endpoint, read_reports(Path(path), metric)))
+        reports = read_reports(Path(path), metric)
+        return await self.run(feedback_many(self._reports_go(over), endpoint, reports))
 
     async def start_shadow(
         self, endpoint: str, version: str | int, sample: float = 1.0, *, force: bool = False
@@ -118,14 +136,30 @@ class AsyncClient:
         self,
         endpoint: str,
         arms: Sequence[str | int],
-        split: Sequence[float],
+        split: Sequence[float] | str,
         metric: str = DEFAULT_METRIC,
         *,
         force: bool = False,
+        **options: Any,
     ) -> admin.Json:
-        """Split an endpoint's requests between versions, in percent."""
-        steps = sides.start_experiment(endpoint, arms, split, metric, force=force)
+        """Split an endpoint's requests between versions, in percent or by success ("thompson").
+
+        ``options``: ``minimum`` and ``maximum`` of outcomes; by success also ``floor`` (percent of
+        each arm) and ``prefer`` (more or less).
+        """
+        steps = sides.start_experiment(endpoint, arms, split, metric, force=force, **options)
         return await self.run(steps)
+
+    async def covariate_file(self, endpoint: str, path: str | Path) -> int:
+        """Say what was known of callers before the experiment: CSV with ``key`` and ``value``.
+
+        Returns of how many; takes the place of what was said before.
+        """
+        return await self.run(sides.covariate(endpoint, list(sides.read_covariate(Path(path)))))
+
+    async def experiment_history(self, endpoint: str) -> list[admin.Json]:
+        """Return how the newest experiment's weights have changed, newest first."""
+        return await self.run(sides.experiment_history(endpoint))
 
     async def experiment(self, endpoint: str) -> admin.Json:
         """Return how the arms of the newest experiment compare."""
@@ -135,9 +169,9 @@ class AsyncClient:
         """End the experiment; all requests go to the primary version again."""
         return await self.run(sides.stop(endpoint, "experiment"))
 
-    async def undeploy(self, endpoint: str) -> None:
-        """Remove an endpoint."""
-        await self.run(admin.undeploy(endpoint))
+    async def undeploy(self, endpoint: str, *, force: bool = False) -> None:
+        """Remove an endpoint; one that demands approvals takes ``force``."""
+        await self.run(admin.undeploy(endpoint, force=force))
 
     async def set_alias(self, alias: str, version: int, *, force: bool = False) -> admin.Json:
         """Point an alias, written ``NAME@ALIAS``, to a version."""
@@ -166,9 +200,20 @@ class AsyncClient:
         """Let a paused rollout go on."""
         return await self.run(rollouts.say(endpoint, "rollout/resume", reason))
 
-    async def promote_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
-        """Give the new version all traffic, whatever the comparison says so far."""
-        return await self.run(rollouts.say(endpoint, "rollout/promote", reason))
+    async def promote_rollout(
+        self, endpoint: str, reason: str = "", *, force: bool = False
+    ) -> admin.Json:
+        """Give the new version all traffic, whatever the comparison says so far.
+
+        With ``force`` no webhooks are asked.
+        """
+        return await self.run(rollouts.say(endpoint, "rollout/promote", reason, force=force))
+
+    async def approve_rollout(
+        self, endpoint: str, comment: str = "", *, version: str | int = ""
+    ) -> admin.Json:
+        """Approve of the version that is rolled out, or of another for a later change."""
+        return await self.run(rollouts.approve(endpoint, version, comment))
 
     async def abort_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
         """Give the old version all traffic."""
@@ -231,6 +276,10 @@ class AsyncClient:
         except httpx.HTTPError as error:
             raise error_of(error, call, base) from error
         return reply_of(response)
+
+    def _reports_go(self, over: str | None) -> str:
+        _, data_url, control_url, _ = self._given
+        return plane_of(self._open()[1], over, None if control_url else data_url)
 
     def _open(self) -> tuple[httpx.AsyncClient, Addresses]:
         if self._http is None or self._addresses is None:

@@ -1,42 +1,54 @@
-"""Reports what became of answers."""
+"""Reports what became of answers, over the control API or the data port."""
 
 import csv
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
-from salver.client.calls import Steps, admin_call, json_of
+from salver.client.calls import CONTROL, DATA, Call, Steps, admin_call, json_of
+from salver.client.connection import Addresses
 from salver.core.errors import InvalidRequest, NotFound, SalverError, from_code
+from salver.core.feedback import MAX_RELAYED, Reported, read_line, read_report
 from salver.core.names import check_name
 
 Json = dict[str, Any]
-Numbered = tuple[int, Mapping[str, Any] | SalverError]
+Numbered = tuple[int, Reported | SalverError]
 
-DEFAULT_METRIC = "outcome"
-_CHUNK = 5_000
-_KEYS = frozenset(("request_id", "value", "metric"))
-_MAX_LINE_CHARS = 4096
+_CHUNKS = {CONTROL: 5_000, DATA: MAX_RELAYED}
 
 
-def feedback(endpoint: str, request_id: str, value: float, metric: str) -> Steps[None]:
+def plane_of(addresses: Addresses, given: str | None, data_url: str | None) -> str:
+    """Return where reports go: ``data`` or ``control``.
+
+    To ``given`` if that is said. Else to the data port where no control token is at hand or only
+    the data port was named (``data_url``), and to the control API otherwise. Raises
+    ``InvalidRequest`` for another word.
+    """
+    if given is not None:
+        if given not in _CHUNKS:
+            raise InvalidRequest(f"reports go over 'data' or 'control', not {given!r}")
+        return given
+    return DATA if data_url is not None or not addresses.token else CONTROL
+
+
+def feedback(plane: str, endpoint: str, report: Reported) -> Steps[None]:
     """Report one outcome; raises what is wrong with it."""
-    report = {"request_id": request_id, "value": value, "metric": metric}
-    answer = yield from _send(endpoint, [report])
+    answer = yield from _send(plane, endpoint, [report])
     for problem in answer["problems"]:
         raise from_code(problem["code"], problem["error"])
 
 
-def feedback_many(endpoint: str, reports: Iterable[Numbered]) -> Steps[Json]:
+def feedback_many(plane: str, endpoint: str, reports: Iterable[Numbered]) -> Steps[Json]:
     """Report many outcomes, each with its number; good ones are taken whatever others are.
 
     Returns how many were ``taken``, ``repeated``, and the ``problems`` by number.
     """
     total: Json = {"taken": 0, "repeated": 0, "problems": []}
-    for chunk in _chunks(reports):
-        good = [(number, report) for number, report in chunk if isinstance(report, Mapping)]
+    for chunk in _chunks(reports, _CHUNKS[plane]):
+        good = [(number, report) for number, report in chunk if isinstance(report, Reported)]
         total["problems"] += [
             {"number": number, "code": error.code, "error": error.message}
             for number, error in chunk
@@ -44,7 +56,7 @@ def feedback_many(endpoint: str, reports: Iterable[Numbered]) -> Steps[Json]:
         ]
         if not good:
             continue
-        answer = yield from _send(endpoint, [report for _, report in good])
+        answer = yield from _send(plane, endpoint, [report for _, report in good])
         total["taken"] += answer["taken"]
         total["repeated"] += answer["repeated"]
         for problem in answer["problems"]:
@@ -65,65 +77,52 @@ def read_reports(path: Path, metric: str) -> Iterator[Numbered]:
             if path.suffix == ".csv":
                 rows = csv.DictReader(file)
                 for number, row in enumerate(rows, 2):
-                    yield number, _checked(_typed(row), metric)
+                    yield number, _checked(_row, row, metric)
             else:
                 for number, line in enumerate(file, 1):
                     if line.strip():
-                        yield number, _checked(_parsed(line), metric)
+                        yield number, _checked(read_line, line, metric)
     except OSError as error:
         raise NotFound(f"{path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidRequest(f"{path} is no text of lines: {error}") from error
 
 
-def _send(endpoint: str, reports: list[Mapping[str, Any]]) -> Steps[Json]:
-    path = f"/endpoints/{check_name(endpoint, 'endpoint')}/feedback"
-    answer: Json = json_of((yield admin_call("POST", path, {"reports": reports})))
+def _send(plane: str, endpoint: str, reports: list[Reported]) -> Steps[Json]:
+    name, body = check_name(endpoint, "endpoint"), {"reports": msgspec.to_builtins(reports)}
+    if plane == CONTROL:
+        call = admin_call("POST", f"/endpoints/{name}/feedback", body)
+    else:
+        headers = {"content-type": "application/json"}
+        call = Call("POST", DATA, f"/v2/models/{name}/feedback", headers, orjson.dumps(body))
+    answer: Json = json_of((yield call))
     return answer
 
 
-def _chunks(reports: Iterable[Numbered]) -> Iterator[list[Numbered]]:
+def _chunks(reports: Iterable[Numbered], size: int) -> Iterator[list[Numbered]]:
     chunk: list[Numbered] = []
     for report in reports:
         chunk.append(report)
-        if len(chunk) >= _CHUNK:
+        if len(chunk) >= size:
             yield chunk
             chunk = []
     if chunk:
         yield chunk
 
 
-def _parsed(line: str) -> object:
-    if len(line) > _MAX_LINE_CHARS:
-        return InvalidRequest(f"the line has over {_MAX_LINE_CHARS} characters")
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        return InvalidRequest(f"no JSON: {error}")
-
-
-def _typed(row: Mapping[str | None, Any]) -> object:
+def _row(row: Mapping[str | None, Any], metric: str) -> Reported:
     named = {str(key): value for key, value in row.items() if key is not None and value}
     try:
-        return {**named, "value": float(named.get("value", ""))}
+        return read_report({**named, "value": float(named.get("value", ""))}, metric)
     except ValueError:
-        return InvalidRequest(f"value {named.get('value', '')!r} is no number")
+        raise InvalidRequest(f"value {named.get('value', '')!r} is no number") from None
 
 
-def _checked(report: object, metric: str) -> Mapping[str, Any] | SalverError:
+def _checked(
+    read: Callable[[Any, str], Reported], item: Any, metric: str
+) -> Reported | SalverError:
     """Return a report, or what is wrong with it, so that it need not be sent."""
-    if isinstance(report, SalverError):
-        return report
-    if not isinstance(report, dict):
-        return InvalidRequest("a report has keys and values")
-    unknown = sorted(set(report) - _KEYS)
-    if unknown:
-        known = ", ".join(sorted(_KEYS))
-        return InvalidRequest(f"unknown key {unknown[0]!r}; a report has {known}")
-    report = {"metric": metric, **report}
-    value = report.get("value")
-    if not isinstance(report.get("request_id"), str) or not isinstance(report["metric"], str):
-        return InvalidRequest("a report has a text request_id, and a text metric if any")
-    if not isinstance(value, bool | int | float) or not math.isfinite(value):
-        return InvalidRequest("value is a finite number, true or false")
-    return {**report, "value": float(value)}
+    try:
+        return read(item, metric)
+    except InvalidRequest as error:
+        return error

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from salver.client.calls import Steps, admin_call, json_of
-from salver.client.documents import read_mapping
+from salver.client.documents import read_list, read_mapping
 from salver.core.names import check_name
 from salver.core.rollouts import basis_points, steps_of
 
 Json = dict[str, Any]
 _ROLLBACK_TIMEOUT_S = 150.0
-_READ = frozenset(("steps", "analysis"))
+_READ = frozenset(("steps", "analysis", "webhooks"))
+
+Webhooks = str | Path | Sequence[Mapping[str, Any]]
+"""Webhooks, or a file that holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,8 @@ class RolloutOptions:
 
     ``steps`` are percents, as text (``"5,25,50,100"``) or numbers. ``auto`` promotes without
     asking. ``force`` passes the gates that can be passed. ``sample`` (blue-green) is in percent.
-    ``analysis`` are further settings of the comparison, or a file that holds them.
+    ``analysis`` are further settings of the comparison, ``webhooks`` who is told besides those of
+    the endpoint, or files that hold them.
     """
 
     steps: str | Sequence[float] | None = None
@@ -38,6 +42,7 @@ class RolloutOptions:
     keep_previous_s: float | None = None
     analysis: str | Path | Mapping[str, Any] | None = None
     force: bool | None = None
+    webhooks: Webhooks | None = None
 
 
 def policy_of(options: RolloutOptions) -> Json:
@@ -50,6 +55,8 @@ def policy_of(options: RolloutOptions) -> Json:
         body["steps"] = [each / 100 for each in points]
     if options.analysis is not None:
         body["analysis"] = read_mapping(options.analysis)
+    if options.webhooks is not None:
+        body["webhooks"] = read_list(options.webhooks, "webhooks")
     return body
 
 
@@ -70,6 +77,13 @@ def history(endpoint: str, limit: int) -> Steps[list[Json]]:
     """Return the newest events of an endpoint's rollouts, newest first."""
     path = _path(endpoint, f"rollout/history?limit={limit}")
     answer: list[Json] = json_of((yield admin_call("GET", path)))
+    return answer
+
+
+def approve(endpoint: str, version: str | int, comment: str) -> Steps[Json]:
+    """Approve of the version that is rolled out, or of another."""
+    body = {"by": whoever(), "comment": comment, "version": str(version)}
+    answer: Json = json_of((yield admin_call("POST", _path(endpoint, "rollout/approve"), body)))
     return answer
 
 

@@ -10,10 +10,11 @@ import httpx
 from salver.client import admin, inference, rollouts, sides
 from salver.client.calls import DATA, Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
-from salver.client.feedback import DEFAULT_METRIC, feedback, feedback_many, read_reports
+from salver.client.feedback import feedback, feedback_many, plane_of, read_reports
 from salver.client.inference import Prediction, PredictOptions
 from salver.client.inputs import Inputs
 from salver.client.transport import Trust, context_of, error_of, headers_of, reply_of
+from salver.core.feedback import DEFAULT_METRIC, Reported
 from salver.core.names import parse_reference
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -91,26 +92,43 @@ class Client:
         return self.run(admin.deploy(reference, admin.DeployOptions(**options)))
 
     def apply(self, *paths: str | Path, **options: Any) -> admin.Json:
-        """Make endpoints what files or folders say; ``options``: dry_run, prune, wait, timeout_s.
+        """Make endpoints what files or folders say; ``options`` are those of ``admin.apply``.
 
-        Returns the changes.
+        They are dry_run, prune, wait, timeout_s and force (names). Returns the changes.
         """
         return self.run(admin.apply(paths, **options))
 
     def feedback(
-        self, endpoint: str, request_id: str, value: float, metric: str = DEFAULT_METRIC
+        self,
+        endpoint: str,
+        request_id: str,
+        value: float,
+        metric: str = DEFAULT_METRIC,
+        *,
+        over: str | None = None,
     ) -> None:
-        """Report what became of an answer, by the ``request_id`` that came with it."""
-        self.run(feedback(endpoint, request_id, value, metric))
+        """Report what became of an answer, by the ``request_id`` that came with it.
+
+        ``over`` is ``data`` (with the API key) or ``control``; by default the control API if its
+        token is at hand and ``data_url`` was not all that was given.
+        """
+        report = Reported(request_id, value, metric)
+        self.run(feedback(self._reports_go(over), endpoint, report))
 
     def feedback_file(
-        self, endpoint: str, path: str | Path, metric: str = DEFAULT_METRIC
+        self,
+        endpoint: str,
+        path: str | Path,
+        metric: str = DEFAULT_METRIC,
+        *,
+        over: str | None = None,
     ) -> admin.Json:
         """Report the outcomes in a file of JSON lines or CSV; good lines count in any case.
 
-        Returns how many were taken and repeated, and the problems by line.
+        Returns how many were taken and repeated, and the problems by line. ``over`` as above.
         """
-        return self.run(feedback_many(endpoint, read_reports(Path(path), metric)))
+        reports = read_reports(Path(path), metric)
+        return self.run(feedback_many(self._reports_go(over), endpoint, reports))
 
     def start_shadow(
         self, endpoint: str, version: str | int, sample: float = 1.0, *, force: bool = False
@@ -130,14 +148,30 @@ class Client:
         self,
         endpoint: str,
         arms: Sequence[str | int],
-        split: Sequence[float],
+        split: Sequence[float] | str,
         metric: str = DEFAULT_METRIC,
         *,
         force: bool = False,
+        **options: Any,
     ) -> admin.Json:
-        """Split an endpoint's requests between versions, in percent."""
-        steps = sides.start_experiment(endpoint, arms, split, metric, force=force)
+        """Split an endpoint's requests between versions, in percent or by success ("thompson").
+
+        ``options``: ``minimum`` and ``maximum`` of outcomes; by success also ``floor`` (percent of
+        each arm) and ``prefer`` (more or less).
+        """
+        steps = sides.start_experiment(endpoint, arms, split, metric, force=force, **options)
         return self.run(steps)
+
+    def covariate_file(self, endpoint: str, path: str | Path) -> int:
+        """Say what was known of callers before the experiment: CSV with ``key`` and ``value``.
+
+        Returns of how many; takes the place of what was said before.
+        """
+        return self.run(sides.covariate(endpoint, list(sides.read_covariate(Path(path)))))
+
+    def experiment_history(self, endpoint: str) -> list[admin.Json]:
+        """Return how the newest experiment's weights have changed, newest first."""
+        return self.run(sides.experiment_history(endpoint))
 
     def experiment(self, endpoint: str) -> admin.Json:
         """Return how the arms of the newest experiment compare."""
@@ -147,9 +181,9 @@ class Client:
         """End the experiment; all requests go to the primary version again."""
         return self.run(sides.stop(endpoint, "experiment"))
 
-    def undeploy(self, endpoint: str) -> None:
-        """Remove an endpoint."""
-        self.run(admin.undeploy(endpoint))
+    def undeploy(self, endpoint: str, *, force: bool = False) -> None:
+        """Remove an endpoint; one that demands approvals takes ``force``."""
+        self.run(admin.undeploy(endpoint, force=force))
 
     def set_alias(self, alias: str, version: int, *, force: bool = False) -> admin.Json:
         """Point an alias, written ``NAME@ALIAS``, to a version."""
@@ -178,9 +212,20 @@ class Client:
         """Let a paused rollout go on."""
         return self.run(rollouts.say(endpoint, "rollout/resume", reason))
 
-    def promote_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
-        """Give the new version all traffic, whatever the comparison says so far."""
-        return self.run(rollouts.say(endpoint, "rollout/promote", reason))
+    def promote_rollout(
+        self, endpoint: str, reason: str = "", *, force: bool = False
+    ) -> admin.Json:
+        """Give the new version all traffic, whatever the comparison says so far.
+
+        With ``force`` no webhooks are asked.
+        """
+        return self.run(rollouts.say(endpoint, "rollout/promote", reason, force=force))
+
+    def approve_rollout(
+        self, endpoint: str, comment: str = "", *, version: str | int = ""
+    ) -> admin.Json:
+        """Approve of the version that is rolled out, or of another for a later change."""
+        return self.run(rollouts.approve(endpoint, version, comment))
 
     def abort_rollout(self, endpoint: str, reason: str = "") -> admin.Json:
         """Give the old version all traffic."""
@@ -248,6 +293,10 @@ class Client:
             timeout=call.timeout_s or self._timeout_s,
         )
         return reply_of(response)
+
+    def _reports_go(self, over: str | None) -> str:
+        _, data_url, control_url, _ = self._given
+        return plane_of(self._open()[1], over, None if control_url else data_url)
 
     def _open(self) -> tuple[httpx.Client, Addresses]:
         if self._http is None or self._addresses is None:

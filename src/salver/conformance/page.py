@@ -54,9 +54,10 @@ from which they came and which still holds what the newer text lost (errors, ten
 """
 _SETTING = (
     "the same small model on each server, with one FP32 input, an INT64 and an FP32 output, asked "
-    "over REST and over gRPC. "
-    "Under Triton and MLServer it is a few lines of Python (`bench/peers/`) that check nothing "
-    "themselves, so what is not refused there was left to the model by the server. "
+    "over REST and over gRPC, and for each datatype a model that gives its tensor back, asked over "
+    "REST for what the first has no tensor for. "
+    "Under Triton and MLServer they are a few lines of Python (`bench/peers/`) that check "
+    "nothing themselves, so what is not refused there was left to the model by the server. "
     "`-` is not applicable."
 )
 _SIGNS = {"passed": "yes", "failed": "**no**", "not applicable": "-"}

@@ -3,20 +3,21 @@
 import argparse
 import asyncio
 import os
+import random
 import secrets
-import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import orjson
-import uvicorn
+import numpy as np
 import uvloop
 
 from salver.control.api.app import build_app
 from salver.control.api.routes import Services
 from salver.control.api.security import load_token
+from salver.control.api.serving import answer, until_open
 from salver.control.changes import Changer
 from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
@@ -27,23 +28,29 @@ from salver.control.lease import LeaseKeeper
 from salver.control.overview import Overview
 from salver.control.push import Pusher
 from salver.control.reconcile import Reconciler
+from salver.control.reports import Reporter
 from salver.control.rollouts.commands import Rollouts
 from salver.control.rollouts.evidence import EvidenceBooks
+from salver.control.rollouts.experiments import Experiments, Pace
 from salver.control.rollouts.follower import AliasFollower
 from salver.control.rollouts.gates import Gates
+from salver.control.rollouts.memory import Memory
 from salver.control.rollouts.placing import Placing
 from salver.control.rollouts.runner import Runner, Stores
 from salver.control.rollouts.side_reports import SideReports
 from salver.control.rollouts.sides import SideParts, Sides
+from salver.control.rollouts.wanted import WantedMetrics
+from salver.control.webhooks.deliverer import Deliverer
+from salver.control.webhooks.opening import open_sender
 from salver.core.clock import SystemClock
-from salver.core.durable import durable_write
 from salver.core.errors import SalverError
 from salver.core.ids import RequestIds
 from salver.core.secret_file import load_secret
-from salver.core.settings import Settings
+from salver.core.settings import ControlSettings, Settings
 from salver.core.settings_file import read_settings
 from salver.observe.logs import configure_logs, get_logger
 from salver.observe.merge import Merger
+from salver.registry.approvals import ApprovalStore
 from salver.registry.blobs import BlobStore
 from salver.registry.catalog import Catalog
 from salver.registry.database import Database
@@ -52,6 +59,10 @@ from salver.registry.lease import Lease
 from salver.registry.rollouts import RolloutStore
 from salver.registry.sides import SideStore
 from salver.registry.state import StateStore
+from salver.registry.webhooks import DeliveryStore
+from salver.rollout.metrics.plugins import load_plugins
+from salver.rollout.metrics.table import register
+from salver.wire.messages import Evidence
 
 log = get_logger(__name__)
 
@@ -70,9 +81,18 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         settings = read_settings(home)
         configure_logs(settings.observe.log_level, process="control", pid=os.getpid())
+        _register(settings.control)
         uvloop.run(_serve(home, settings, _listening_socket(options), options.http_url))
     except SalverError as error:
         sys.exit(f"error: {error.message} [{error.code}]")
+
+
+def _register(settings: ControlSettings) -> None:
+    """Know the metrics that this machine has besides Salver's own."""
+    plugins = load_plugins(settings.metric_plugins)
+    register(plugins)
+    if plugins:
+        log.info("metrics_registered", kinds=sorted(plugins))
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -95,7 +115,7 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     thread = DatabaseThread()
     database = Database(settings.control.database_url or f"sqlite:///{home / 'salver.db'}")
     blobs = BlobStore(home / "blobs" / "sha256")
-    await thread(database.provision)
+    await until_open(database.provision, thread, load_token(home), listening)
     blobs.provision()
     catalog, state = Catalog(database, clock), StateStore(database, clock)
     holder = load_secret(home / "control.identity", _IDENTITY_BYTES).decode()[:_IDENTITY_DIGITS]
@@ -110,30 +130,39 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     reconciler = Reconciler(home, catalog, state, thread, settings, clock, store, sides, lease)
     incarnation = secrets.token_hex(8)
     hub = Hub(f"unix:{home / 'run' / 'control.sock'}", incarnation, clock, merger, reconciler.wake)
-    gates = Gates(catalog, store, sides, settings.engine)
+    memory = Memory(catalog, settings.engine, reconciler.wanted, lambda: reconciler.plan, hub.bases)
+    gates = Gates(catalog, store, sides, ApprovalStore(database, lease, clock), memory)
     placing = Placing(catalog, state, store, gates, settings.control.keep_previous_s)
     deployer = Deployer(reconciler, hub, catalog, state, thread, placing, http_url)
     feedback = _feedback(home, database, state, thread, settings)
-    changer = Changer(deployer, state, thread, settings)
-    hub.change = changer
-    stores = Stores(store, state, feedback.store, thread)
+    feedback.wanted = WantedMetrics(store, sides)
+    hub.change = changer = Changer(deployer, state, thread, settings)
+    hub.report = reporter = Reporter(feedback, is_on=settings.http.feedback)
+    deliverer = Deliverer(
+        DeliveryStore(database, lease, clock, settings.control.webhook_queue),
+        thread,
+        open_sender(home, settings.control, clock),
+        merger.count,
+        clock,
+        random.SystemRandom(),
+    )
+    stores = Stores(store, state, feedback.store, deliverer.store, thread)
     books = EvidenceBooks()
-    hub.evidence = books.take
-    runner = Runner(stores, reconciler, hub, books, clock)
+    runner = Runner(stores, reconciler, hub, books, deliverer, clock)
     rollouts = Rollouts(stores, catalog, gates, runner, reconciler, deployer, clock)
     parts = SideParts(sides, state, feedback.store, thread)
     companions = Sides(parts, catalog, gates, reconciler, clock)
+    experiments = Experiments(parts, gates, reconciler, clock, np.random.default_rng())
+    hub.evidence = _each(books.take, experiments.take)
     follower = AliasFollower(rollouts, catalog, state, thread, reconciler)
     await reconciler.start(hub, GoldenGate(blobs, hub, reconciler.address_of, reconciler.wake))
-    await runner.start(settings.control.rollout_interval_s)
-    await follower.start(settings.control.rollout_interval_s)
-    move_alias = partial(deployer.move_alias, force=False)
+    await _start(runner, follower, experiments, settings.control)
     services = Services(
         blobs,
         catalog,
         state,
         thread,
-        Pusher(blobs, catalog, thread, settings, move_alias),
+        Pusher(blobs, catalog, thread, settings, partial(deployer.move_alias, force=False)),
         deployer,
         reconciler,
         Overview(home, hub, reconciler, catalog, thread),
@@ -144,16 +173,35 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     )
     tidying = asyncio.create_task(_tidy(feedback))
     try:
-        await _answer(build_app(services, load_token(home)), home, listening)
+        await answer(build_app(services, load_token(home)), home, listening)
     finally:
-        await follower.stop()
-        await runner.stop()
+        for busy in (experiments, follower, runner, changer, reporter):
+            await busy.stop()
         tidying.cancel()
-        await changer.stop()
         await reconciler.stop()
         await keeper.stop()
         thread.stop()
         database.close()
+
+
+def _each(*takers: Callable[[str, Evidence], None]) -> Callable[[str, Evidence], None]:
+    """Return what gives evidence to everybody who may want it."""
+
+    def take(incarnation: str, evidence: Evidence) -> None:
+        for taker in takers:
+            taker(incarnation, evidence)
+
+    return take
+
+
+async def _start(
+    runner: Runner, follower: AliasFollower, experiments: Experiments, settings: ControlSettings
+) -> None:
+    """Begin to look at what goes on by itself."""
+    interval_s = settings.rollout_interval_s
+    await runner.start(interval_s)
+    await follower.start(interval_s)
+    await experiments.start(Pace(interval_s, settings.experiment_interval_s))
 
 
 def _feedback(
@@ -172,26 +220,9 @@ async def _tidy(feedback: Feedback) -> None:
             await feedback.forget_old()
         except SalverError as error:
             log.warning("feedback_not_tidied", code=error.code, cause=error.message)
+        except Exception:  # a fault of ours must not end the loop
+            log.exception("feedback_not_tidied")
         await asyncio.sleep(_TIDY_S)
-
-
-async def _answer(app: object, home: Path, listening: socket.socket) -> None:
-    """Serve the API until SIGTERM."""
-    config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=5,
-    )
-    server = uvicorn.Server(config)
-    port = listening.getsockname()[1]
-    facts = {"url": f"http://{_LOOPBACK}:{port}", "pid": os.getpid()}
-    durable_write(home / "run" / "control.json", orjson.dumps(facts))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-    await server.serve(sockets=[listening])
 
 
 if __name__ == "__main__":

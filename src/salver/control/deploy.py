@@ -1,38 +1,32 @@
 """Endpoints: what is wanted of them, how they are, and waiting until they answer."""
 
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from salver.control.admission import Admission, Refusal, Step
 from salver.control.database import DatabaseThread
 from salver.control.desired import Desired, Observed
 from salver.control.hosts import failure, ready_workers
 from salver.control.hub import GATEWAY, Hub
 from salver.control.in_force import providers, up_to_date_workers
-from salver.control.placement import has_own, runs_code
+from salver.control.placement import has_own
 from salver.control.reconcile import Reconciler
-from salver.control.rollouts.placing import Placing
+from salver.control.rollouts.placing import NOBODY, Placing
 from salver.core.errors import (
-    Conflict,
     DeadlineExceeded,
     EndpointNotFound,
-    InvalidRequest,
     LoadFailed,
-    NotFound,
     SalverError,
     from_code,
 )
-from salver.core.hosting import DEDICATED, SHARED, Hosting, check_hosting
-from salver.core.names import ModelReference, check_name, parse_reference
+from salver.core.hosting import DEDICATED, SHARED
+from salver.core.names import ModelReference, parse_reference
 from salver.registry.catalog import Catalog
-from salver.registry.records import EndpointSpec, VersionRecord
+from salver.registry.records import EndpointSpec
 from salver.registry.state import StateStore
-from salver.runtimes.table import is_stream
 from salver.wire.messages import ANSWERING_STATES
-
-_VALIDATIONS = ("off", "warn", "reject")
-_BATCHINGS = ("fixed", "adaptive")
 
 
 class Deployer:
@@ -55,26 +49,35 @@ class Deployer:
         self._database = database
         self._placing = placing
         self._http_url = http_url
+        self._admission = Admission(reconciler, catalog, state, placing)
 
-    async def put(self, spec: EndpointSpec, model: str, *, force: bool = False) -> EndpointSpec:
-        """Want an endpoint; a bare model name pins its newest version.
+    async def put(
+        self, spec: EndpointSpec, model: str, *, force: bool = False, by: str = NOBODY
+    ) -> EndpointSpec:
+        """Want an endpoint; a bare model name pins its newest version. ``by`` is who wants it.
 
         Raises ``ModelNotFound``, ``VersionNotFound``, ``AliasNotFound``, ``InvalidRequest``,
         ``WorkerLimit``, ``HostingRefused``, ``Conflict`` where another endpoint has its version
         hosted otherwise, and what the gates refuse with: ``EndpointFrozen``, ``RolloutActive``,
-        ``SideActive``, and unless it is forced ``SignatureChanged``, ``VersionRolledBack`` and
-        ``MemoryBudgetExceeded``.
+        ``SideActive``, ``ApprovalMissing``, and unless it is forced ``SignatureChanged``,
+        ``VersionRolledBack`` and ``MemoryBudgetExceeded``. Also ``WebhookNotAllowed``.
         """
-        check_name(spec.name, "endpoint")
-        if spec.validation not in _VALIDATIONS:
-            raise InvalidRequest(f"validation is one of {', '.join(_VALIDATIONS)}")
-        if spec.batching not in _BATCHINGS:
-            raise InvalidRequest(f"batching is one of {', '.join(_BATCHINGS)}")
-        self._reconciler.scaler.rules.check(spec)
+        self._admission.check(spec)
         reference = parse_reference(model)
-        spec = await self._database(lambda: self._pin(spec, reference, force=force))
+        spec = await self._database(lambda: self._pin(spec, reference, force=force, by=by))
         self._reconciler.wake()
         return spec
+
+    async def refusals(
+        self, specs: Sequence[EndpointSpec], steps: Sequence[Step], by: str
+    ) -> list[Refusal]:
+        """Return all that stands against these endpoints, and against doing these steps in order.
+
+        Nothing is changed.
+        """
+        serving = self._serving()
+        found = self._admission.refusals(specs)
+        return found + await self._database(lambda: self._admission.rehearse(steps, serving, by))
 
     async def ensure(self, name: str) -> tuple[EndpointSpec, bool]:
         """Want an endpoint as it is wanted already, else the newest version of this name's model.
@@ -93,26 +96,31 @@ class Deployer:
             self._reconciler.wake()
         return spec, is_new
 
-    async def remove(self, name: str) -> EndpointSpec:
+    async def remove(self, name: str, *, force: bool = False) -> EndpointSpec:
         """Want an endpoint no more and return what it was.
 
-        Raises ``EndpointNotFound``, ``EndpointFrozen``, ``RolloutActive`` or ``SideActive``.
+        Raises ``EndpointNotFound``, ``EndpointFrozen``, ``RolloutActive``, ``SideActive``, and
+        unless it is forced ``ApprovalMissing`` for one that demands approvals.
         """
-        spec = await self._database(lambda: self._placing.remove(name))
+        spec = await self._database(lambda: self._placing.remove(name, force=force))
         self._reconciler.wake()
         return spec
 
-    async def move_alias(self, model: str, alias: str, version: int, *, force: bool) -> None:
+    async def move_alias(
+        self, model: str, alias: str, version: int, *, force: bool, by: str = NOBODY
+    ) -> list[str]:
         """Point an alias to a version; endpoints that follow it change over or begin a rollout.
 
+        Returns which endpoints stay all the same, and why: forced is the alias, no rollout.
         Raises ``ModelNotFound``, ``VersionNotFound``, and what the gates of those endpoints refuse
-        with.
+        with; the alias stays then.
         """
         serving = self._serving()
-        await self._database(
-            lambda: self._placing.move_alias(model, alias, version, serving, force=force)
+        stay = await self._database(
+            lambda: self._placing.move_alias(model, alias, version, serving, force=force, by=by)
         )
         self._reconciler.wake()
+        return stay
 
     async def delete_alias(self, model: str, alias: str) -> None:
         """Remove an alias; raises ``AliasNotFound`` or ``EndpointFrozen``."""
@@ -176,18 +184,15 @@ class Deployer:
         return self._describe_one(name)
 
     def _pin(
-        self, spec: EndpointSpec, reference: ModelReference, *, force: bool = False
+        self,
+        spec: EndpointSpec,
+        reference: ModelReference,
+        *,
+        force: bool = False,
+        by: str = NOBODY,
     ) -> EndpointSpec:
-        record = self._catalog.resolve(reference)
-        self._check_hosting(spec, record)
-        held = reference.alias is None or spec.rollout is not None
-        wanted = msgspec.structs.replace(
-            spec,
-            model=record.model,
-            version=record.version if held else None,
-            alias=reference.alias,
-        )
-        return self._placing.put(wanted, record, self._serving(), force=force)
+        wanted, record = self._admission.resolved(spec, reference, self._state.endpoints())
+        return self._placing.put(wanted, record, self._serving(), force=force, by=by)
 
     def _serving(self) -> set[str]:
         """Return the names of endpoints that answer, each with what they answer with."""
@@ -196,22 +201,6 @@ class Deployer:
             for plan in self._reconciler.plan.endpoints
             if plan.variants
         }
-
-    def _check_hosting(self, spec: EndpointSpec, record: VersionRecord) -> None:
-        hosting, runtime = spec.hosting, record.manifest.runtime
-        check_hosting(hosting, is_code=runs_code(record), is_stream=is_stream(runtime))
-        if hosting == Hosting():
-            return
-        for other in self._state.endpoints():
-            if other.name == spec.name or other.hosting in (hosting, Hosting()):
-                continue
-            with suppress(NotFound):
-                reference = ModelReference(other.model, other.version, other.alias)
-                if self._catalog.resolve(reference).id == record.id:
-                    raise Conflict(
-                        f"endpoint {other.name!r} has {record.id} hosted with other options; a "
-                        "version is hosted in one way: give the same, or change that one first"
-                    )
 
     def _settled(self, spec: EndpointSpec) -> object:
         """Return None when the endpoint answers, an error when it cannot, or ``_PENDING``."""
@@ -309,6 +298,8 @@ class Deployer:
             "validation": spec.validation,
             "variants": self._variants(spec.name),
             "routing": msgspec.to_builtins(spec.routing),
+            "approvals": spec.approvals or 0,
+            "webhooks": [hook.name for hook in spec.webhooks or ()],
             "url": f"{self._http_url}/v2/models/{spec.name}/infer",
             "reason": reason,
         }

@@ -23,7 +23,9 @@ class Arm(msgspec.Struct, frozen=True):
     ``weight`` is its part of the traffic, and ``sample`` the part of which it gets a copy, both in
     basis points. One with neither is only kept in memory; one whose role is ``WAITING`` is loaded
     and hidden from gateways. ``pinned`` stays in memory where a budget sends others away; one that
-    is ``alone`` gets a worker of its own, so that it takes no turns from the primary one.
+    is ``alone`` gets workers of its own, so that it takes no turns from the primary one, and one
+    in the ``background`` lets all other processes go first there. It has as many ``replicas`` as
+    the endpoint, or this number.
     """
 
     version: VersionRecord
@@ -34,6 +36,8 @@ class Arm(msgspec.Struct, frozen=True):
     pinned: bool = False
     size_bytes: int = 0
     alone: bool = False
+    background: bool = False
+    replicas: int | None = None
 
 
 class Desired(msgspec.Struct, frozen=True):
@@ -42,8 +46,9 @@ class Desired(msgspec.Struct, frozen=True):
     ``version`` is None when that cannot be resolved, and ``problem`` says why. ``size_hint_bytes``
     is what it took in a worker with a memory budget, 0 before one has loaded it; ``size_bytes`` is
     the same also without budgets. ``salt`` says which callers come first to the arms, ``evidence``
-    what gateways count of them, and ``captures`` whether they look at answers for it. ``replicas``
-    is what autoscaling made of those that were asked for, None where it has no say. ``places`` are
+    what gateways count of them, ``captures`` whether they look at answers for it, and ``floor``
+    what each weighted one always has of the traffic, in basis points. ``replicas`` is what
+    autoscaling made of those that were asked for, None where it has no say. ``places`` are
     those of the versions, by their ids. ``idle_s`` is when it leaves if nobody asks, 0 for never.
     """
 
@@ -59,6 +64,7 @@ class Desired(msgspec.Struct, frozen=True):
     size_bytes: int = 0
     places: Mapping[str, Place] = {}
     idle_s: float = 0.0
+    floor: int = 0
 
     @property
     def place(self) -> Place:
@@ -76,7 +82,7 @@ class Desired(msgspec.Struct, frozen=True):
                 version=arm.version,
                 size_hint_bytes=arm.size_hint_bytes,
                 size_bytes=arm.size_bytes,
-                replicas=1 if arm.alone else self.replicas,
+                replicas=self.replicas if arm.replicas is None else arm.replicas,
             )
             for arm in self.arms
         ]
@@ -91,7 +97,7 @@ def _spec_of(spec: EndpointSpec, arm: Arm) -> EndpointSpec:
     """Return what an endpoint wants of an arm."""
     hosting = spec.hosting
     if arm.alone:
-        hosting = msgspec.structs.replace(hosting, kind=DEDICATED)
+        hosting = msgspec.structs.replace(hosting, kind=DEDICATED, background=arm.background)
     return msgspec.structs.replace(spec, pinned=spec.pinned or arm.pinned, hosting=hosting)
 
 

@@ -1,7 +1,8 @@
 """Takes what callers report of answers: finds the arm in the id, and counts each report once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,12 +16,12 @@ from salver.core.errors import (
     RequestNotFound,
     SalverError,
 )
+from salver.core.feedback import Bounds, Problem, Reported, Taken
 from salver.core.ids import RequestIds
 from salver.core.names import check_name
 from salver.registry.feedback import FeedbackStore, Outcome
 from salver.registry.state import StateStore
 
-DEFAULT_METRIC = "outcome"
 _MAX_METRIC_CHARS = 64
 _MAX_VALUE = 1e9
 """Squares of larger ones would soon leave nothing of the others in a sum."""
@@ -29,32 +30,39 @@ _DAY_MS = 86_400_000
 _AHEAD_MS = 60_000
 
 
-class Reported(msgspec.Struct, frozen=True):
-    """One report as it was sent."""
+class Limit(NamedTuple):
+    """Bounds of a metric, of answers given in weight epochs above ``after`` and below ``until``.
 
-    request_id: str
-    value: float
-    metric: str = DEFAULT_METRIC
+    An ``until`` of 0 is none.
+    """
+
+    bounds: Bounds
+    after: int = -1
+    until: int = 0
+
+    def hold(self, outcome: Outcome) -> bool:
+        """Tell whether a value is as it has to be, if it has to."""
+        epoch = outcome.weight_epoch
+        is_meant = self.after < epoch and not 0 < self.until <= epoch
+        return not is_meant or self.bounds.hold(outcome.value)
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """What is wrong with one report; ``number`` counts from 1."""
+class Wanted(msgspec.Struct, frozen=True):
+    """The metrics of an endpoint that somebody reads, and the limits of those that have any."""
 
-    number: int
-    code: str
-    error: str
+    names: frozenset[str] = frozenset()
+    limits: Mapping[str, tuple[Limit, ...]] = {}
 
 
-class Taken(msgspec.Struct, frozen=True):
-    """How many reports were new, how many were there already, and what is wrong with others."""
-
-    taken: int
-    repeated: int
-    problems: tuple[Problem, ...]
+def _nobody() -> dict[str, Wanted]:
+    return {}
 
 
 class Feedback:
-    """Checks and keeps reports. Values are finite numbers; an id counts for ``max_age_days``."""
+    """Checks and keeps reports. Values are finite numbers; an id counts for ``max_age_days``.
+
+    ``wanted`` tells by endpoint which metrics are read, on the database's thread.
+    """
 
     def __init__(
         self,
@@ -71,6 +79,7 @@ class Feedback:
         self._ids = ids
         self._clock = clock
         self._max_age_ms = round(max_age_days * _DAY_MS)
+        self.wanted: Callable[[], dict[str, Wanted]] = _nobody
 
     async def take(self, endpoint: str, reports: Sequence[Reported | SalverError]) -> Taken:
         """Keep the good ones of several reports and say what is wrong with the others.
@@ -78,32 +87,48 @@ class Feedback:
         A report that was taken before changes nothing; one that says something else is refused.
         Those that could not even be read are given as their errors. Raises ``EndpointNotFound``.
         """
-        if await self._database(lambda: self._state.endpoint(endpoint)) is None:
+        (taken,) = await self.take_each(endpoint, [reports])
+        return taken
+
+    async def take_each(
+        self, endpoint: str, calls: Sequence[Sequence[Reported | SalverError]]
+    ) -> list[Taken]:
+        """Do with the reports of several calls what ``take`` does with each, in one transaction."""
+        spec, everything = await self._database(
+            lambda: (self._state.endpoint(endpoint), self.wanted())
+        )
+        wanted = everything.get(endpoint, Wanted())
+        if spec is None:
             raise EndpointNotFound(f"no endpoint {endpoint!r}; see 'salver get endpoints'")
         now_ms = self._clock.unix_ns() // _MILLISECOND_NS
         outcomes: list[Outcome] = []
-        places: list[int] = []
-        problems: list[Problem] = []
-        for number, report in enumerate(reports, 1):
-            try:
-                outcomes.append(self._outcome(endpoint, report, now_ms))
-                places.append(number)
-            except SalverError as error:
-                problems.append(Problem(number, error.code, error.message))
-        before = await self._database(lambda: self.store.take(endpoint, outcomes, now_ms))
-        for index, value in before.items():
-            now = outcomes[index].value
-            if value != now:
-                text = f"{value:g} was reported of this answer before, not {now:g}"
-                problems.append(Problem(places[index], FeedbackDiffers.code, text))
-        refused = sum(value != outcomes[index].value for index, value in before.items())
-        problems.sort(key=lambda problem: problem.number)
-        return Taken(len(outcomes) - len(before), len(before) - refused, tuple(problems))
+        places: list[tuple[_Ledger, int]] = []
+        ledgers = [_Ledger() for _ in calls]
+        for ledger, reports in zip(ledgers, calls, strict=True):
+            for number, report in enumerate(reports, 1):
+                try:
+                    outcome = self._outcome(endpoint, report, now_ms)
+                    _check(outcome, wanted, endpoint)
+                    outcomes.append(outcome)
+                    places.append((ledger, number))
+                except SalverError as error:
+                    ledger.problems.append(Problem(number, error.code, error.message))
+        before = await self._database(
+            lambda: self.store.take(endpoint, outcomes, now_ms, wanted.names)
+        )
+        for index, (ledger, number) in enumerate(places):
+            ledger.note(number, before.get(index), outcomes[index].value)
+        return [ledger.taken() for ledger in ledgers]
 
     async def forget_old(self) -> int:
-        """Forget reports of answers that nothing can be reported of any more."""
+        """Forget reports of answers that nothing can be reported of any more, and unread sums."""
         oldest = self._clock.unix_ns() // _MILLISECOND_NS - self._max_age_ms
-        return await self._database(lambda: self.store.forget(oldest))
+
+        def work() -> int:
+            wanted = {(name, metric) for name, one in self.wanted().items() for metric in one.names}
+            return self.store.forget(oldest, wanted)
+
+        return await self._database(work)
 
     def _outcome(self, endpoint: str, report: Reported | SalverError, now_ms: int) -> Outcome:
         if isinstance(report, SalverError):
@@ -131,3 +156,38 @@ class Feedback:
                 f"the answer is not of the last {days:g} days (control.feedback_days)"
             )
         return Outcome(request_id, report.metric, report.value, *arm, answered_unix_ms=made_ms)
+
+
+def _check(outcome: Outcome, wanted: Wanted, endpoint: str) -> None:
+    """Raise ``InvalidRequest`` for a value that would spoil what is compared."""
+    for limit in wanted.limits.get(outcome.metric, ()):
+        if not limit.hold(outcome):
+            raise InvalidRequest(
+                f"{outcome.value:g} is refused: a rollout or experiment of {endpoint!r} compares "
+                f"{outcome.metric!r} by values {limit.bounds}; report others under another name"
+            )
+
+
+class _Ledger:
+    """What came of the reports of one call."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self._fresh = self._repeated = 0
+
+    def note(self, number: int, before: float | InvalidRequest | None, value: float) -> None:
+        """Count a report of which ``before`` was known, None for nothing; or its refusal."""
+        if before is None:
+            self._fresh += 1
+        elif isinstance(before, InvalidRequest):
+            self.problems.append(Problem(number, before.code, before.message))
+        elif before == value:
+            self._repeated += 1
+        else:
+            text = f"{before:g} was reported of this answer before, not {value:g}"
+            self.problems.append(Problem(number, FeedbackDiffers.code, text))
+
+    def taken(self) -> Taken:
+        """Return all of it, with the problems in the order of their numbers."""
+        self.problems.sort(key=lambda problem: problem.number)
+        return Taken(self._fresh, self._repeated, tuple(self.problems))

@@ -67,7 +67,9 @@ def placement(item: Desired, observed: Observed) -> tuple[str, ...]:
     version, place = item.version, item.place
     assert version is not None
     if has_own(version, place.hosting):
-        own = own_name(version) + tag(place.hosting.limits, execution(version, place.hosting))
+        hosting = place.hosting
+        run = execution(version, hosting)
+        own = own_name(version) + tag(hosting.limits, run, background=hosting.background)
         return tuple(f"{DEDICATED}-{own}-{index}" for index in range(item.count))
     start = place.start(item.count)
     names = (f"{SHARED}-{index}" for index in range(start, start + item.count))

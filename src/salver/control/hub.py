@@ -1,7 +1,8 @@
 """Control's links to the other processes: plans out, acknowledgements and snapshots in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from salver.control.deaths import Deaths
 from salver.control.desired import Observed
 from salver.control.hosts import asleep, successions
 from salver.core.clock import Clock
@@ -9,6 +10,7 @@ from salver.core.errors import NotReady, WireError
 from salver.observe.logs import get_logger
 from salver.observe.merge import Merger
 from salver.wire.connection import Connection
+from salver.wire.deaths import Death
 from salver.wire.framing import Buffer
 from salver.wire.messages import (
     ANSWERING_STATES,
@@ -21,6 +23,7 @@ from salver.wire.messages import (
     Plan,
     PlanAck,
     PlanPush,
+    Report,
     Snapshot,
 )
 from salver.wire.transport import Listener, listen
@@ -29,6 +32,7 @@ log = get_logger(__name__)
 
 GATEWAY, WORKER, SUPERVISOR = "gateway", "worker", "supervisor"
 _READY, _WORN = "ready", "worn"
+_LOADING, _BASE = "loading", "salver_memory_base_bytes"
 _RETIRE_AFTER_S = 60.0
 _RETRY_AFTER_S = 1.0
 
@@ -57,6 +61,7 @@ class Peer:
             self.snapshot, self.received_ns = message, self._hub.now_ns()
             self.acknowledged = max(self.acknowledged, message.plan)
             self._hub.merger.update(self.hello.incarnation, message)
+            self._hub.take_deaths(self.hello.role, message.deaths)
             if before is None or (before.variants, before.state) != (
                 message.variants,
                 message.state,
@@ -66,6 +71,8 @@ class Peer:
             self._hub.evidence(self.hello.incarnation, message)
         elif isinstance(message, Change) and self.hello.role == GATEWAY:
             self._hub.change(self.connection, self.hello.identity, message)
+        elif isinstance(message, Report) and self.hello.role == GATEWAY:
+            self._hub.report(self.connection, message)
 
     def on_lost(self, error: WireError | None) -> None:
         """Take note that the process is gone."""
@@ -77,7 +84,8 @@ class Hub:
     """Component that keeps every link; ``changed`` is called when reconciling may be due.
 
     ``change`` takes what a gateway wants changed, with the link that the answer goes to and the
-    gateway's identity; ``evidence`` what one has counted for a rollout, with its incarnation.
+    gateway's identity; ``report`` what its callers say became of answers, with that link;
+    ``evidence`` what one has counted for a rollout, with its incarnation.
     """
 
     def __init__(
@@ -94,8 +102,10 @@ class Hub:
         self.merger = merger
         self.changed = changed
         self.change: Callable[[Connection, str, Change], None] = _refuse
+        self.report: Callable[[Connection, Report], None] = _not_yet
         self.evidence: Callable[[str, Evidence], None] = _ignore
         self.plan: Plan | None = None
+        self.deaths = Deaths()
         self._peers: dict[str, Peer] = {}
         self._absent_since_ns: dict[str, int] = {}
         self._listener: Listener | None = None
@@ -162,6 +172,43 @@ class Hub:
                     sizes[item.variant] = max(item.size_bytes, sizes.get(item.variant, 0))
         return sizes
 
+    def pids(self) -> dict[str, int]:
+        """Return the process of each connected worker that has reported, by its incarnation."""
+        return {
+            peer.hello.incarnation: peer.snapshot.pid
+            for peer in self.peers(WORKER)
+            if peer.snapshot is not None
+        }
+
+    def take_deaths(self, role: str, deaths: Sequence[Death]) -> None:
+        """Take what the supervisor or a gateway knows of processes that are gone."""
+        for death in deaths:
+            if role == SUPERVISOR:
+                self.deaths.ended(death, self.now_ns())
+            elif role == GATEWAY:
+                self.deaths.ran(death.worker, death.pid, death.variants)
+
+    def crashes(self, variant: str, after_plan: int, patience_s: float) -> int:
+        """Return how many processes ended because of a version, under plans after this one.
+
+        An end counts when every connected gateway has reported since, and could say what it had
+        asked of that process, or when it has been known for ``patience_s``.
+        """
+        now_ns = self._clock.monotonic_ns()
+        heard_ns = min([peer.received_ns for peer in self.peers(GATEWAY)], default=0)
+        until_ns = max(heard_ns, now_ns - round(patience_s * 1e9))
+        return self.deaths.of(variant, after_plan, until_ns)
+
+    def bases(self) -> dict[str, int]:
+        """Return what workers with a memory budget take without their models."""
+        return {
+            gauge.labels[0]: int(gauge.value)
+            for peer in list(self._peers.values())
+            if peer.hello.role == WORKER and peer.snapshot is not None
+            for gauge in peer.snapshot.gauges
+            if gauge.name == _BASE
+        }
+
     def retire_absent(self) -> None:
         """Fold the counts of processes that have been gone for long."""
         oldest_ns = self._clock.monotonic_ns() - round(_RETIRE_AFTER_S * 1e9)
@@ -174,6 +221,10 @@ class Hub:
         """Forget a link; the counts stay until the process has certainly been replaced."""
         if self._peers.get(peer.hello.identity) is peer:
             del self._peers[peer.hello.identity]
+            if peer.hello.role == WORKER and peer.snapshot is not None:
+                snapshot = peer.snapshot
+                loading = [one.variant for one in snapshot.variants if one.state == _LOADING]
+                self.deaths.ran(peer.hello.identity, snapshot.pid, loading)
             self._absent_since_ns[peer.hello.incarnation] = self._clock.monotonic_ns()
         self.changed()
 
@@ -197,4 +248,8 @@ def _ignore(incarnation: str, evidence: Evidence) -> None:
 
 def _refuse(connection: Connection, gateway: str, change: Change) -> None:
     del gateway
-    connection.send(Fail(change.id, NotReady.code, "control is starting", _RETRY_AFTER_S))
+    _not_yet(connection, change)
+
+
+def _not_yet(connection: Connection, question: Change | Report) -> None:
+    connection.send(Fail(question.id, NotReady.code, "control is starting", _RETRY_AFTER_S))

@@ -21,8 +21,11 @@ class LeaseKeeper:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Find out who is in charge, and go on doing so."""
-        await self._renew()
+        """Find out who is in charge, and go on doing so.
+
+        Where the database has no room for that, this process is on standby until it has.
+        """
+        await self._try()
         self._task = asyncio.create_task(self._renew_for_ever())
 
     async def stop(self) -> None:
@@ -34,10 +37,15 @@ class LeaseKeeper:
     async def _renew_for_ever(self) -> None:
         while True:
             await asyncio.sleep(RENEW_S)
-            try:
-                await self._renew()
-            except SalverError as error:
-                log.error("lease_not_renewed", code=error.code, cause=error.message)
+            await self._try()
+
+    async def _try(self) -> None:
+        try:
+            await self._renew()
+        except SalverError as error:
+            log.error("lease_not_renewed", code=error.code, cause=error.message)
+        except Exception:  # a fault of ours must not end the loop
+            log.exception("lease_not_renewed")
 
     async def _renew(self) -> None:
         before = self._lease.fence

@@ -1,5 +1,7 @@
 """What each worker of a plan has to load, and how it is run."""
 
+from typing import NamedTuple
+
 import msgspec
 
 from salver.control.desired import DEDICATED, QUARANTINE_ID, SHARED, Desired, Observed
@@ -40,6 +42,7 @@ def policy_of(item: Desired) -> BatchPolicy:
     allowed = version.manifest.max_batch_size
     # A version that must not be batched stays so, whatever the endpoint asks for.
     rows = 1 if allowed == 1 else spec.max_batch_size or allowed
+    rows = min(rows, version.manifest.most_rows or rows)
     return BatchPolicy(
         rows,
         spec.max_queue_delay_ms,
@@ -121,28 +124,34 @@ def retain(
                 loads.setdefault(worker.id, {})[load.variant] = load
 
 
-def limits_of(
-    wanted: list[Desired], observed: Observed, previous: Plan
-) -> dict[str, tuple[Limits, int]]:
-    """Return limits and threads of the workers that have some; those of a worker never change."""
-    limits = {worker.id: (worker.limits, worker.threads) for worker in previous.workers}
+class Means(NamedTuple):
+    """What a worker process may use, and whether it lets all others go first."""
+
+    limits: Limits = NO_LIMITS
+    threads: int = 0
+    background: bool = False
+
+
+def means_of(wanted: list[Desired], observed: Observed, previous: Plan) -> dict[str, Means]:
+    """Return the means of the workers that have other than usual ones; a worker's never change."""
+    means = {w.id: Means(w.limits, w.threads, w.background) for w in previous.workers}
     for item in wanted:
         hosting = item.place.hosting
-        own = (hosting.limits, hosting.execution.threads)
-        limits[quarantine(item)] = (hosting.limits, 0)
+        own = Means(hosting.limits, hosting.execution.threads, hosting.background)
+        means[quarantine(item)] = Means(hosting.limits)
         for worker in placement(item, observed):
-            limits[worker] = own if worker.startswith(DEDICATED) else (NO_LIMITS, 0)
-    return limits
+            means[worker] = own if worker.startswith(DEDICATED) else Means()
+    return means
 
 
 def workers_of(
     loads: dict[str, dict[str, Load]],
-    limits: dict[str, tuple[Limits, int]],
+    means: dict[str, Means],
     address_of: AddressOf,
 ) -> tuple[WorkerPlan, ...]:
     """Return the workers that host these loads, by id."""
     return tuple(
-        _worker(worker, tuple(loads[worker].values()), limits, address_of)
+        _worker(worker, tuple(loads[worker].values()), means.get(worker, Means()), address_of)
         for worker in sorted(loads)
     )
 
@@ -150,11 +159,19 @@ def workers_of(
 def _worker(
     worker: str,
     loads: tuple[Load, ...],
-    limits: dict[str, tuple[Limits, int]],
+    means: Means,
     address_of: AddressOf,
 ) -> WorkerPlan:
     kind = worker.split("-", 1)[0]
     is_own = kind != SHARED and worker != QUARANTINE_ID
     on_demand = is_own and all(load.idle_s > 0 for load in loads)
-    own_limits, threads = limits.get(worker, (NO_LIMITS, 0))
-    return WorkerPlan(worker, kind, address_of(worker), loads, own_limits, threads, on_demand)
+    return WorkerPlan(
+        worker,
+        kind,
+        address_of(worker),
+        loads,
+        means.limits,
+        means.threads,
+        on_demand,
+        means.background,
+    )

@@ -15,9 +15,15 @@ from salver.control.scaling import Scaling
 from salver.observe.memory import resident_bytes
 from salver.observe.prometheus import render
 from salver.registry.catalog import Catalog
-from salver.wire.messages import Snapshot
+from salver.wire.messages import Sample, Snapshot
 
-_NOT_RUNNING: dict[str, Any] = {"pid": None, "restarts": 0, "state": "starting"}
+_NOT_RUNNING: dict[str, Any] = {
+    "pid": None,
+    "restarts": 0,
+    "state": "starting",
+    "last_end": "",
+    "limits": "",
+}
 
 
 class Overview:
@@ -48,12 +54,13 @@ class Overview:
             "plan": self._reconciler.plan.number,
             "endpoints": len(self._reconciler.desired),
             "models": len(models),
+            "worker_limits": self._table().get("worker_limits", ""),
             "processes": self.processes(),
         }
 
     def processes(self) -> list[dict[str, Any]]:
         """Return every process that the supervisor runs."""
-        table = _read(self._home / "run" / "processes.json").get("processes", [])
+        table = self._table().get("processes", [])
         peers = {peer.hello.identity: peer for role in _ROLES for peer in self._hub.peers(role)}
         rows = []
         for entry in table:
@@ -67,6 +74,9 @@ class Overview:
             rows.append({**entry, "state": state, "resident_bytes": size})
         return rows
 
+    def _table(self) -> dict[str, Any]:
+        return _read(self._home / "run" / "processes.json")
+
     def workers(self) -> list[dict[str, Any]]:
         """Return every worker of the plan and what it hosts."""
         entries = {entry["identity"]: entry for entry in self.processes()}
@@ -76,7 +86,7 @@ class Overview:
         for worker in self._reconciler.plan.workers:
             peer = peers.get(worker.id)
             snapshot = peer.snapshot if peer is not None else None
-            entry = entries.get(worker.id, _NOT_RUNNING)
+            entry = {**_NOT_RUNNING, **entries.get(worker.id, {})}
             rows.append(
                 {
                     "id": worker.id,
@@ -86,10 +96,12 @@ class Overview:
                     "models": [load.variant for load in worker.loads],
                     "cpus": worker.limits.cpus,
                     "memory_limit_bytes": worker.limits.memory_bytes,
+                    "limits_kept_by": entry["limits"],
                     "gpu": worker.limits.gpu,
                     "providers": _providers(snapshot),
                     **_memory(snapshot),
                     "restarts": entry["restarts"],
+                    "last_end": entry["last_end"],
                     "wanted": [f"{name}:{own.count}" for name, own in scalings(worker.id)],
                     "why": [own.reason for _, own in scalings(worker.id)],
                 }
@@ -108,13 +120,17 @@ class Overview:
         return lambda worker: found.get(worker, [])
 
     async def metrics(self) -> bytes:
-        """Return all processes' metrics, merged and written down."""
-        totals = await self._reconciler.persist()
+        """Return all processes' metrics, merged; counts are those that were written down."""
+        totals, age_s = await self._reconciler.counts()
         reconciler = self._reconciler
         scaled = reconciler.scaler.gauges(reconciler.desired, self._hub.observed())
         return render(
             totals.counter_samples(),
-            (*self._hub.merger.gauges(self._hub.connected()), *scaled),
+            (
+                *self._hub.merger.gauges(self._hub.connected()),
+                *scaled,
+                Sample("salver_counts_age_seconds", (), age_s),
+            ),
             totals.histogram_samples(),
         )
 

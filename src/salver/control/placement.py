@@ -17,7 +17,7 @@ from salver.core.hosting import (
     Limits,
 )
 from salver.registry.records import EndpointSpec, VersionRecord
-from salver.runtimes.table import is_code, is_stream
+from salver.runtimes.table import ON_GPUS, is_code, is_stream
 from salver.wire.messages import Plan
 
 _DEFAULT = Hosting()
@@ -66,8 +66,9 @@ def places_of(wishes: Sequence[Wish], previous: Plan, shared_workers: int) -> di
 
 def has_own(version: VersionRecord, hosting: Hosting) -> bool:
     """Tell whether a version has workers of its own; limits hold for whole processes."""
+    runtime = version.manifest.runtime
     asked = hosting.kind == DEDICATED or hosting.limits != NO_LIMITS
-    return asked or runs_code(version) or is_stream(version.manifest.runtime)
+    return asked or runs_code(version) or is_stream(runtime)
 
 
 def runs_code(version: VersionRecord) -> bool:
@@ -76,22 +77,24 @@ def runs_code(version: VersionRecord) -> bool:
 
 
 def execution(version: VersionRecord, hosting: Hosting) -> Execution:
-    """Return how a version is run; ONNX that gets a GPU has to compute there."""
+    """Return how a version is run; what can compute on the GPU that it gets has to."""
     asked = hosting.execution
-    is_onnx = version.manifest.runtime == "onnx"
-    if asked.provider == AUTO and hosting.limits.gpu is not None and is_onnx:
+    has_choice = version.manifest.runtime in ON_GPUS
+    if asked.provider == AUTO and hosting.limits.gpu is not None and has_choice:
         return msgspec.structs.replace(asked, provider=CUDA)
     return asked
 
 
-def tag(limits: Limits, run: Execution) -> str:
+def tag(limits: Limits, run: Execution, *, background: bool = False) -> str:
     """Return what tells workers of other limits apart, since a process keeps its own for ever.
 
-    Nothing for the defaults. A letter is in it, so that it cannot be taken for a version.
+    Nothing for the defaults. A letter is in it, so that it cannot be taken for a version. It is
+    short, as the path of a socket has little room.
     """
     if (limits, run) == (NO_LIMITS, Execution()):
-        return ""
-    return f"-x{sha256(msgspec.msgpack.encode((limits, run))).hexdigest()[:_TAG]}"
+        return "-c" if background else ""
+    own = (limits, run, background) if background else (limits, run)
+    return f"-x{sha256(msgspec.msgpack.encode(own)).hexdigest()[:_TAG]}"
 
 
 def own_name(version: VersionRecord) -> str:
@@ -136,11 +139,19 @@ def homes(sizes: Mapping[str, int], replicas: Mapping[str, int], previous: Plan,
 
 
 def agreed(wishes: Iterable[tuple[str, Hosting]]) -> dict[str, Hosting]:
-    """Return how each version is hosted: as the first says who has a wish of its own."""
+    """Return how each version is hosted: as the first says who has a wish of its own.
+
+    It is in the background only if it is there for all.
+    """
     found: dict[str, Hosting] = {}
+    awaited: set[str] = set()
     for variant, hosting in wishes:
+        if not hosting.background:
+            awaited.add(variant)
         if found.get(variant, _DEFAULT) == _DEFAULT:
             found[variant] = hosting
+    for variant in awaited:
+        found[variant] = msgspec.structs.replace(found[variant], background=False)
     return found
 
 

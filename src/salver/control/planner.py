@@ -11,7 +11,7 @@ import msgspec
 
 from salver.control.desired import WAITING, Desired, Observed
 from salver.control.hosts import failure, placement, quarantine, ready_workers
-from salver.control.loads import AddressOf, limits_of, policy_of, retain, wanted_loads, workers_of
+from salver.control.loads import AddressOf, means_of, policy_of, retain, wanted_loads, workers_of
 from salver.core.context import DEFAULT_TENANT
 from salver.core.routing import FULL, PRIMARY
 from salver.wire.messages import (
@@ -36,14 +36,15 @@ def next_plan(
     """
     wanted = [item for item in desired if item.version is not None]
     before = {endpoint.name: endpoint for endpoint in previous.endpoints}
+    slow = frozenset([worker.id for worker in previous.workers if worker.background])
     each = [one for item in wanted for one in item.each()]
     endpoints = tuple(
-        _endpoint(item, before.get(item.spec.name), observed, previous.number + 1)
+        _endpoint(item, before.get(item.spec.name), observed, previous.number + 1, slow)
         for item in desired
     )
     loads = wanted_loads(each, observed, shared_workers)
     retain(loads, endpoints, observed, previous)
-    workers = workers_of(loads, limits_of(each, observed, previous), address_of)
+    workers = workers_of(loads, means_of(each, observed, previous), address_of)
     names = {endpoint.name for endpoint in endpoints}
     unloaded = tuple(model for model in models if model not in names)
     return Plan(previous.number, previous.created_unix_ms, endpoints, workers, unloaded)
@@ -80,10 +81,16 @@ def same(left: Plan, right: Plan) -> bool:
 
 
 def _endpoint(
-    item: Desired, before: EndpointPlan | None, observed: Observed, epoch: int
+    item: Desired,
+    before: EndpointPlan | None,
+    observed: Observed,
+    epoch: int,
+    slow: frozenset[str],
 ) -> EndpointPlan:
+    """Return what gateways are to know; ``slow`` are the workers in the background until now."""
     spec = item.spec
-    routed = before.variants if before is not None else ()
+    all_routed = before.variants if before is not None else ()
+    routed = _serving(all_routed, item.each(), slow)
     reason = item.problem
     variants = tuple(variant for variant in routed if variant.role == PRIMARY)
     if item.version is not None:
@@ -97,7 +104,7 @@ def _endpoint(
     same_split = before is not None and (before.salt, before.evidence) == (item.salt, item.evidence)
     return EndpointPlan(
         spec.name,
-        _since(variants, routed if same_split else (), epoch),
+        _since(variants, all_routed if same_split else (), epoch),
         DEFAULT_TENANT,
         spec.validation,
         spec.timeout_s,
@@ -109,6 +116,23 @@ def _endpoint(
         item.evidence,
         item.captures,
         item.count,
+        item.floor,
+    )
+
+
+def _serving(
+    routed: tuple[VariantPlan, ...], wanted: Sequence[Desired], slow: frozenset[str]
+) -> tuple[VariantPlan, ...]:
+    """Return what was routed, less what only got copies in the background and now is waited for."""
+    awaited = {
+        one.version.id
+        for one in wanted
+        if one.version is not None and not one.place.hosting.background
+    }
+    return tuple(
+        variant
+        for variant in routed
+        if variant.id not in awaited or not slow.issuperset(variant.workers) or not variant.workers
     )
 
 

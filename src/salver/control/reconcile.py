@@ -1,6 +1,7 @@
 """The loop that turns what is wanted into plans, woken by every change."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ log = get_logger(__name__)
 _MILLISECOND_NS = 1_000_000
 _PERSIST_S = 5.0
 _FAILED_PAUSE_S = 1.0
+_SHOW_S = 5.0
 # The plan goes to every process, so a large registry is not shown whole.
 _MAX_MODELS = 1000
 _SIZE_RATIO = 1.5
@@ -73,6 +75,7 @@ class Reconciler:
         self._round = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
         self._hub: Hub | None = None
+        self._written, self._written_ns = Totals({}, {}), 0
         self.scaler = Scaler(settings, clock)
         self.plan = Plan(0, 0)
         self.desired: list[Desired] = []
@@ -86,6 +89,10 @@ class Reconciler:
         assert self._gate is not None
         return self._gate.screen(self.desired, self.plan)
 
+    def wanted(self) -> list[Desired]:
+        """Return what is wanted as it is stored at this moment; on the database's thread."""
+        return self._read({})[0]
+
     async def start(self, hub: Hub, gate: GoldenGate) -> None:
         """Take the plan on disk up and begin to follow what is wanted.
 
@@ -94,6 +101,7 @@ class Reconciler:
         self._hub, self._gate = hub, gate
         self.plan = read_plan(self._plan_path) or self.plan
         self.desired, _ = await self._database(lambda: self._read({}))
+        self._written, self._written_ns = hub.merger.totals(), self._clock.monotonic_ns()
         await hub.start(self.plan if self.plan.number else None)
         self._tasks = [
             asyncio.create_task(self._reconcile_for_ever()),
@@ -105,7 +113,7 @@ class Reconciler:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.persist()
+        await self._persist_soon()
         if self._gate is not None:
             await self._gate.stop()
         if self._hub is not None:
@@ -120,21 +128,26 @@ class Reconciler:
             return False
         return True
 
-    async def persist(self) -> Totals:
-        """Write the counts down and return the totals that were written.
-
-        Whoever shows counts shows these: what is not written yet could be gone after a crash of
-        control, and a total would then fall.
-        """
+    async def persist(self) -> None:
+        """Write the counts down. Raises what the database cannot be written for."""
         hub = self._hub
         if hub is None:
-            return Totals({}, {})
+            return
         hub.retire_absent()
-        merger = hub.merger
+        merger, now_ns = hub.merger, self._clock.monotonic_ns()
         retired, live, totals = merger.totals_retired(), dict(merger.live), merger.totals()
         if self._lease.fence:
             await self._database(lambda: self._state.save_telemetry(retired, live))
-        return totals
+        self._written, self._written_ns = totals, now_ns
+
+    async def counts(self) -> tuple[Totals, float]:
+        """Return the totals that were written down last, if possible now, and their age in s.
+
+        What is not written could be gone after a crash of control, and a total that was shown would
+        then fall.
+        """
+        await self._persist_soon()
+        return self._written, (self._clock.monotonic_ns() - self._written_ns) * 1e-9
 
     async def _reconcile_for_ever(self) -> None:
         while True:
@@ -199,7 +212,7 @@ class Reconciler:
             sizes |= news
         shows = self.settings.http.repository_changes
         models = self._catalog.names(_MAX_MODELS) if shows else []
-        wishes = Wishes(self._catalog.resolve, sizes, self.settings.engine)
+        wishes = Wishes(self._catalog.resolve, sizes, self.settings)
         rollouts = {item.endpoint: rollout_of(item) for item in self._rollouts.active()}
         previous = self._rollouts.previous()
         specs = self._state.endpoints()
@@ -213,10 +226,21 @@ class Reconciler:
     async def _persist_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_PERSIST_S)
-            try:
-                await self.persist()
-            except SalverError as error:
-                log.error("counts_not_written", code=error.code, cause=error.message)
+            await self._try_to_persist()
+
+    async def _persist_soon(self) -> None:
+        """Write the counts down unless that takes too long for who is waiting."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SHOW_S):
+                await self._try_to_persist()
+
+    async def _try_to_persist(self) -> None:
+        try:
+            await self.persist()
+        except SalverError as error:
+            log.error("counts_not_written", code=error.code, cause=error.message)
+        except Exception:  # a fault of ours must end neither the loop nor what people are shown
+            log.exception("counts_not_written")
 
 
 def _differs(size_bytes: int, known_bytes: int | None) -> bool:

@@ -85,7 +85,8 @@ class RequestContext(msgspec.Struct, eq=False):
     routing asks for. ``variant`` is set by the router, and with it ``weight_epoch`` (0 where a rule
     or the caller chose, so that chance did not) and ``place``: where the routing key falls in
     ``[0, 10000)``, -1 without one. ``captured`` asks for the answer in the
-    record of the exchange. ``worker`` is set by the link that it was sent on last, and
+    record of the exchange. ``joined`` tells that it shared the end of an equal request, and asked
+    for no run of its own. ``worker`` is set by the link that it was sent on last, and
     ``on_cancel`` by whoever holds the work; ``cancel()`` calls it once.
     """
 
@@ -104,6 +105,7 @@ class RequestContext(msgspec.Struct, eq=False):
     headers: Mapping[str, str] | None = None
     place: int = -1
     captured: bool = False
+    joined: bool = False
     worker: str = ""
     cancelled: bool = False
     on_cancel: Callable[[], None] | None = None

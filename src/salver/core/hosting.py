@@ -1,5 +1,6 @@
 """Where a version runs, and how much of the machine it gets."""
 
+import math
 from typing import NamedTuple
 
 import msgspec
@@ -15,6 +16,7 @@ MAX_INSTANCES, MAX_THREADS, MAX_GPU, MAX_CPU = 16, 256, 63, 4095
 MIN_MEMORY_BYTES = 256 * 1024 * 1024
 """A worker without a model has 120 MiB of its own."""
 _MAX_CPUS_TEXT = 256
+_DIGITS, _LEAST_SHARE = 2, 0.1
 
 
 class Execution(msgspec.Struct, frozen=True, array_like=True):
@@ -22,7 +24,7 @@ class Execution(msgspec.Struct, frozen=True, array_like=True):
 
     ``instances`` is how many batches run at the same time, each in a copy of the model;
     ``threads`` is for one run of an instance, 0 for what ``engine.threads`` says; ``provider``
-    is what ONNX Runtime computes with.
+    is what ONNX Runtime and PyTorch compute with.
     """
 
     instances: int = 1
@@ -34,7 +36,8 @@ class Limits(msgspec.Struct, frozen=True, array_like=True):
     """How much of the machine a worker process may use; the defaults are no limits.
 
     ``cpus`` is a number of CPUs or a list as ``parse_cpus`` reads it, ``memory_bytes`` counts what
-    the process can write to, ``gpu`` is the number of the only one it sees.
+    the process can write to, and in a control group what it and its children have, ``gpu`` is the
+    number of the only one it sees.
     """
 
     cpus: str = ""
@@ -43,30 +46,40 @@ class Limits(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hosting(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an endpoint asks for; ``kind`` is auto, shared or dedicated."""
+    """What an endpoint asks for; ``kind`` is auto, shared or dedicated.
+
+    ``background`` is for versions that nobody waits for; people cannot ask for it.
+    """
 
     kind: str = AUTO
     execution: Execution = Execution()
     limits: Limits = Limits()
+    background: bool = False
 
 
 NO_LIMITS = Limits()
 
 
 class Cpus(NamedTuple):
-    """So many CPUs, or exactly these."""
+    """So many CPUs, or exactly these.
+
+    ``share`` is how much of their time together may be used, in CPUs; 0 for all.
+    """
 
     number: int
     listed: frozenset[int] = frozenset()
+    share: float = 0.0
 
 
 def parse_cpus(text: str) -> Cpus:
-    """Read ``2`` (two CPUs, whichever), or ``0-3,6`` (these; ``2-2`` is CPU 2 alone).
+    """Read ``2`` (two CPUs, whichever), ``1.5`` (two, three quarters of the time), or ``0-3,6``.
 
-    Raises ``HostingRefused``.
+    The last are these; ``2-2`` is CPU 2 alone. Raises ``HostingRefused``.
     """
     if len(text) > _MAX_CPUS_TEXT:
         raise _not_cpus(text)
+    if "." in text:
+        return _part(text)
     if "," not in text and "-" not in text:
         count = _number(text, text)
         if not count:
@@ -131,8 +144,19 @@ def _number(digits: str, text: str) -> int:
     return number
 
 
+def _part(text: str) -> Cpus:
+    """Read a number with at most two digits behind the point."""
+    whole, _, digits = text.partition(".")
+    hundredths = _number(digits.ljust(_DIGITS, "0"), text)
+    share = _number(whole, text) + hundredths / 100
+    if not digits or len(digits) > _DIGITS or share < _LEAST_SHARE:
+        raise _not_cpus(text)
+    number = math.ceil(share)
+    return Cpus(number, share=share if share < number else 0.0)
+
+
 def _not_cpus(text: str) -> HostingRefused:
     return HostingRefused(
-        f"{text[:40]!r} are no CPUs: give a number from 1 on, or a list such as 0-3,6 (2-2 is CPU "
-        f"2 alone; {MAX_CPU} is the highest)"
+        f"{text[:40]!r} are no CPUs: give a number such as 2 or 0.5 (at least {_LEAST_SHARE}), or "
+        f"a list such as 0-3,6 (2-2 is CPU 2 alone; {MAX_CPU} is the highest)"
     )

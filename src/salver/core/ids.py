@@ -34,11 +34,12 @@ _PROCESS_MASK = 0xFFFF
 _NANOSECONDS_PER_MILLISECOND = 1_000_000
 ID_LENGTH = 2 * _ID.itemsize
 _SEAL = struct.Struct(">IIH")
+_ARM = struct.Struct(">II")
+_MASKS = struct.Struct(f">{_PER_DIGEST}Q")
 _PLAIN_LENGTH = 2 * (_ID.itemsize - _TAG_BYTES)
 SEALED_LENGTH = ID_LENGTH + 2 * _SEAL.size
 _NO_PLACE = 0xFFFF
 _TAG_BITS = 8 * _TAG_BYTES
-_TAG_MASK = (1 << _TAG_BITS) - 1
 _MAX_ARMS = 64
 
 
@@ -166,7 +167,9 @@ class RequestIds:
         place = -1 if place == _NO_PLACE else place
         if place >= FULL:
             return None
-        mask = self.arm(endpoint, version, epoch).mask(place) & _TAG_MASK
+        # Nothing is kept for an arm that anybody can name.
+        arm = raw[_HEAD.size : _HEAD.size + _ARM.size]
+        mask = _masks(self._key, arm, endpoint.encode(), place)[place % _PER_DIGEST]
         expected = int.from_bytes(self._tag(raw), "big") ^ mask
         if not hmac.compare_digest(raw[-_TAG_BYTES:], expected.to_bytes(_TAG_BYTES, "big")):
             return None
@@ -193,7 +196,7 @@ class ArmSeal:
     def __init__(self, key: bytes, endpoint: str, version: int, epoch: int) -> None:
         self._key = key
         self._endpoint = endpoint.encode()
-        self._arm = struct.pack(">II", version & _COUNTER_MASK, epoch & _COUNTER_MASK)
+        self._arm = _ARM.pack(version & _COUNTER_MASK, epoch & _COUNTER_MASK)
         self._digits = self._arm.hex()
         self._masks: list[int | None] = [None] * (FULL + 2 * _PER_DIGEST)
 
@@ -208,18 +211,25 @@ class ArmSeal:
     def mask(self, place: int) -> int:
         """Return what hides the tag of an id with this place, and the place before it."""
         first = place // _PER_DIGEST * _PER_DIGEST
-        digest = blake2b(
-            self._arm + (first + _PER_DIGEST).to_bytes(2, "big") + self._endpoint,
-            digest_size=_DIGEST_BYTES,
-            key=self._key,
-            person=b"salver arm",
-        ).digest()
-        for index, mask in enumerate(struct.unpack(f">{_PER_DIGEST}Q", digest)):
+        for index, mask in enumerate(_masks(self._key, self._arm, self._endpoint, place)):
             known = first + index
             self._masks[known + _PER_DIGEST] = (known & _NO_PLACE) << _TAG_BITS | mask
         found = self._masks[place + _PER_DIGEST]
         assert found is not None
         return found
+
+
+def _masks(key: bytes, arm: bytes, endpoint: bytes, place: int) -> tuple[int, ...]:
+    """Return the masks of the eight places that share a digest with ``place``."""
+    first = place // _PER_DIGEST * _PER_DIGEST
+    digest = blake2b(
+        arm + (first + _PER_DIGEST).to_bytes(2, "big") + endpoint,
+        digest_size=_DIGEST_BYTES,
+        key=key,
+        person=b"salver arm",
+    ).digest()
+    masks: tuple[int, ...] = _MASKS.unpack(digest)
+    return masks
 
 
 def _raw(request_id: str, length: int) -> bytes | None:

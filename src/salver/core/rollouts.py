@@ -7,11 +7,13 @@ import msgspec
 
 from salver.core.errors import InvalidRequest
 from salver.core.routing import FULL
+from salver.core.webhooks import Webhook
 
 CANARY, BLUE_GREEN, MANUAL = "canary", "blue-green", "manual"
 STRATEGIES = (CANARY, BLUE_GREEN, MANUAL)
 DEFAULT_STEPS = (500, 2500, 5000, FULL)
 MAX_STEPS = 32
+MAX_APPROVALS = 16
 _LONGEST_S = 30 * 86_400.0
 _MAX_REQUESTS = 10**9
 _ROUNDING = 1e-6
@@ -28,7 +30,8 @@ class RolloutPolicy(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
     pauses do not count.
     ``sample`` (blue-green) is the share of traffic that the new version gets copies of before the
     switch, in basis points. The version that was replaced stays in memory for
-    ``keep_previous_s``. ``analysis`` has further settings of the comparison.
+    ``keep_previous_s``. ``analysis`` has further settings of the comparison. ``webhooks`` are told,
+    and asked before steps, besides those of the endpoint.
     """
 
     strategy: str = CANARY
@@ -42,6 +45,7 @@ class RolloutPolicy(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
     sample: int = 0
     keep_previous_s: float = 3600.0
     analysis: dict[str, Any] = {}
+    webhooks: tuple[Webhook, ...] = ()
 
 
 def check_policy(policy: RolloutPolicy) -> RolloutPolicy:

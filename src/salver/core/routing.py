@@ -1,7 +1,7 @@
 """What decides, besides weights, which variant of an endpoint answers a request."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -18,6 +18,22 @@ MAX_RULES = 32
 MAX_CONDITIONS = 16
 MAX_TEXT = 256
 _FIELD = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}")
+
+
+def ring(weights: Sequence[int], floor: int = 0) -> list[tuple[int, int]]:
+    """Return who has which part of the ring, from place 0 on: pairs of an index and a length.
+
+    ``weights`` are in basis points, the primary one's first; on the ring it comes last, so that
+    more weight for another only moves callers to that. With a ``floor`` each has that many places
+    of its own at the ring's lower end, which stay its own whatever the weights become; where one
+    has less weight than that there are no floors.
+    """
+    indices = list(range(len(weights)))
+    order = [index for index in indices[1:] + indices[:1] if weights[index] > 0]
+    if floor <= 0 or any(weights[index] < floor for index in order):
+        return [(index, weights[index]) for index in order]
+    more = [(index, weights[index] - floor) for index in order if weights[index] > floor]
+    return [(index, floor) for index in order] + more
 
 
 class Rule(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -42,8 +58,9 @@ class Routing(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     """How callers stick to a variant, and which rules come before the weights.
 
     ``key`` says where a caller's routing key is: ``header:NAME``, ``parameter:NAME`` or
-    ``input:NAME`` (the first value of that tensor). Without one, or for requests that have none,
-    each request is drawn by itself. The first rule that holds decides.
+    ``input:NAME`` (the first value of that tensor, or of the column that a table's signature
+    calls so). Without one, or for requests that have none, each request is drawn by itself. The
+    first rule that holds decides.
     """
 
     key: str = ""

@@ -42,6 +42,9 @@ class HttpSettings:
     max_inflated_bytes: int = setting(256 * _MIB, "body after gzip or deflate")
     max_json_bytes: int = setting(64 * _MIB, "JSON part of a body")
     max_tensors: int = setting(256, "inputs in one request")
+    max_objects: int = setting(
+        1_000_000, "elements of BYTES tensors in one request; texts, lists and objects in its JSON"
+    )
     max_dimensions: int = setting(16, "dimensions of one tensor")
     max_pipelined: int = setting(64, "requests in flight on one connection")
     max_connections: int = setting(10_000, "open connections of one gateway")
@@ -59,6 +62,9 @@ class HttpSettings:
     )
     repository_changes: bool = setting(
         False, "let callers with an admin's key load and unload models, as Triton's clients do"
+    )
+    feedback: bool = setting(
+        True, "let callers report what became of the answers of endpoints that they may call"
     )
     kept_memory_bytes: int = setting(
         128 * _MIB, "memory of large bodies and answers kept for up to a second for the next ones"
@@ -137,16 +143,25 @@ class EngineSettings:
     stuck_s: float = setting(
         15.0, "time a run of a model's code may always take; it may take longer for patient callers"
     )
+    silent_s: float = setting(
+        3.0, "time without a sign of life after which requests leave a worker for others; 0 = never"
+    )
     unresponsive_s: float = setting(
-        20.0, "time after which a worker whose model's code lets nothing else run is restarted"
+        15.0, "time after which a worker that gives no sign of life is ended and started again"
     )
     load_timeout_s: float = setting(120.0, "time a model may take to load")
+    load_again_s: float = setting(
+        60.0, "first pause of a model that ended its own worker twice while it loaded; 0 = for good"
+    )
     shared_workers: int = setting(1, "shared workers among which models are spread by their sizes")
     memory_budget_bytes: int = setting(
         0, "memory of one shared worker; models not used lately leave it; 0 = all stay"
     )
     node_memory_budget_bytes: int = setting(
         0, "memory of all shared workers together, each having an equal part; 0 = any"
+    )
+    gpu_memory_budget_bytes: int = setting(
+        0, "GPU memory of one shared worker; models not used lately leave it; 0 = all stay"
     )
     room_wait_s: float = setting(
         10.0, "with a budget: time requests for a model that is out may wait for room"
@@ -180,6 +195,12 @@ class ShadowSettings:
     )
     max_queue_ratio: float = setting(
         1.0, "copy nothing while requests wait this many times as long as they run; 0 copies always"
+    )
+    quiet: bool = setting(
+        True, "send copies one by one, while no request waits for the primary version"
+    )
+    background: bool = setting(
+        True, "let versions that only get copies run while nothing else wants the processor"
     )
 
 
@@ -270,10 +291,34 @@ class ControlSettings:
     max_files: int = setting(1000, "files of one pushed model")
     snapshot_interval_s: float = setting(1.0, "pause between two telemetry snapshots")
     rollout_interval_s: float = setting(1.0, "pause between two looks at rollouts and aliases")
+    analysis_timeout_s: float = setting(
+        30.0, "time after which a rollout's analysis is given up, and the rollout pauses"
+    )
     keep_previous_s: float = setting(
         3600.0, "time a version that a deploy has replaced stays in memory, to go back to at once"
     )
+    experiment_interval_s: float = setting(
+        60.0,
+        "pause between two splits of an experiment that follows success; it grows",
+    )
+    metric_plugins: str = setting(
+        "",
+        "kinds of metrics of your own by which rollouts are judged: KIND=MODULE:FUNCTION, with "
+        "commas between; the modules run in control",
+    )
     feedback_days: float = setting(30.0, "age of answers of which outcomes can be reported")
+    webhook_hosts: str = setting(
+        "",
+        "hosts that webhooks may call, with commas between: NAME, or NAME:PORT for another port "
+        "than 443 (http: 80); empty = none",
+    )
+    webhook_networks: str = setting(
+        "", "networks that are not public and that these hosts may lead to, such as 10.0.0.0/8"
+    )
+    webhook_ca: str = setting(
+        "", "PEM file of whom to trust when webhooks speak TLS; empty = whom this machine trusts"
+    )
+    webhook_queue: int = setting(1000, "deliveries to webhooks that may wait")
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +334,14 @@ class SupervisorSettings:
     )
     warm_runtimes: str = setting(
         "onnx,python,python-stream", "runtimes that these have imported, with commas between"
+    )
+    worker_limits: str = setting(
+        "auto",
+        "what keeps workers to memory limits and parts of CPUs: cgroup (control groups besides), "
+        "rlimit (each process itself), or auto (cgroup where a group may be divided)",
+    )
+    cgroup_root: str = setting(
+        "", "group beneath which workers get theirs, such as /salver; empty = that of 'salver up'"
     )
 
 

@@ -19,7 +19,7 @@ def read_settings(home: Path) -> Settings:
         document = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         document = {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InvalidSettings(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict | None):
         raise InvalidSettings(f"{path} must hold sections such as 'http:' with keys below them")

@@ -2,7 +2,11 @@
 
 import msgspec
 
+from salver.core.feedback import ANY_VALUE, Bounds
+
 SHADOW, EXPERIMENT = "shadow", "experiment"
+THOMPSON = "thompson"
+"""A split that follows success."""
 
 
 class SideArm(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -23,6 +27,11 @@ class Side(msgspec.Struct, frozen=True, omit_defaults=True):
     with by the feedback ``metric``. ``salt`` says which callers meet which arm. Weight epochs up to
     ``first_epoch`` were before it began, those from ``last_epoch`` on come after its end (0: it has
     not ended).
+
+    Where ``split`` is ``THOMPSON``, the arms' weights have been changed ``changes`` times, each
+    arm keeps the same ``floor`` of the traffic (basis points), and smaller values are better where
+    ``prefers_less``. ``sticky`` tells whether callers had a key to keep them in their arm; None for
+    what began before that was kept. Outcomes outside the ``bounds`` are refused.
     """
 
     endpoint: str
@@ -36,6 +45,12 @@ class Side(msgspec.Struct, frozen=True, omit_defaults=True):
     metric: str = ""
     last_epoch: int = 0
     ended_unix_ms: int = 0
+    split: str = ""
+    floor: int = 0
+    prefers_less: bool = False
+    changes: int = 0
+    sticky: bool | None = None
+    bounds: Bounds = ANY_VALUE
 
     @property
     def is_active(self) -> bool:
@@ -45,3 +60,8 @@ class Side(msgspec.Struct, frozen=True, omit_defaults=True):
     def covers(self, epoch: int) -> bool:
         """Tell whether a weight epoch began while it went on."""
         return self.first_epoch < epoch and not 0 < self.last_epoch <= epoch
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """Each arm's part of the traffic, in basis points."""
+        return {arm.version: arm.weight for arm in self.arms}

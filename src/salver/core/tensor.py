@@ -7,7 +7,7 @@ Keeping bytes instead of an array lets a tensor pass from socket to socket witho
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -22,6 +22,8 @@ AnyArray = npt.NDArray[Any]
 
 _LENGTH = struct.Struct("<I")
 _SMALL_BYTES = 4096
+_PIECE_ELEMENTS = 4096
+_MANY_ELEMENTS = 64
 
 
 class Tensor(msgspec.Struct, eq=False):
@@ -77,7 +79,7 @@ class Tensor(msgspec.Struct, eq=False):
         if item_size is None:
             if self.datatype != BYTES:
                 raise InvalidTensor(f"tensor {self.name!r}: unknown datatype {self.datatype!r}")
-            count = sum(1 for _ in _spans(self.buffer, self.element_count))
+            count = _count_bytes(memoryview(self.buffer), self.element_count)
             if count != self.element_count:
                 raise InvalidTensor(
                     f"tensor {self.name!r}: {count} elements for shape {list(self.shape)}"
@@ -124,24 +126,45 @@ def converted(name: str, array: AnyArray, datatype: str) -> AnyArray:
     return result
 
 
-def encode_bytes(items: list[Any]) -> bytes:
+def encode_bytes(items: Sequence[Any]) -> bytes:
     """Join elements (``bytes`` or ``str``) as length-prefixed ``BYTES``.
 
-    Raises ``InvalidTensor`` when an element is neither.
+    Needs little more memory than what it returns. Raises ``InvalidTensor`` when an element is
+    neither.
     """
-    parts: list[bytes] = []
-    for item in items:
-        if isinstance(item, str):
-            data = item.encode()
-        elif isinstance(item, bytes):
-            data = item
-        else:
-            raise InvalidTensor(
-                f"an element of a BYTES tensor is {type(item).__name__}; send text or bytes"
-            )
-        parts.append(_LENGTH.pack(len(data)))
-        parts.append(data)
+    if len(items) <= _PIECE_ELEMENTS:
+        return _joined(items)
+    starts = range(0, len(items), _PIECE_ELEMENTS)
+    return b"".join([_joined(items[start : start + _PIECE_ELEMENTS]) for start in starts])
+
+
+def _joined(items: Sequence[Any]) -> bytes:
+    if len(items) < _MANY_ELEMENTS:
+        # For so few the sets and lists below cost more than they save.
+        few: list[bytes] = []
+        for item in items:
+            data = item.encode() if type(item) is str else _element(item)
+            few += (_LENGTH.pack(len(data)), data)
+        return b"".join(few)
+    kinds = set(map(type, items))
+    if kinds == {str}:
+        items = list(map(str.encode, items))
+    elif kinds != {bytes}:
+        items = list(map(_element, items))
+    parts = [b""] * (2 * len(items))
+    parts[::2] = map(_LENGTH.pack, map(len, items))
+    parts[1::2] = items
     return b"".join(parts)
+
+
+def _element(item: Any) -> bytes:
+    if isinstance(item, str):
+        return item.encode()
+    if isinstance(item, bytes):
+        return item
+    raise InvalidTensor(
+        f"an element of a BYTES tensor is {type(item).__name__}; send text or bytes"
+    )
 
 
 def decode_bytes(buffer: Buffer, expected: int) -> AnyArray:
@@ -150,26 +173,46 @@ def decode_bytes(buffer: Buffer, expected: int) -> AnyArray:
     Raises ``InvalidTensor`` when a length points past the end or the count differs.
     """
     view = memoryview(buffer)
-    items = [bytes(view[start:end]) for start, end in _spans(buffer, expected)]
-    if len(items) != expected:
-        raise InvalidTensor(f"{len(items)} BYTES elements were sent, {expected} were declared")
+    count = _count_bytes(view, expected)
+    if count != expected:
+        raise InvalidTensor(f"{count} BYTES elements were sent, {expected} were declared")
+    # Slices of bytes are made in half the time of those of views.
+    data, unpack, prefix, end = bytes(view), _LENGTH.unpack_from, _LENGTH.size, 0
+    items: list[bytes] = []
+    for _ in range(expected):
+        start = end + prefix
+        end = start + unpack(data, end)[0]
+        items.append(data[start:end])
     array = np.empty(expected, dtype=object)
     array[:] = items
     return array
 
 
-def _spans(buffer: Buffer, limit: int) -> Iterator[tuple[int, int]]:
-    view = memoryview(buffer)
-    size, position, count = view.nbytes, 0, 0
+def _count_bytes(view: memoryview, limit: int) -> int:
+    """Return how many elements there are, without making any of them.
+
+    Raises ``InvalidTensor`` for a length that points past the end, and for more than ``limit``.
+    """
+    size, prefix = view.nbytes, _LENGTH.size
+    if limit >= _MANY_ELEMENTS and size >= prefix * limit and _is_uniform(view, limit):
+        return limit
+    unpack, position, count = _LENGTH.unpack_from, 0, 0
     while position < size:
         if count >= limit:
             raise InvalidTensor(f"more than the declared {limit} BYTES elements were sent")
-        if size - position < _LENGTH.size:
+        if size - position < prefix:
             raise InvalidTensor("a BYTES tensor ends inside a length prefix")
-        (length,) = _LENGTH.unpack_from(view, position)
-        position += _LENGTH.size
-        if length > size - position:
-            raise InvalidTensor("a BYTES length prefix points past the end of the data")
-        yield position, position + length
-        position += length
+        position += prefix + unpack(view, position)[0]
         count += 1
+    if position != size:
+        raise InvalidTensor("a BYTES length prefix points past the end of the data")
+    return count
+
+
+def _is_uniform(view: memoryview, count: int) -> bool:
+    """Tell whether these are so many elements of one length, which numpy sees at once."""
+    step = _LENGTH.size + int(_LENGTH.unpack_from(view)[0])
+    if step * count != view.nbytes:
+        return False
+    prefixes = np.frombuffer(view, np.uint8).reshape(count, step)[:, : _LENGTH.size]
+    return bool((prefixes == prefixes[0]).all())

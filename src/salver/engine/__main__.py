@@ -16,6 +16,7 @@ from salver.core.settings import Settings
 from salver.core.settings_file import read_settings
 from salver.engine.memory import uninitialised
 from salver.engine.worker.app import Worker, WorkerIdentity
+from salver.engine.worker.limits import join_groups
 from salver.engine.worker.loader import Loader
 from salver.engine.worker.warmup import warm_up
 from salver.observe.logs import configure_logs
@@ -32,11 +33,19 @@ def main(arguments: list[str] | None = None) -> None:
     home = Path(options.home)
     settings = read_settings(home)
     configure_logs(settings.observe.log_level, process=options.id, pid=os.getpid())
+    join_groups(options.group)
     token = Path(options.token_file).read_text().strip() if options.token_file else ""
     address = options.address or f"unix:{home / 'run' / f'worker-{options.id}.sock'}"
     door = None if options.listen_fd is None else socket.socket(fileno=options.listen_fd)
     identity = WorkerIdentity(
-        options.id, secrets.token_hex(8), address, home, token, door, options.woken_ns
+        options.id,
+        secrets.token_hex(8),
+        address,
+        home,
+        token,
+        door,
+        options.woken_ns,
+        options.last_end,
     )
     uvloop.run(_serve(identity, settings, _tls(options)))
 
@@ -48,6 +57,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--address", help="unix:PATH or tcp://HOST:PORT [run/worker-ID.sock]")
     parser.add_argument("--listen-fd", type=int, help="inherited socket that listens there")
     parser.add_argument("--woken-ns", type=int, default=0, help="when somebody asked for it")
+    parser.add_argument("--last-end", default="", help="how the last process of this id ended")
+    parser.add_argument("--group", type=Path, action="append", default=[], help="where to belong")
     parser.add_argument("--token-file", help="file with the token that gateways must send")
     parser.add_argument("--tls-certificate")
     parser.add_argument("--tls-key")

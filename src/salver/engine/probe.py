@@ -46,6 +46,7 @@ class ProbeReport(msgspec.Struct, frozen=True):
     """What was found. ``golden`` are JSON lines, recorded from the example if none were given.
 
     ``sequences`` is what was declared, with the outputs that must be cut, if it holds.
+    ``most_rows`` is how many rows the model takes at once, 0 where nothing is known to bound them.
     """
 
     runtime: str
@@ -57,6 +58,7 @@ class ProbeReport(msgspec.Struct, frozen=True):
     frameworks: dict[str, str]
     warnings: tuple[str, ...] = ()
     sequences: Sequences | None = None
+    most_rows: int = 0
 
 
 class ProbeFailure(msgspec.Struct, frozen=True):

@@ -26,15 +26,24 @@ class Runner(Protocol):
 
 
 def batching(
-    runtime: Runner, signature: Signature, batch: Batch, steps: Steps | None
+    runtime: Runner,
+    signature: Signature,
+    batch: Batch,
+    steps: Steps | None,
+    most_rows: int | None = None,
 ) -> tuple[int, str]:
     """Compare a batch with its single rows; returns the batch size allowed, and why it is 1.
 
-    Where text is padded to the longest of a batch, the rows get texts of different lengths.
+    ``most_rows`` is how many the model takes at once, if that is known. Where text is padded to the
+    longest of a batch, the rows get texts of different lengths.
     """
     if not all(spec.shape and spec.shape[0] == VARIABLE for spec in signature.inputs):
         return 1, "the first dimension of the inputs is fixed"
-    several = {name: _repeated(array) for name, array in batch.items()}
+    if most_rows == 1:
+        return 1, "the model takes one row at a time"
+    most = _DEFAULT_BATCH_SIZE if most_rows is None else min(most_rows, _DEFAULT_BATCH_SIZE)
+    tried = min(_BATCH_ROWS, most)
+    several = {name: _repeated(array, tried) for name, array in batch.items()}
     cause = _difference(runtime, several)
     padded = _padded(steps) if steps is not None else set()
     if not cause and padded:
@@ -47,7 +56,7 @@ def batching(
         cause = _difference(runtime, varied)
         if cause:
             cause = f"with texts of different lengths, {cause}"
-    return (1, cause) if cause else (_DEFAULT_BATCH_SIZE, "")
+    return (1, cause) if cause else (most, "")
 
 
 def _difference(runtime: Runner, several: Batch) -> str:
@@ -69,9 +78,9 @@ def _difference(runtime: Runner, several: Batch) -> str:
     return ""
 
 
-def _repeated(array: AnyArray) -> AnyArray:
+def _repeated(array: AnyArray, count: int) -> AnyArray:
     rows = max(1, array.shape[0])
-    return np.concatenate([array] * (_BATCH_ROWS // rows + 1))[:_BATCH_ROWS]
+    return np.concatenate([array] * (count // rows + 1))[:count]
 
 
 def _padded(steps: Steps) -> set[str]:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from salver.artifact.code import code_runtime
-from salver.artifact.detect import code_refusal, detect_runtime, refuse_pickles
+from salver.artifact.detect import code_refusal, detect_runtime, refuse_pickles, torch_refusal
 from salver.artifact.golden import Golden, compare, parse_golden, write_golden
 from salver.artifact.requirements import read_requirements
 from salver.artifact.validate.base import validate
@@ -24,9 +24,9 @@ from salver.engine.probe_inputs import inputs_of, outer_signature
 from salver.engine.probe_stream import streamed
 from salver.engine.worker.padding import Padder
 from salver.observe.memory import resident_bytes
-from salver.runtimes.base import Batch, BatchRuntime, RuntimeOptions
+from salver.runtimes.base import Batch, BatchRuntime, RuntimeOptions, most_rows_of
 from salver.runtimes.stepped import SteppedRuntime, SteppedStreamRuntime
-from salver.runtimes.table import create_batch, create_stream, is_code, is_stream
+from salver.runtimes.table import create_batch, create_stream, is_code, is_source, is_stream
 
 _MAX_CAUSE = 500
 _MAX_VERSIONS = 32
@@ -35,6 +35,7 @@ _FRAMEWORKS = {
     "sklearn": ("scikit-learn", "skops"),
     "xgboost": ("xgboost-cpu", "xgboost"),
     "lightgbm": ("lightgbm",),
+    "torch": ("torch",),
 }
 
 
@@ -83,16 +84,17 @@ def examine(request: ProbeRequest) -> ProbeReport:
 def _runtime_name(request: ProbeRequest, folder: Path) -> str:
     """Return the runtime asked for or seen; raises ``CodeRefused`` and ``PickleRefused``.
 
-    Whoever lets code run has let it open any file, pickles included.
+    Whoever lets source run has let it open any file, pickles included.
     """
     if request.runtime and is_code(request.runtime):
         if not request.trust_code:
-            raise code_refusal()
-        return code_runtime(folder)
+            raise code_refusal() if is_source(request.runtime) else torch_refusal()
+        if is_source(request.runtime):
+            return code_runtime(folder)
     name = request.runtime or detect_runtime(
         folder, trust_pickle=request.trust_pickle, trust_code=request.trust_code
     )
-    if not is_code(name) and not request.trust_pickle:
+    if not is_source(name) and not request.trust_pickle:
         refuse_pickles(folder)
     return name
 
@@ -124,7 +126,8 @@ def _tried(
         inputs = [Tensor.from_array(key, value) for key, value in batch.items()]
     outputs = run.run(batch, None)
     signature = _completed(signature, batch, outputs)
-    max_batch_size, note = batching(run, signature, batch, request.steps)
+    most_rows = most_rows_of(runtime)
+    max_batch_size, note = batching(run, signature, batch, request.steps, most_rows)
     if note:
         warnings.append(f"batching is off: {note}")
     if sequences is not None and not note:
@@ -148,6 +151,7 @@ def _tried(
         _versions(name, Path(request.folder)),
         tuple(warnings),
         sequences,
+        most_rows or 0,
     )
 
 
@@ -206,7 +210,7 @@ def _stream_report(name: str, folder: Path, request: ProbeRequest) -> ProbeRepor
 def _versions(runtime: str, folder: Path) -> dict[str, str]:
     found: dict[str, str] = {"python": sys.version.split()[0], "numpy": np.__version__}
     asked: tuple[str, ...] = ()
-    if is_code(runtime):
+    if is_source(runtime):
         asked = tuple(line.requirement.name for line in read_requirements(folder))[:_MAX_VERSIONS]
     for package in (*_FRAMEWORKS.get(runtime, ()), *asked):
         try:

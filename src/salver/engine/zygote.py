@@ -19,6 +19,7 @@ import numpy as np
 
 from salver.core.errors import SalverError
 from salver.engine.__main__ import main as run_worker
+from salver.observe.lines import say
 from salver.runtimes.table import create_stream, is_stream, prepare_batch
 from salver.wire.fork import Begin, Born, Fork, hear, tell
 
@@ -60,7 +61,7 @@ def _import_runtimes(names: str) -> None:
             else:
                 prepare_batch(name)
         except SalverError as error:
-            print(f"salver: {error.message} [{error.code}]", file=sys.stderr)  # noqa: T201 - its log
+            say(f"{error.message} [{error.code}]")
 
 
 def _check_threads() -> None:

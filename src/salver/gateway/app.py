@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 
 from salver.core.clock import Clock
-from salver.core.durable import durable_write
 from salver.core.exchange import ExchangeRing, Subscriber
+from salver.core.feedback import Taken
 from salver.core.ids import RequestIds
 from salver.core.settings import Settings
 from salver.core.tls import ReloadingContext, ServerTls
@@ -19,6 +19,7 @@ from salver.engine.client.handler import EngineClient
 from salver.gateway.admin import AdminServer
 from salver.gateway.auth import Keys
 from salver.gateway.evidence import EvidenceCounter
+from salver.gateway.feedback.route import FeedbackRoute
 from salver.gateway.grpc.application import GrpcApplication
 from salver.gateway.grpc.dialogue import Limits
 from salver.gateway.grpc.gather import CallGatherer
@@ -42,6 +43,7 @@ from salver.gateway.triton.statistics import Statistics
 from salver.gateway.turn import Turn, gathers
 from salver.gateway.validation import SignatureCheck
 from salver.observe.exchanges import ExchangeMetrics
+from salver.observe.facts import Facts
 from salver.observe.faults import FaultLog
 from salver.observe.logs import get_logger
 from salver.observe.memory import resident_bytes
@@ -52,11 +54,12 @@ from salver.traffic.cache import ResponseCache
 from salver.traffic.router import Router
 from salver.traffic.shadow import Shadows
 from salver.wire.follower import PlanFollower
-from salver.wire.messages import PROTOCOL_VERSION, Change, Hello, Plan, Snapshot
+from salver.wire.messages import PROTOCOL_VERSION, Change, Hello, Plan, Report, Snapshot
 from salver.wire.transport import LinkOptions
 
 log = get_logger(__name__)
 
+_IN_FLIGHT = "salver_requests_in_flight"
 _FILES_CHECK_S = 1.0
 
 
@@ -80,8 +83,7 @@ class Gateway:
     def __init__(
         self, identity: GatewayIdentity, settings: Settings, clock: Clock, rng: random.Random
     ) -> None:
-        self._identity = identity
-        self._settings = settings
+        self._identity, self._settings = identity, settings
         self._meter = meter = Meter()
         self._keys = Keys(identity.api_keys)
         hello = Hello(
@@ -122,7 +124,12 @@ class Gateway:
         documents = Documents(directory, statistics, settings.observe.log_level)
         ask = self._ask if settings.http.repository_changes else None
         self._changes = changes = Changes(ask, settings.control.deploy_timeout_s)
-        extensions = TritonExtensions(documents, self._keys, changes)
+        extensions = FeedbackRoute(
+            TritonExtensions(documents, self._keys, changes),
+            inference,
+            self._keys,
+            self._report if settings.http.feedback else None,
+        )
         routes = Routes(inference, directory, self._keys, ids, self._refused, gather, extensions)
         self._server = HttpServer(settings.http, clock, routes.answer, routes.refuse, memory)
         self._memory = gateway_guard(
@@ -142,9 +149,10 @@ class Gateway:
         )
         self._context = self._certificates()
         self._admin = AdminServer(settings.http, clock, self._metrics)
+        self._facts = Facts(identity.home / "run" / f"{identity.id}.json")
         self._follower = self._follow(hello)
         self._unloaded: tuple[str, ...] = ()
-        self._snapshots = 0
+        self._snapshots, self._counted = 0, set[str]()
         self._state = "starting"
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -169,6 +177,7 @@ class Gateway:
 
     async def provision(self) -> None:
         """Read the API keys and certificates; raises ``InvalidSettings``."""
+        self._shadows.open_requests = self._engine.open_requests
         self._keys.provision()
         if self._context is not None:
             self._context.provision()
@@ -182,8 +191,7 @@ class Gateway:
         await self._server.start(*listening)
         port = await self._admin.start()
         facts = {"pid": os.getpid(), "admin_url": f"http://127.0.0.1:{port}"}
-        path = self._identity.home / "run" / f"{self._identity.id}.json"
-        durable_write(path, orjson.dumps(facts))
+        self._facts.start(orjson.dumps(facts))
         self._state = "ready"
         self._tasks = [
             asyncio.create_task(self._drain_ring()),
@@ -203,6 +211,7 @@ class Gateway:
         """Report the last counts and close everything."""
         for task in self._tasks:
             task.cancel()
+        await self._facts.stop()
         await self._server.stop()
         self._ring.drain()
         await self._follower.stop()
@@ -231,9 +240,7 @@ class Gateway:
         meter.set("salver_connections", (), self._server.connections)
         self._guards.report()
         self._engine.report()
-        for endpoint in self._router.endpoints():
-            count = sum(self._engine.open_requests(v.id) for v in endpoint.variants)
-            meter.set("salver_requests_in_flight", (endpoint.name,), count)
+        self._count_in_flight()
         return Snapshot(
             self._snapshots,
             self._follower.plan_number,
@@ -244,10 +251,24 @@ class Gateway:
             meter.counters(),
             meter.gauges(),
             meter.histograms(),
+            self._engine.notes.newest(),
         )
+
+    def _count_in_flight(self) -> None:
+        meter, gone = self._meter, self._counted
+        self._counted = set()
+        for endpoint in self._router.endpoints():
+            count = sum(self._engine.open_requests(v.id) for v in endpoint.variants)
+            meter.set(_IN_FLIGHT, (endpoint.name,), count)
+            self._counted.add(endpoint.name)
+        for name in gone - self._counted:
+            meter.forget(_IN_FLIGHT, (name,))
 
     async def _ask(self, change: Change, timeout_s: float) -> None:
         await self._follower.ask(change, timeout_s)
+
+    async def _report(self, report: Report, timeout_s: float) -> Taken:
+        return await self._follower.report(report, timeout_s)
 
     def _is_ready(self) -> bool:
         return self._state == "ready" and self._follower.plan is not None
@@ -267,9 +288,15 @@ class Gateway:
     async def _watch_files(self) -> None:
         while True:
             await asyncio.sleep(_FILES_CHECK_S)
-            error = self._keys.reload()
-            if error is not None:
-                log.error("api_keys_not_reloaded", cause=error.message)
-            error = self._context.reload() if self._context is not None else None
-            if error is not None:
-                log.error("certificates_not_reloaded", cause=error.message)
+            try:
+                self._reload_files()
+            except Exception:  # revoked keys must not stay valid for a fault of one look
+                log.exception("files_not_reloaded")
+
+    def _reload_files(self) -> None:
+        error = self._keys.reload()
+        if error is not None:
+            log.error("api_keys_not_reloaded", cause=error.message)
+        error = self._context.reload() if self._context is not None else None
+        if error is not None:
+            log.error("certificates_not_reloaded", cause=error.message)

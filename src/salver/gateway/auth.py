@@ -85,7 +85,8 @@ class Keys:
             modified_ns = self._path.stat().st_mtime_ns
             document = yaml.safe_load(self._path.read_text())
             entries = msgspec.convert(document, KeyFile).keys
-        except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError, msgspec.MsgspecError) as error:
+            # ValueError: bytes that are no text, dates that do not exist.
             raise InvalidSettings(f"API key file {self._path}: {error}") from error
         known = self._principals
         fresh = [(self._proof(entry), _principal(entry)) for entry in entries]

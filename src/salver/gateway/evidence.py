@@ -12,6 +12,7 @@ import msgspec
 from salver.core.clock import Clock
 from salver.core.errors import ERRORS_BY_CODE, CallerError
 from salver.core.exchange import Exchange, JointExchange, Record
+from salver.core.routing import ARM, ring
 from salver.core.tensor import Tensor
 from salver.observe.logs import get_logger
 from salver.rollout.columns import Columns
@@ -27,9 +28,12 @@ _MAX_EPOCHS = 64
 _ALL_EVERY = 30
 _NANOSECOND = 1e-9
 _GAVE_UP = "cancelled"
-_NOT_THE_VARIANTS = frozenset(
+# Whoever has a weight epoch was routed, so these say who asked, and not what or of whom.
+_OF_THE_CALLER = frozenset(("unauthenticated", "forbidden", "quota_exceeded"))
+# What was found wrong after routing, by the variant's signature, ranges, steps or code.
+_REFUSALS = frozenset(
     code for code, error in ERRORS_BY_CODE.items() if issubclass(error, CallerError)
-) - {_GAVE_UP}
+) - {_GAVE_UP, *_OF_THE_CALLER}
 
 Key = tuple[str, str, int]
 
@@ -37,16 +41,23 @@ Key = tuple[str, str, int]
 class _Arm:
     """The counts of one variant in one epoch."""
 
-    __slots__ = ("changed", "endpoint", "epoch", "number", "points", "predictions", "role", "tally")
+    __slots__ = (
+        "changed",
+        "endpoint",
+        "epoch",
+        "name",
+        "number",
+        "points",
+        "predictions",
+        "tally",
+    )
 
-    def __init__(
-        self, endpoint: str, variant: VariantPlan, columns: Columns, points: range
-    ) -> None:
+    def __init__(self, endpoint: str, variant: VariantPlan, columns: Columns) -> None:
         layout = columns.of(variant.role)
         self.endpoint = endpoint
-        self.role = variant.role
+        self.name = variant.id if variant.role == ARM else variant.role
         self.epoch = variant.weight_epoch
-        self.points = points
+        self.points: list[range] = []
         self.tally = Tally(layout)
         self.predictions = Predictions(variant.signature, layout)
         self.number = 0
@@ -60,7 +71,7 @@ class _Arm:
         return Evidence(
             self.endpoint,
             self.epoch,
-            self.role,
+            self.name,
             self.number,
             packed.width,
             packed.rows,
@@ -118,15 +129,19 @@ class EvidenceCounter:
             # A newer control may count what this gateway does not know; it still has to serve.
             log.exception("evidence_not_understood", endpoint=endpoint.name)
             return set()
-        start, keys = 0, set()
-        for variant in (*endpoint.variants[1:], *endpoint.variants[:1]):
-            points = range(start, start + variant.weight)
-            start += variant.weight
+        variants, keys, begun = endpoint.variants, set[Key](), dict[Key, _Arm]()
+        start = 0
+        for index, length in ring([v.weight for v in variants], endpoint.floor):
+            points, start = range(start, start + length), start + length
+            variant = variants[index]
             key = (endpoint.name, variant.id, variant.weight_epoch)
-            if variant.weight and columns.has(variant.role):
+            if columns.has(variant.role):
                 keys.add(key)
-                if key not in self._arms:
-                    self._arms[key] = _Arm(endpoint.name, variant, columns, points)
+                if key not in self._arms and key not in begun:
+                    begun[key] = _Arm(endpoint.name, variant, columns)
+                if key in begun:
+                    begun[key].points.append(points)
+        self._arms |= begun
         return keys
 
     def _count(self, arm: _Arm, record: Record) -> None:
@@ -134,13 +149,19 @@ class EvidenceCounter:
         code, is_from_memory = "", False
         if isinstance(record, Exchange):
             code, is_from_memory = record.code, record.timing is None
-        if code in _NOT_THE_VARIANTS or (is_from_memory and not code):
-            # An answer from memory says nothing of the version that gave it once.
+        if code in _OF_THE_CALLER:
             return
         arm.changed = True
         place = record.context.place
+        if record.context.joined or (is_from_memory and not code):
+            # It is traffic of the arm, and says nothing of the version that gave it once. Who
+            # joined an equal request counts so whatever became of that one: failures would
+            # else count for everybody who waited, and answers once.
+            arm.tally.remembered(self._segment(arm, place), keyed=place >= 0)
+            return
         if code and code != _GAVE_UP:
-            arm.tally.failed(self._segment(arm, place), keyed=place >= 0)
+            count = arm.tally.refused if code in _REFUSALS else arm.tally.failed
+            count(self._segment(arm, place), keyed=place >= 0)
             return
         # Who gave up had waited so long at least: a version that hangs must not lose its slow ones.
         for outputs in _answers(record):
@@ -152,7 +173,12 @@ class EvidenceCounter:
     def _segment(self, arm: _Arm, place: int) -> int:
         """Return where a request counts; one without a key had a point by chance."""
         if place < 0:
-            place = self._rng.randrange(arm.points.start, arm.points.stop)
+            drawn = self._rng.randrange(sum(map(len, arm.points)))
+            for points in arm.points:
+                place = points.start + drawn
+                if drawn < len(points):
+                    break
+                drawn -= len(points)
         return segment_of(min(place, POINTS - 1))
 
 

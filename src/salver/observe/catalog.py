@@ -94,6 +94,12 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("salver_connections", Kind.GAUGE, (), "Open client connections."),
         Metric("salver_retries_total", Kind.COUNTER, ("variant",), "Requests sent a second time."),
+        Metric(
+            "salver_quarantined_total",
+            Kind.COUNTER,
+            ("variant",),
+            "Those of them whose batch ran when its worker died; each runs alone, in quarantine.",
+        ),
         Metric("salver_model_loads_total", Kind.COUNTER, ("variant",), "Models loaded."),
         Metric(
             "salver_model_load_failures_total",
@@ -196,7 +202,7 @@ METRICS: dict[str, Metric] = {
             "salver_shadow_copies_total",
             Kind.COUNTER,
             ("endpoint", "variant", "weight_epoch", "outcome"),
-            "Copies of requests for a shadow: agrees, differs, failed, or dropped (never sent).",
+            "Copies of requests for a shadow: agrees, differs, failed, or dropped (never run).",
         ),
         Metric(
             "salver_shadow_difference",
@@ -225,6 +231,12 @@ METRICS: dict[str, Metric] = {
             "Memory that loading the model added.",
         ),
         Metric(
+            "salver_model_gpu_bytes",
+            Kind.GAUGE,
+            ("worker", "variant"),
+            "Memory of GPUs that loading the model took.",
+        ),
+        Metric(
             "salver_model_evictions_total",
             Kind.COUNTER,
             ("variant",),
@@ -247,6 +259,24 @@ METRICS: dict[str, Metric] = {
             Kind.GAUGE,
             ("identity",),
             "Memory budget of a worker that has one.",
+        ),
+        Metric(
+            "salver_memory_base_bytes",
+            Kind.GAUGE,
+            ("identity",),
+            "Memory that a worker with a budget takes without its models: less room for them.",
+        ),
+        Metric(
+            "salver_gpu_memory_budget_bytes",
+            Kind.GAUGE,
+            ("identity",),
+            "Budget of GPU memory of a worker that has one.",
+        ),
+        Metric(
+            "salver_gpu_memory_base_bytes",
+            Kind.GAUGE,
+            ("identity",),
+            "GPU memory that a worker with a budget takes without its models.",
         ),
         Metric(
             "salver_models_resident",
@@ -297,12 +327,37 @@ METRICS: dict[str, Metric] = {
             ("endpoint",),
             "Whether autoscaling answers a burst, and makes no fewer workers: 1 or 0.",
         ),
+        Metric(
+            "salver_counts_age_seconds",
+            Kind.GAUGE,
+            (),
+            "Age of the counters and histograms that control shows: they are as they were last "
+            "written down, and grow old while the database has no room or does not answer.",
+        ),
         Metric("salver_plan_number", Kind.GAUGE, ("identity",), "Newest plan a process acts on."),
         Metric(
             "salver_exchange_payloads_dropped_total",
             Kind.COUNTER,
             (),
             "Payloads that observers lost because the exchange ring was full.",
+        ),
+        Metric(
+            "salver_rollout_analyses_given_up_total",
+            Kind.COUNTER,
+            ("endpoint",),
+            "Analyses of a rollout that did not come back in time.",
+        ),
+        Metric(
+            "salver_webhook_attempts_total",
+            Kind.COUNTER,
+            ("event", "outcome"),
+            "Attempts to tell webhooks of rollouts: ok, no (it will not do to ask again), failed.",
+        ),
+        Metric(
+            "salver_webhook_deliveries_total",
+            Kind.COUNTER,
+            ("event", "outcome"),
+            "What webhooks were to be told, and how that ended: delivered, refused, undelivered.",
         ),
     )
 }

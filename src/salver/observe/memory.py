@@ -9,6 +9,9 @@ from pathlib import Path
 from salver.observe.cgroup import cgroup_share
 
 _STATM = Path("/proc/self/statm")
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_PEAK_ONLY = "5"
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -18,6 +21,24 @@ def resident_bytes() -> int:
         return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
     except OSError:
         return 0
+
+
+def forget_peak() -> bool:
+    """Have ``peak_bytes`` count from now on; False where the system does not let this process."""
+    try:
+        _CLEAR_REFS.write_text(_PEAK_ONLY)
+    except OSError:
+        return False
+    return True
+
+
+def peak_bytes() -> int:
+    """Return the largest resident set since ``forget_peak``; 0 where the system does not tell."""
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
 def memory_share(budget_bytes: int, *, with_group: bool) -> Callable[[], float]:

@@ -83,6 +83,11 @@ class Merger:
             self._gone.popitem(last=False)
         return snapshot
 
+    def count(self, name: str, labels: tuple[str, ...]) -> None:
+        """Add one to a counter of this process's own, which goes with the retired totals."""
+        key = (name, labels)
+        self.retired.counters[key] = self.retired.counters.get(key, 0.0) + 1.0
+
     def totals_retired(self) -> Totals:
         """Return a copy of the retired totals."""
         return Totals(dict(self.retired.counters), dict(self.retired.histograms))

@@ -4,14 +4,26 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from salver.core.errors import ERRORS_BY_CODE, Fault
 from salver.core.exchange import JointExchange, Record
 
 Caller = tuple[str, str]
 
 # What the platform or the model has failed at. A request that is wrong, refused or left by its
 # caller says nothing about either.
-FAILURES = frozenset(("worker_crashed", "model_failed", "internal", "wire_error"))
+FAILURES = frozenset(
+    code for code, error in ERRORS_BY_CODE.items() if error.side in (Fault.MODEL, Fault.PLATFORM)
+)
+STALLED_NS = 1_000_000_000
+"""A deadline that passed sooner says more of a caller in a hurry than of the model."""
 _LATE = "deadline_exceeded"
+
+
+def stalled(record: Record) -> bool:
+    """Tell whether a worker had a request for long and did not answer it in time."""
+    if isinstance(record, JointExchange) or record.code != _LATE:
+        return False
+    return bool(record.context.worker) and record.total_ns >= STALLED_NS
 
 
 class Outcome(msgspec.Struct, eq=False):
@@ -19,7 +31,8 @@ class Outcome(msgspec.Struct, eq=False):
 
     ``worker`` is empty for those that reached none. ``timed`` are those answered ones whose worker
     said how long they took, ``total_ns`` how long it kept them, ``run_ns`` how long their batches
-    ran. ``longest_late_ns`` is how long the slowest of those was open that missed its deadline.
+    ran. ``longest_late_ns`` is how long the slowest of those was open that missed its deadline, and
+    ``stalled`` how many of these a worker had for long, see ``stalled``.
     """
 
     variant: str
@@ -32,6 +45,7 @@ class Outcome(msgspec.Struct, eq=False):
     total_ns: int = 0
     run_ns: int = 0
     longest_late_ns: int = 0
+    stalled: int = 0
 
 
 Listener = Callable[[Sequence[Outcome]], None]
@@ -91,4 +105,5 @@ def _add(outcome: Outcome, record: Record) -> None:
         outcome.failed += 1
     elif record.code == _LATE:
         outcome.late += 1
+        outcome.stalled += stalled(record)
         outcome.longest_late_ns = max(outcome.longest_late_ns, record.total_ns)

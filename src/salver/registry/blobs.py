@@ -1,25 +1,40 @@
 """Content-addressed storage in a local folder: a blob's name is the SHA-256 of its bytes.
 
-A blob is visible only when it is whole, verified and durable.
+A blob is visible only when it is whole, verified and durable. One that was found damaged since, or
+that cannot be read, is visible no more, so that the next upload of the right bytes takes its place.
 """
 
+import errno
 import hashlib
 import os
 import secrets
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-from salver.core.durable import fsync_folder, storage_errors
+from salver.core.durable import fsync_folder, open_regular, storage_errors
 from salver.core.errors import BodyTooLarge, DigestMismatch, InvalidName
 
 _HEX_DIGITS = frozenset("0123456789abcdef")
 _DIGEST_LENGTH = 64
 _CHUNK_BYTES = 1024 * 1024
 _TEMPORARY = "tmp"
+_LOOKS = 3
+# These say that the process lacks something, not that the file does.
+_NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+class _State(NamedTuple):
+    """What tells a file from one that has taken its place or was written since."""
+
+    inode: int
+    size_bytes: int
+    modified_ns: int
+    changed_ns: int
 
 
 def check_digest(sha256: str) -> str:
@@ -69,7 +84,8 @@ class BlobWriter:
     def commit(self) -> int:
         """Make the blob visible and durable; returns its size.
 
-        Raises ``DigestMismatch`` when the bytes are not those that were announced.
+        Raises ``DigestMismatch`` when the bytes are not those that were announced, or when those
+        that were stored before are good no more.
         """
         if self._digest.hexdigest() != self._sha256:
             raise DigestMismatch(
@@ -85,6 +101,10 @@ class BlobWriter:
                 self._path.unlink(missing_ok=True)
                 raise
             self._store.adopt(self._path, self._sha256)
+        elif not self._store.exists(self._sha256):
+            raise DigestMismatch(
+                f"blob {self._sha256} was stored, but is damaged or gone by now; send it again"
+            )
         return self.size_bytes
 
     def _open(self) -> BufferedWriter:
@@ -97,6 +117,7 @@ class BlobStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._damaged: dict[str, _State] = {}
 
     def provision(self) -> None:
         """Make the folders and remove what an interrupted upload left."""
@@ -114,18 +135,23 @@ class BlobStore:
         return self.root / sha256[:2] / sha256
 
     def exists(self, sha256: str) -> bool:
-        """Tell whether a blob is stored."""
-        return self.path(sha256).is_file()
+        """Tell whether a blob is stored, and not known to be damaged."""
+        return self.size(sha256) is not None
 
     def size(self, sha256: str) -> int | None:
-        """Return a blob's size in bytes, or None when it is not stored."""
-        try:
-            return self.path(sha256).stat().st_size
-        except FileNotFoundError:
+        """Return a blob's size in bytes, or None when it is not stored or known to be damaged."""
+        state = _look(self.path(sha256))
+        if state is None or state == self._damaged.get(sha256):
             return None
+        return state.size_bytes
 
     def begin(self, sha256: str, max_bytes: int) -> BlobWriter:
-        """Begin to store a blob, of which the digest is known beforehand."""
+        """Begin to store a blob, of which the digest is known beforehand.
+
+        One that is stored already is read and verified, which takes as long as hashing it does.
+        """
+        if self.exists(sha256):
+            self.verify(sha256)
         return BlobWriter(self, sha256, max_bytes)
 
     def put(self, data: bytes) -> str:
@@ -140,24 +166,47 @@ class BlobStore:
         """Return a small blob's bytes, verified; raises ``DigestMismatch`` or ``BodyTooLarge``."""
         size = self.size(sha256)
         if size is None:
-            raise DigestMismatch(f"blob {sha256} is not stored; push it again")
+            what = "damaged" if sha256 in self._damaged else "not stored"
+            raise DigestMismatch(f"blob {sha256} is {what}; push it again")
         if size > max_bytes:
             raise BodyTooLarge(f"blob {sha256} has {size} bytes, at most {max_bytes} are read")
-        data = self.path(sha256).read_bytes()
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise DigestMismatch(f"blob {sha256} is damaged; restore it from a backup")
-        return data
+        chunks: list[bytes] = []
+        if not self._examine(sha256, chunks.append)[0]:
+            raise DigestMismatch(f"blob {sha256} is damaged; push it again")
+        return b"".join(chunks)
 
     def verify(self, sha256: str) -> bool:
-        """Tell whether the stored bytes still have their digest."""
-        digest = hashlib.sha256()
+        """Tell whether the stored bytes still have their digest; if not, it is remembered.
+
+        Bytes that cannot be read have not. What takes a damaged blob's place meanwhile counts.
+        """
+        for _ in range(_LOOKS):
+            is_good, state = self._examine(sha256, len)
+            if is_good or state == _look(self.path(sha256)):
+                break
+        return is_good
+
+    def _examine(self, sha256: str, take: Callable[[bytes], object]) -> tuple[bool, _State | None]:
+        """Read a blob; tell whether it is good and which file that was, and remember damage."""
+        path, digest = self.path(sha256), hashlib.sha256()
+        state = _look(path)
         try:
-            with self.path(sha256).open("rb") as file:
+            with os.fdopen(open_regular(path), "rb") as file:
+                state = _state(os.fstat(file.fileno()))
                 while chunk := file.read(_CHUNK_BYTES):
                     digest.update(chunk)
-        except FileNotFoundError:
-            return False
-        return digest.hexdigest() == sha256
+                    take(chunk)
+        except OSError as error:
+            if error.errno in _NO_DAMAGE:
+                raise
+            is_good = False
+        else:
+            is_good = digest.hexdigest() == sha256
+        if state is not None and not is_good:
+            self._damaged[sha256] = state
+        elif state == self._damaged.get(sha256):
+            self._damaged.pop(sha256, None)
+        return is_good, state
 
     def digests(self) -> Iterator[str]:
         """Yield the digest of every stored blob."""
@@ -191,6 +240,20 @@ class BlobStore:
                     fsync_folder(self.root)
                 os.replace(temporary, target)
                 fsync_folder(target.parent)
+            self._damaged.pop(sha256, None)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _look(path: Path) -> _State | None:
+    """Return the state of a stored file, None if there is none that could be read."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return _state(found) if stat.S_ISREG(found.st_mode) else None
+
+
+def _state(found: os.stat_result) -> _State:
+    return _State(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

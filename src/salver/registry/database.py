@@ -9,14 +9,15 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from salver.core.errors import ControlUnavailable, InvalidSettings, StorageFull
+from salver.registry.postgresql import ANSWER_S, meaning_of, open_postgresql
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 10_000
-_CONNECTIONS = 2
-_NO_ROOM = ("database or disk is full", "disk I/O error", "No space left", "53100")
+_MIGRATION_S = 900.0
+_NO_ROOM = ("database or disk is full", "disk I/O error", "No space left")
 
 First = Callable[[sa.Connection], None]
 """What is done at the beginning of another change's transaction."""
@@ -27,10 +28,14 @@ def nothing(_connection: sa.Connection) -> None:
 
 
 class Database:
-    """One engine; writes are transactions that begin by taking the write lock."""
+    """One engine; writes are transactions that begin by taking the write lock.
 
-    def __init__(self, url: str) -> None:
+    A PostgreSQL that takes longer than ``answer_s`` for anything counts as away.
+    """
+
+    def __init__(self, url: str, answer_s: float = ANSWER_S) -> None:
         self._url = url
+        self._answer_s = answer_s
         self._engine: sa.Engine | None = None
 
     @property
@@ -43,26 +48,32 @@ class Database:
     def provision(self) -> None:
         """Open the database and bring its tables up to date.
 
-        Raises ``InvalidSettings`` for a URL that cannot be used, and ``StorageFull``.
+        Raises ``InvalidSettings`` for a URL that cannot be used, ``ControlUnavailable`` while the
+        database does not answer, and ``StorageFull``.
         """
         self.close()
         try:
             url = sa.make_url(self._url)
         except sa.exc.ArgumentError as error:
-            raise InvalidSettings(f"database URL {self._url!r} cannot be read") from error
+            # It may hold a password, so it is not shown.
+            raise InvalidSettings(
+                "'control.database_url' is no URL; it looks like "
+                "postgresql+pg8000://USER:PASSWORD@HOST:5432/DATABASE"
+            ) from error
         if url.get_backend_name() == "sqlite":
             self._engine = _sqlite(url)
         elif url.get_backend_name() == "postgresql":
-            self._engine = sa.create_engine(
-                url, pool_pre_ping=True, pool_size=_CONNECTIONS, max_overflow=0
-            )
+            self._engine = open_postgresql(url, self._answer_s)
         else:
             raise InvalidSettings(
                 f"database {url.get_backend_name()!r} is not supported; use sqlite or "
                 "postgresql+pg8000"
             )
         with translated():
-            self._migrate()
+            if url.get_backend_name() == "postgresql":
+                self._migrate_patiently(url)
+            else:
+                self._migrate(self._engine)
 
     def close(self) -> None:
         """Close every connection."""
@@ -74,8 +85,7 @@ class Database:
     def write(self) -> Iterator[sa.Connection]:
         """Give a transaction that holds the write lock and is durable when it ends well."""
         with translated(), self.engine.begin() as connection:
-            if self.engine.dialect.name == "postgresql":
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7235421)"))
+            _lock(connection)
             yield connection
 
     @contextmanager
@@ -84,10 +94,20 @@ class Database:
         with translated(), self.engine.connect() as connection:
             yield connection
 
-    def _migrate(self) -> None:
+    def _migrate_patiently(self, url: sa.URL) -> None:
+        """Bring the tables of a server that answers up to date, however large they are."""
+        self.engine.connect().close()
+        engine = open_postgresql(url, _MIGRATION_S)
+        try:
+            self._migrate(engine)
+        finally:
+            engine.dispose()
+
+    def _migrate(self, engine: sa.Engine) -> None:
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS))
-        with self.engine.begin() as connection:
+        with engine.begin() as connection:
+            _lock(connection)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
@@ -105,9 +125,18 @@ def translated() -> Iterator[None]:
             ) from error
         raise ControlUnavailable(f"the database does not answer: {text}") from error
     except DBAPIError as error:
-        if error.connection_invalidated or isinstance(error, InterfaceError):
-            raise ControlUnavailable(f"the database is gone: {error.orig}") from error
-        raise
+        meaning = meaning_of(error)
+        if meaning is None:
+            raise
+        raise meaning from error
+    except OSError as error:
+        raise ControlUnavailable(f"the database does not answer: {error}") from error
+
+
+def _lock(connection: sa.Connection) -> None:
+    """Let nobody else write until the transaction ends; SQLite's begin with that."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(7235421)"))
 
 
 def _sqlite(url: sa.URL) -> sa.Engine:

@@ -1,12 +1,20 @@
 """What became of answers: outcomes that callers report, each once, and their sums by arm."""
 
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from salver.core.context import DEFAULT_TENANT
+from salver.core.errors import InvalidRequest
 from salver.registry.database import Database
 from salver.registry.schema import feedback, feedback_sums
 
+MAX_ANSWER_METRICS = 8
+MAX_METRICS = 64
 _CHUNK = 400
 
 
@@ -44,27 +52,39 @@ class FeedbackStore:
         self._database = database
         self._tenant = tenant
 
-    def take(self, endpoint: str, outcomes: list[Outcome], unix_ms: int) -> dict[int, float]:
+    def take(
+        self,
+        endpoint: str,
+        outcomes: list[Outcome],
+        unix_ms: int,
+        wanted: frozenset[str] = frozenset(),
+    ) -> dict[int, float | InvalidRequest]:
         """Keep outcomes that are new, in one transaction.
 
         Returns, by place in the list, those that were reported before and the value they had then;
-        of two for the same answer and metric in one call the first counts.
+        of two for the same answer and metric in one call the first counts. As whoever reports makes
+        up the names of metrics, an answer has ``MAX_ANSWER_METRICS`` and an endpoint
+        ``MAX_METRICS`` of them, besides those that are ``wanted``; what is over that is returned
+        with its refusal.
         """
         with self._database.write() as connection:
             known = self._known(connection, endpoint, outcomes)
-            before: dict[int, float] = {}
+            bounds = _Bounds(endpoint, known, self._metrics(connection, endpoint), wanted)
+            before: dict[int, float | InvalidRequest] = {}
             fresh: list[Outcome] = []
             for index, outcome in enumerate(outcomes):
                 key = (outcome.request_id, outcome.metric)
                 if key in known:
                     before[index] = known[key]
+                elif (refusal := bounds.refusal(*key)) is not None:
+                    before[index] = refusal
                 else:
                     known[key] = outcome.value
                     fresh.append(outcome)
             if fresh:
                 rows = [self._row(endpoint, outcome, unix_ms) for outcome in fresh]
                 connection.execute(sa.insert(feedback), rows)
-                self._add(connection, endpoint, fresh)
+                self._add(connection, endpoint, fresh, unix_ms)
         return before
 
     def sums(self, endpoint: str, metric: str, epochs: list[int]) -> list[Sums]:
@@ -95,15 +115,25 @@ class FeedbackStore:
             ).all()
         return {metric: int(count) for metric, count in rows}
 
-    def forget(self, before_unix_ms: int) -> int:
-        """Forget single outcomes of answers that are older; their sums stay. Returns how many."""
-        table = feedback.c
+    def forget(self, before_unix_ms: int, wanted: Collection[tuple[str, str]] | None = None) -> int:
+        """Forget single outcomes of answers that are older; returns how many.
+
+        Sums to which nothing was added since are forgotten too, unless their endpoint and metric
+        are ``wanted``; None wants all.
+        """
+        table, sums = feedback.c, feedback_sums.c
         with self._database.write() as connection:
             done = connection.execute(
                 sa.delete(feedback).where(
                     table.tenant == self._tenant, table.answered_unix_ms < before_unix_ms
                 )
             )
+            old = (sums.tenant == self._tenant) & (sums.reported_unix_ms < before_unix_ms)
+            pairs = sa.select(sums.endpoint, sums.metric).where(old).distinct()
+            found = set() if wanted is None else {(e, m) for e, m in connection.execute(pairs)}
+            for endpoint, metric in found.difference(wanted or ()):
+                where = old & (sums.endpoint == endpoint) & (sums.metric == metric)
+                connection.execute(sa.delete(feedback_sums).where(where))
         return done.rowcount
 
     def _known(
@@ -122,6 +152,18 @@ class FeedbackStore:
             known |= {(row.request_id, row.metric): row.value for row in found}
         return known
 
+    def _metrics(self, connection: sa.Connection, endpoint: str) -> set[str]:
+        """Return an endpoint's metrics, from one to the next: each has thousands of sums."""
+        table = feedback_sums.c
+        least = sa.select(sa.func.min(table.metric)).where(
+            table.tenant == self._tenant, table.endpoint == endpoint
+        )
+        names = sa.select(least.scalar_subquery().label("metric")).cte("names", recursive=True)
+        following = least.where(table.metric > names.c.metric).correlate(names).scalar_subquery()
+        names = names.union_all(sa.select(following).where(names.c.metric.is_not(None)))
+        found = connection.scalars(sa.select(names.c.metric)).all()
+        return {name for name in found if name is not None}
+
     def _row(self, endpoint: str, outcome: Outcome, unix_ms: int) -> dict[str, object]:
         return {
             "tenant": self._tenant,
@@ -130,29 +172,68 @@ class FeedbackStore:
             **msgspec.structs.asdict(outcome),
         }
 
-    def _add(self, connection: sa.Connection, endpoint: str, outcomes: list[Outcome]) -> None:
+    def _add(
+        self, connection: sa.Connection, endpoint: str, outcomes: list[Outcome], unix_ms: int
+    ) -> None:
         added: dict[tuple[str, int, int, int], tuple[int, float, float]] = {}
         for one in outcomes:
             key = (one.metric, one.version, one.weight_epoch, one.place)
             count, total, squares = added.get(key, (0, 0.0, 0.0))
             added[key] = (count + 1, total + one.value, squares + one.value**2)
-        table = feedback_sums.c
-        for (metric, version, epoch, place), (count, total, squares) in added.items():
-            arm: dict[str, object] = {
+        rows = [
+            {
                 "tenant": self._tenant,
                 "endpoint": endpoint,
                 "metric": metric,
                 "version": version,
                 "weight_epoch": epoch,
                 "place": place,
+                "outcomes": count,
+                "total": total,
+                "squares": squares,
+                "reported_unix_ms": unix_ms,
             }
-            where = sa.and_(*(table[name] == value for name, value in arm.items()))
-            more = {
-                "outcomes": table.outcomes + count,
-                "total": table.total + total,
-                "squares": table.squares + squares,
-            }
-            changed = connection.execute(sa.update(feedback_sums).where(where).values(more))
-            if changed.rowcount == 0:
-                values = {**arm, "outcomes": count, "total": total, "squares": squares}
-                connection.execute(sa.insert(feedback_sums).values(values))
+            for (metric, version, epoch, place), (count, total, squares) in added.items()
+        ]
+        is_sqlite = connection.dialect.name == "sqlite"
+        insert = (sqlite.insert if is_sqlite else postgresql.insert)(feedback_sums)
+        more: dict[str, sa.ColumnElement[Any]] = {
+            name: feedback_sums.c[name] + insert.excluded[name]
+            for name in ("outcomes", "total", "squares")
+        }
+        more["reported_unix_ms"] = insert.excluded.reported_unix_ms
+        connection.execute(insert.on_conflict_do_update(feedback_sums.primary_key, set_=more), rows)
+
+
+class _Bounds:
+    """Counts the metrics of an endpoint and of each answer, with those that a call adds."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        known: dict[tuple[str, str], float],
+        metrics: set[str],
+        wanted: frozenset[str],
+    ) -> None:
+        self._endpoint = endpoint
+        self._wanted = wanted
+        self._metrics = metrics
+        self._counts = Counter(request_id for request_id, _ in known)
+
+    def refusal(self, request_id: str, metric: str) -> InvalidRequest | None:
+        """Count a metric that was not reported of an answer before, or say why it is too many."""
+        if self._counts[request_id] >= MAX_ANSWER_METRICS:
+            return InvalidRequest(
+                f"{MAX_ANSWER_METRICS} metrics were reported of this answer, and no answer has "
+                "more; report fewer of each"
+            )
+        is_known = metric in self._metrics or metric in self._wanted
+        if not is_known and len(self._metrics) >= MAX_METRICS:
+            return InvalidRequest(
+                f"endpoint {self._endpoint!r} has {MAX_METRICS} metrics and takes no other name "
+                f"than theirs, so {metric!r} is not counted; report under one that it has, "
+                "or compare it in a rollout or an experiment"
+            )
+        self._metrics.add(metric)
+        self._counts[request_id] += 1
+        return None

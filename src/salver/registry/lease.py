@@ -64,6 +64,12 @@ class Lease:
         if row is None or not self._is_mine(row):
             self.fence = 0
             other = row.holder if row is not None else "nobody yet"
+            if other == self._holder:
+                raise Standby(
+                    "this control has not been able to take charge of its database since it was "
+                    "started; its log says why",
+                    retry_after_s=1.0,
+                )
             raise Standby(
                 f"another control with this database is in charge ({other}); ask that one, or "
                 f"stop it and wait {self._stale_s:g} s",

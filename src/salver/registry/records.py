@@ -6,6 +6,7 @@ from salver.artifact.manifest import Manifest
 from salver.core.hosting import Hosting
 from salver.core.rollouts import RolloutPolicy
 from salver.core.routing import Routing
+from salver.core.webhooks import Webhook
 
 
 class VersionRecord(msgspec.Struct, frozen=True):
@@ -48,7 +49,9 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     files say what it shall be.
     With ``max_replicas`` their number follows ``scale_on`` (concurrency, queue or rate), from
     ``min_replicas`` (None is ``replicas``) on; ``scale_target`` is what one worker takes, for the
-    queue milliseconds. None of the others is the server's own choice.
+    queue milliseconds. ``approvals`` is how many people must approve of a version before it takes
+    the place of another; of it and of ``webhooks``, which are told of every rollout of the
+    endpoint, None means as they were. None of the others is the server's own choice.
     """
 
     name: str
@@ -80,6 +83,8 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     hosting: Hosting = Hosting()
     idle_s: float | None = None
     warm_up: bool = True
+    approvals: int | None = 0
+    webhooks: tuple[Webhook, ...] | None = ()
 
 
 class EventRecord(msgspec.Struct, frozen=True):
@@ -90,6 +95,39 @@ class EventRecord(msgspec.Struct, frozen=True):
     action: str
     subject: str
     details: dict[str, str]
+
+
+class Approval(msgspec.Struct, frozen=True):
+    """That somebody approves of a version, ``MODEL:VERSION``, for an endpoint."""
+
+    person: str
+    version: str
+    comment: str
+    unix_ms: int
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """Something that a webhook is told, and how that goes.
+
+    ``body`` is what is sent, byte for byte, at every attempt. ``number`` is the rollout, 0 for
+    none, ``sequence`` its event. ``state`` is waiting, delivered, refused (it said no),
+    undelivered (nobody answered within the budget) or withdrawn (nobody asks any more).
+    ``spent_s`` is time since the first attempt that counts, ``status`` the last answer's.
+    """
+
+    id: str
+    endpoint: str
+    number: int
+    sequence: int
+    event: str
+    webhook: Webhook
+    body: bytes
+    state: str = "waiting"
+    attempts: int = 0
+    spent_s: float = 0.0
+    status: int = 0
+    reason: str = ""
+    unix_ms: int = 0
 
 
 class RolloutRecord(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from salver.core.clock import Clock
 from salver.core.context import DEFAULT_TENANT
 from salver.core.errors import Conflict, PreviousNotFound, RolloutActive, RolloutNotFound
-from salver.registry.database import Database
+from salver.registry.database import Database, First, nothing
 from salver.registry.lease import Lease
 from salver.registry.records import (
     Ending,
@@ -23,6 +23,7 @@ from salver.registry.records import (
     RolloutRecord,
 )
 from salver.registry.schema import (
+    approvals,
     freezes,
     previous_states,
     rolled_back_versions,
@@ -79,10 +80,17 @@ class RolloutStore:
             self._append(connection, key, 0, event)
         return RolloutRecord(endpoint, number, True, 0, body)
 
-    def change(self, after: RolloutRecord, event: bytes, ending: Ending | None = None) -> None:
+    def change(
+        self,
+        after: RolloutRecord,
+        event: bytes,
+        ending: Ending | None = None,
+        also: First = nothing,
+    ) -> None:
         """Store a rollout's next state with its event, and what its end changes.
 
-        Raises ``Conflict`` when it is not the one that follows what is stored.
+        ``also`` writes what else belongs to it. Raises ``Conflict`` when it is not the one that
+        follows what is stored.
         """
         key = self._key(after.endpoint, after.number)
         with self._database.write() as connection:
@@ -94,6 +102,7 @@ class RolloutStore:
                 connection.execute(sa.delete(rollout_evidence).filter_by(**key))
             if ending is not None:
                 self._end(connection, after.endpoint, ending)
+            also(connection)
 
     def save(self, record: RolloutRecord, evidence: Mapping[str, bytes]) -> None:
         """Store how far a rollout is, without an event, and what was counted for it, by name."""
@@ -148,13 +157,19 @@ class RolloutStore:
 
     def freeze(self, endpoint: str, reason: str, actor: str) -> Freeze:
         """Let nothing change an endpoint; a second time replaces the reason."""
+        with self._database.write() as connection:
+            return self.freeze_within(connection, endpoint, reason, actor)
+
+    def freeze_within(
+        self, connection: sa.Connection, endpoint: str, reason: str, actor: str
+    ) -> Freeze:
+        """Do what ``freeze`` does within the transaction of another change."""
+        self._lease.check(connection)
         frozen = Freeze(endpoint, reason[:_MAX_REASON], actor[:_MAX_ACTOR], self._now_ms())
         key = {"tenant": self._tenant, "endpoint": endpoint}
-        with self._database.write() as connection:
-            self._lease.check(connection)
-            connection.execute(sa.delete(freezes).filter_by(**key))
-            values = {"reason": frozen.reason, "actor": frozen.actor, "unix_ms": frozen.unix_ms}
-            connection.execute(sa.insert(freezes).values(**key, **values))
+        connection.execute(sa.delete(freezes).filter_by(**key))
+        values = {"reason": frozen.reason, "actor": frozen.actor, "unix_ms": frozen.unix_ms}
+        connection.execute(sa.insert(freezes).values(**key, **values))
         return frozen
 
     def unfreeze(self, endpoint: str) -> bool:
@@ -202,11 +217,15 @@ class RolloutStore:
             self._remember(connection, previous, keep_s)
         return spec
 
-    def restore(self, endpoint: str, rolled_back: str, reason: str) -> EndpointSpec:
+    def restore(
+        self, present: EndpointSpec, rolled_back: str, reason: str, also: First = nothing
+    ) -> EndpointSpec:
         """Want an endpoint as it was before, and mark the version that it had.
 
-        Raises ``PreviousNotFound``.
+        What changes of it demand, and who is told of them, stays as it is at present. Raises
+        ``PreviousNotFound``.
         """
+        endpoint = present.name
         with self._database.write() as connection:
             self._lease.check(connection)
             key = {"tenant": self._tenant, "endpoint": endpoint}
@@ -217,10 +236,15 @@ class RolloutStore:
                     f"'salver deploy NAME:VERSION --endpoint {endpoint}'"
                 )
             connection.execute(sa.delete(previous_states).filter_by(**key))
-            spec = msgspec.json.decode(row.spec, type=EndpointSpec)
+            spec = msgspec.structs.replace(
+                msgspec.json.decode(row.spec, type=EndpointSpec),
+                approvals=present.approvals,
+                webhooks=present.webhooks,
+            )
             spec = write_endpoint(connection, self._tenant, spec)
             if rolled_back:
                 self._mark(connection, endpoint, rolled_back, reason)
+            also(connection)
         return spec
 
     def previous(self) -> dict[str, PreviousState]:
@@ -248,11 +272,15 @@ class RolloutStore:
                 )
 
     def forget_within(self, connection: sa.Connection, endpoint: str) -> None:
-        """Forget the earlier state and the freeze of an endpoint that a transaction removes."""
+        """Forget what is known of an endpoint that a transaction removes.
+
+        That is its earlier state, its freeze, and who approves of versions for it.
+        """
         self._lease.check(connection)
         key = {"tenant": self._tenant, "endpoint": endpoint}
         connection.execute(sa.delete(previous_states).filter_by(**key))
         connection.execute(sa.delete(freezes).filter_by(**key))
+        connection.execute(sa.delete(approvals).filter_by(**key))
 
     def _end(self, connection: sa.Connection, endpoint: str, ending: Ending) -> None:
         if ending.spec is not None:
@@ -273,8 +301,11 @@ class RolloutStore:
         )
 
     def _mark(self, connection: sa.Connection, endpoint: str, variant: str, reason: str) -> None:
+        """Mark a version that was left; that people approved of it counts no more."""
         model, _, version = variant.rpartition(":")
         key = {"tenant": self._tenant, "model": model, "version": int(version)}
+        given = {"tenant": self._tenant, "endpoint": endpoint, "version": variant}
+        connection.execute(sa.delete(approvals).filter_by(**given))
         connection.execute(sa.delete(rolled_back_versions).filter_by(**key))
         connection.execute(
             sa.insert(rolled_back_versions).values(

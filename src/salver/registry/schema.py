@@ -206,6 +206,37 @@ previous_states = Table(
     Column("unix_ms", BigInteger, nullable=False),
 )
 
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    _key("tenant"),
+    _key("id", String(64)),
+    Column("endpoint", _NAME, nullable=False, index=True),
+    Column("number", Integer, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("event", String(16), nullable=False),
+    Column("webhook", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("attempts", Integer, nullable=False),
+    Column("spent_s", Float, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("reason", String(1024), nullable=False),
+    Column("unix_ms", BigInteger, nullable=False),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    _key("digest", _DIGEST),
+    _key("person"),
+    Column("version", String(300), nullable=False),
+    Column("comment", String(1024), nullable=False),
+    Column("unix_ms", BigInteger, nullable=False),
+)
+
 leases = Table(
     "leases",
     metadata,
@@ -242,6 +273,7 @@ feedback_sums = Table(
     Column("outcomes", BigInteger, nullable=False),
     Column("total", Float, nullable=False),
     Column("squares", Float, nullable=False),
+    Column("reported_unix_ms", BigInteger, nullable=False, server_default="0"),
 )
 
 sides = Table(
@@ -253,4 +285,36 @@ sides = Table(
     Column("kind", String(16), nullable=False),
     Column("is_active", Boolean, nullable=False, index=True),
     Column("body", Text, nullable=False),
+)
+
+side_events = Table(
+    "side_events",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("number", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("sequence", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("unix_ms", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+side_evidence = Table(
+    "side_evidence",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("number", Integer, primary_key=True, autoincrement=False, nullable=False),
+    _key("name"),
+    Column("body", Text, nullable=False),
+)
+
+side_covariates = Table(
+    "side_covariates",
+    metadata,
+    _key("tenant"),
+    _key("endpoint"),
+    Column("number", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("place", Integer, primary_key=True, autoincrement=False, nullable=False),
+    Column("callers", BigInteger, nullable=False),
+    Column("total", Float, nullable=False),
 )

@@ -1,16 +1,18 @@
 """Shadows and experiments in SQL; those that have ended stay, so that they can be looked at."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 import sqlalchemy as sa
 
 from salver.core.context import DEFAULT_TENANT
-from salver.core.errors import SideActive, SideNotFound
-from salver.core.sides import Side
+from salver.core.errors import Conflict, SideActive, SideNotFound
+from salver.core.sides import EXPERIMENT, Side
 from salver.registry.database import Database
 from salver.registry.lease import Lease
-from salver.registry.schema import sides
+from salver.registry.schema import side_covariates, side_events, side_evidence, sides
+
+_MAX_EVENTS = 1000
 
 
 class SideStore:
@@ -20,6 +22,11 @@ class SideStore:
         self._database = database
         self._lease = lease
         self._tenant = tenant
+
+    @property
+    def fence(self) -> int:
+        """Return the number under which this control is in charge, 0 for one that is not."""
+        return self._lease.fence
 
     def begin(self, endpoint: str, make: Callable[[int], Side]) -> Side:
         """Store a new one; ``make`` gets its number. Raises ``SideActive``."""
@@ -47,6 +54,77 @@ class SideStore:
             connection.execute(sa.update(sides).where(where).values(**self._row(side)))
         return side
 
+    def change(self, side: Side, event: bytes, unix_ms: int) -> None:
+        """Store a change of weights and why; raises ``Conflict`` where another came before."""
+        key = self._key(side)
+        with self._database.write() as connection:
+            self._lease.check(connection)
+            newest = self._newest(connection, side.endpoint, side.kind)
+            before = msgspec.structs.replace(side, arms=(), changes=side.changes - 1)
+            if newest is None or msgspec.structs.replace(newest, arms=()) != before:
+                raise Conflict(f"{side.kind} {side.number} of {side.endpoint!r} has changed")
+            values = self._row(side)
+            connection.execute(sa.update(sides).filter_by(**key).values(**values))
+            line = {"sequence": side.changes, "unix_ms": unix_ms, "body": event.decode()}
+            connection.execute(sa.insert(side_events).values(**key, **line))
+
+    def history(self, side: Side) -> list[tuple[int, int, bytes]]:
+        """Return number, time and body of the newest changes of weights, newest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(side_events)
+                .filter_by(**self._key(side))
+                .order_by(side_events.c.sequence.desc())
+                .limit(_MAX_EVENTS)
+            ).all()
+        return [(row.sequence, row.unix_ms, row.body.encode()) for row in rows]
+
+    def save(self, side: Side, evidence: Mapping[str, bytes]) -> None:
+        """Store what was counted, by name."""
+        with self._database.write() as connection:
+            self._lease.check(connection)
+            for name, body in evidence.items():
+                row = {**self._key(side), "name": name}
+                connection.execute(sa.delete(side_evidence).filter_by(**row))
+                connection.execute(sa.insert(side_evidence).values(**row, body=body.decode()))
+
+    def evidence(self, side: Side) -> dict[str, bytes]:
+        """Return what was counted, by name."""
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(side_evidence).filter_by(**self._key(side))).all()
+        return {row.name: row.body.encode() for row in rows}
+
+    def add_covariate(
+        self, side: Side, added: Mapping[int, tuple[int, float]], *, replaces: bool
+    ) -> None:
+        """Add callers and the sum of what was known of them, by place; or begin anew with these."""
+        key, table = self._key(side), side_covariates
+        with self._database.write() as connection:
+            self._lease.check(connection)
+            if replaces:
+                connection.execute(sa.delete(table).filter_by(**key))
+            known = {
+                row.place: row
+                for row in connection.execute(sa.select(table).filter_by(**key)).all()
+            }
+            for place, (callers, total) in added.items():
+                where = {**key, "place": place}
+                if place in known:
+                    more = {
+                        "callers": known[place].callers + callers,
+                        "total": known[place].total + total,
+                    }
+                    connection.execute(sa.update(table).filter_by(**where).values(**more))
+                else:
+                    row = {**where, "callers": callers, "total": total}
+                    connection.execute(sa.insert(table).values(**row))
+
+    def covariate(self, side: Side) -> dict[int, tuple[int, float]]:
+        """Return callers and the sum of what was known of them, by place."""
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(side_covariates).filter_by(**self._key(side))).all()
+        return {row.place: (row.callers, row.total) for row in rows}
+
     def active(self) -> dict[str, Side]:
         """Return what goes on, by endpoint."""
         with self._database.read() as connection:
@@ -55,6 +133,16 @@ class SideStore:
             ).all()
         found = [msgspec.json.decode(row, type=Side) for row in rows]
         return {side.endpoint: side for side in found}
+
+    def experiments(self) -> list[Side]:
+        """Return all experiments, ended ones too."""
+        with self._database.read() as connection:
+            rows = connection.scalars(
+                sa.select(sides.c.body).where(
+                    sides.c.tenant == self._tenant, sides.c.kind == EXPERIMENT
+                )
+            ).all()
+        return [msgspec.json.decode(row, type=Side) for row in rows]
 
     def newest(self, endpoint: str, kind: str) -> Side:
         """Return an endpoint's newest of a kind; raises ``SideNotFound``."""
@@ -77,6 +165,9 @@ class SideStore:
 
     def _where(self, endpoint: str) -> sa.ColumnElement[bool]:
         return (sides.c.tenant == self._tenant) & (sides.c.endpoint == endpoint)
+
+    def _key(self, side: Side) -> dict[str, object]:
+        return {"tenant": self._tenant, "endpoint": side.endpoint, "number": side.number}
 
     def _row(self, side: Side) -> dict[str, object]:
         return {

@@ -13,6 +13,7 @@ A single segment can multiply it by ``1 / w`` at most: one caller is one piece o
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -49,13 +50,19 @@ TILTS = _tilts(0.02, 4.0, 16)
 
 
 class Counts(NamedTuple):
-    """One metric in one block: per segment and arm the number of units and the sum over them."""
+    """One metric in one block: per segment and arm the number of units and the sum over them.
+
+    ``canary_x`` and ``primary_x`` are the sums of a covariate over the same units, known before
+    they were assigned; in all blocks of a sample or in none.
+    """
 
     weight: float
     canary_n: Floats
     canary_sum: Floats
     primary_n: Floats
     primary_sum: Floats
+    canary_x: Floats | None = None
+    primary_x: Floats | None = None
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -65,7 +72,8 @@ class Sample(msgspec.Struct, frozen=True):
     standard deviation is ``scale``. With ``ratio`` a change is relative, else a difference.
     ``shrink`` gives heavy segments less say when their callers differ (more power, never less
     validity); without it every unit has the same say. ``alone`` says that no request had a routing
-    key: each was assigned by a draw of its own, and is a unit of evidence by itself.
+    key: each was assigned by a draw of its own, and is a unit of evidence by itself. Blocks with a
+    covariate hold values whose differences are compared, never events or ratios.
     """
 
     blocks: tuple[Counts, ...]
@@ -139,7 +147,7 @@ def _groups(sample: Sample, blocks: list[Counts]) -> list[list[Counts]]:
 def _prepared(sample: Sample, change: float, blocks: list[Counts]) -> _Group:
     if sample.alone and sample.events:
         return _alone(sample, change, blocks[0])
-    undone = [_undo(sample, change, block) for block in blocks]
+    undone = explained([_undo(sample, change, block) for block in blocks])
     say = _say(sample, undone) if sample.shrink else np.ones_like(blocks[0].canary_n)
     total, levels = _scores(sample, undone, say, say)
     changed = [
@@ -185,6 +193,59 @@ def _undo(sample: Sample, change: float, block: Counts) -> Counts:
     if sample.events:
         return block
     return block._replace(canary_sum=block.canary_sum - change * block.canary_n)
+
+
+def explained(blocks: Sequence[Counts]) -> list[Counts]:
+    """Return blocks less what their covariate explains, and as they are where there is none.
+
+    The slope is that of both arms together. Of counts from which a hypothesis has taken its change
+    back it follows without the assignment, so it cannot spoil the bet.
+    """
+    line = regression(blocks)
+    if line is None:
+        return list(blocks)
+    slope, centre = line
+    found = []
+    for block in blocks:
+        assert block.canary_x is not None
+        assert block.primary_x is not None
+        canary = block.canary_x - centre * block.canary_n
+        primary = block.primary_x - centre * block.primary_n
+        found.append(
+            block._replace(
+                canary_sum=block.canary_sum - slope * canary,
+                primary_sum=block.primary_sum - slope * primary,
+            )
+        )
+    return found
+
+
+def regression(blocks: Sequence[Counts]) -> tuple[float, float] | None:
+    """Return slope and centre of the line from covariate to value; None without a covariate.
+
+    By least squares over segments, each against its block's own mean.
+    """
+    covariates = [x for x in map(_covariate, blocks) if x is not None]
+    if not covariates:
+        return None
+    units = [b.canary_n + b.primary_n for b in blocks]
+    count = float(sum(n.sum() for n in units))
+    if not count:
+        return None
+    centre = float(sum(x.sum() for x in covariates)) / count
+    value, known = np.zeros_like(units[0]), np.zeros_like(units[0])
+    for block, n, x in zip(blocks, units, covariates, strict=True):
+        sums = block.canary_sum + block.primary_sum
+        value += sums - float(sums.sum() / max(n.sum(), 1.0)) * n
+        known += x - float(x.sum() / max(n.sum(), 1.0)) * n
+    spread = float((known**2).sum())
+    return (float((value * known).sum()) / spread if spread > 0.0 else 0.0), centre
+
+
+def _covariate(block: Counts) -> Floats | None:
+    if block.canary_x is None or block.primary_x is None:
+        return None
+    return block.canary_x + block.primary_x
 
 
 def _say(sample: Sample, blocks: list[Counts]) -> Floats:
@@ -330,7 +391,7 @@ def bound(sample: Sample, sign: int, alpha: float) -> float:
 def estimate(sample: Sample) -> float:
     """Return the observed change within blocks; NaN where an arm has nothing."""
     expected = observed = units = 0.0
-    for block in sample.blocks:
+    for block in explained(sample.blocks):
         canary_n, primary_n = float(block.canary_n.sum()), float(block.primary_n.sum())
         if canary_n and primary_n:
             expected += float(block.primary_sum.sum()) / primary_n * canary_n

@@ -3,12 +3,15 @@
 import msgspec
 
 from salver.core.errors import InvalidRequest
-from salver.core.routing import CANARY, PRIMARY
+from salver.core.routing import ARM, CANARY, PRIMARY
 from salver.rollout.tally import Layout
 
 
 class Columns(msgspec.Struct, frozen=True):
-    """The columns of both arms, which differ in their latency thresholds only."""
+    """The columns of both arms, which differ in their latency thresholds only.
+
+    Arms of an experiment have those of a canary.
+    """
 
     canary: Layout
     primary: Layout
@@ -20,13 +23,13 @@ class Columns(msgspec.Struct, frozen=True):
 
     def has(self, role: str) -> bool:
         """Tell whether variants of this role are counted."""
-        return role in (CANARY, PRIMARY)
+        return role in (CANARY, PRIMARY, ARM)
 
     def of(self, role: str) -> Layout:
         """Return the columns of a role; raises ``InvalidRequest`` for one that is not counted."""
         if not self.has(role):
             raise InvalidRequest(f"nothing is counted of a variant in the role {role!r}")
-        return self.canary if role == CANARY else self.primary
+        return self.primary if role == PRIMARY else self.canary
 
 
 def encode_columns(columns: Columns) -> bytes:

@@ -13,138 +13,80 @@ Only what a judge says of the step that is on leads to the next one, one step at
 what ticks bring: each counts for at most ``MAX_TICK_S`` and never backwards, so clocks may jump,
 and time in which control was away does not count. A pause stops time. It keeps the weights, and
 does not keep the canary from being rolled back: the time of its warm-up goes on.
+
+Where webhooks are asked before steps, what leads to one is written down first (``ask``) and done
+when all of them have said yes; ``Asked`` is what waits for that. Where approvals are demanded, a
+promotion waits for them (``approvals.py``).
 """
 
 from typing import Any
 
 import msgspec
 
-from salver.core.errors import Conflict, InvalidRequest, NotReady
-from salver.core.rollouts import MANUAL, RolloutPolicy
+from salver.core.errors import ApprovalMissing, Conflict, InvalidRequest, NotReady
+from salver.core.rollouts import MANUAL
 from salver.core.routing import FULL
+from salver.core.webhooks import BEFORE_STEP
+from salver.rollout.approvals import added, missing
+from salver.rollout.judge import asks_a_person, at_once, stuck
+from salver.rollout.states import (
+    ACTIVE,
+    ADVANCE,
+    APPROVAL,
+    CRASHES,
+    HOLD,
+    JUDGE,
+    MAX_TICK_S,
+    PAUSE,
+    PAUSED,
+    PREPARING,
+    PRIMARY_AWAY_S,
+    PROMOTE,
+    PROMOTED,
+    PROMOTION,
+    ROLL_BACK,
+    ROLLED_BACK,
+    RUNNING,
+    SYSTEM,
+    Answer,
+    Asked,
+    Command,
+    Finding,
+    Rollout,
+    Tick,
+    Transition,
+)
 
-RUNNING, PAUSED, PROMOTED, ROLLED_BACK = "running", "paused", "promoted", "rolled_back"
-ACTIVE = (RUNNING, PAUSED)
-PREPARING = -1
-MAX_TICK_S = 5.0
-CRASHES = 3
-PRIMARY_AWAY_S = 60.0
-ADVANCE, HOLD, PAUSE, PROMOTE, ROLL_BACK = "advance", "hold", "pause", "promote", "roll_back"
-SYSTEM, JUDGE = "salver", "judge"
-PROMOTION = "promotion"
-
-
-class Rollout(msgspec.Struct, frozen=True):
-    """One rollout of an endpoint from version ``source`` to ``target`` (``MODEL:VERSION``).
-
-    ``number`` counts the endpoint's rollouts, ``sequence`` this one's transitions. ``weight`` is
-    the canary's, in basis points. ``awaits`` is *promotion* when a person is asked for it.
-    ``running_s`` and ``step_s`` are time that counts, since the first step and in this one, that
-    in which it is prepared included. ``exposed_s`` is time since the new version first got
-    traffic or copies, pauses included; nothing sets it back. ``quiet_s`` is how long the canary
-    has had no request, ``away_s`` how long the primary cannot answer.
-    ``requests`` were the canary's when last looked at, ``step_requests`` those before this step.
-    ``crashes`` are ends of workers that host the canary and not the primary. What gateways count
-    in weight epochs after ``first_epoch`` belongs to this rollout; ``columns`` says what that is.
-    """
-
-    endpoint: str
-    number: int
-    source: str
-    target: str
-    policy: RolloutPolicy
-    salt: str
-    created_unix_ms: int
-    created_by: str
-    state: str = RUNNING
-    step: int = PREPARING
-    weight: int = 0
-    sequence: int = 0
-    awaits: str = ""
-    reason: str = ""
-    running_s: float = 0.0
-    step_s: float = 0.0
-    exposed_s: float = 0.0
-    quiet_s: float = 0.0
-    away_s: float = 0.0
-    requests: int = 0
-    step_requests: int = 0
-    crashes: int = 0
-    first_epoch: int = 0
-    columns: bytes = b""
-
-    @property
-    def is_active(self) -> bool:
-        """Tell whether it has not ended."""
-        return self.state in ACTIVE
-
-    @property
-    def is_last(self) -> bool:
-        """Tell whether the next step is the promotion."""
-        return self.policy.strategy != MANUAL and self.step + 1 >= len(self.policy.steps) - 1
-
-    @property
-    def is_full(self) -> bool:
-        """Tell whether enough requests and time have passed in this step."""
-        asked = self.policy.min_requests if self.step >= 0 else 0
-        seen = self.requests - self.step_requests
-        return seen >= asked and self.step_s >= self.policy.step_s
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """What a judge says: hold, advance, pause, promote or roll_back, why, and on what grounds.
-
-    ``evidence`` are the metrics with their intervals and sample sizes.
-    """
-
-    kind: str
-    reason: str
-    evidence: dict[str, Any] = {}
-
-
-class Tick(msgspec.Struct, frozen=True):
-    """Time passed, and this is what is seen.
-
-    ``requests`` are the canary's in all since the rollout began; None when nobody could count.
-    ``failure`` says why the canary cannot be loaded, ``problem`` why there is no finding.
-    ``crashes`` are new ones.
-    """
-
-    elapsed_s: float
-    is_ready: bool
-    is_primary_ready: bool
-    requests: int | None = None
-    finding: Finding | None = None
-    failure: str = ""
-    problem: str = ""
-    crashes: int = 0
-
-
-class Command(msgspec.Struct, frozen=True):
-    """What a person wants: pause, resume, promote, abort or weight.
-
-    ``is_ready`` tells whether the new version can answer, which a promotion takes.
-    """
-
-    kind: str
-    actor: str
-    reason: str = ""
-    weight: int = 0
-    is_ready: bool = True
-
-
-class Transition(msgspec.Struct, frozen=True):
-    """One change of a rollout, for its history."""
-
-    sequence: int
-    kind: str
-    actor: str
-    reason: str
-    state: str
-    step: int
-    weight: int
-    evidence: dict[str, Any] = {}
-
+__all__ = [
+    "ACTIVE",
+    "ADVANCE",
+    "APPROVAL",
+    "CRASHES",
+    "HOLD",
+    "JUDGE",
+    "MAX_TICK_S",
+    "PAUSE",
+    "PAUSED",
+    "PREPARING",
+    "PRIMARY_AWAY_S",
+    "PROMOTE",
+    "PROMOTED",
+    "PROMOTION",
+    "ROLLED_BACK",
+    "ROLL_BACK",
+    "RUNNING",
+    "SYSTEM",
+    "Answer",
+    "Asked",
+    "Command",
+    "Finding",
+    "Rollout",
+    "Tick",
+    "Transition",
+    "begun",
+    "command",
+    "tick",
+]
 
 Outcome = tuple[Rollout, Transition | None]
 
@@ -152,7 +94,8 @@ Outcome = tuple[Rollout, Transition | None]
 def begun(rollout: Rollout) -> Transition:
     """Return the first line of a rollout's history."""
     reason = f"from {rollout.source} to {rollout.target}"
-    return Transition(0, "start", rollout.created_by, reason, rollout.state, PREPARING, 0)
+    evidence = _approvals(rollout) if rollout.approvals else {}
+    return Transition(0, "start", rollout.created_by, reason, RUNNING, PREPARING, 0, evidence)
 
 
 def tick(rollout: Rollout, seen: Tick) -> Outcome:
@@ -164,24 +107,25 @@ def tick(rollout: Rollout, seen: Tick) -> Outcome:
         return rollout, None
     rollout = _counted(rollout, seen)
     harm = _harm(rollout, seen)
-    if harm is not None or rollout.state == PAUSED:
-        return harm or (rollout, None)
-    finding = seen.finding
-    why = _stuck(rollout, seen)
+    if harm is not None:
+        return harm
+    finding, is_paused = seen.finding, rollout.state == PAUSED
+    why = "" if is_paused else stuck(rollout, seen)
     if why:
         return _paused(rollout, SYSTEM, why, finding.evidence if finding is not None else {})
-    if rollout.step == PREPARING:
-        return _prepared(rollout) if seen.is_ready else (rollout, None)
-    if finding is not None and seen.is_primary_ready:
-        return _judged(rollout, finding, can_answer=seen.is_ready)
-    return rollout, None
+    if rollout.asked is not None and seen.answer is not None and not seen.answer.is_yes:
+        return _paused(rollout, SYSTEM, seen.answer.reason)
+    if rollout.asked is not None and rollout.asked.wish is not None:
+        return _answered(rollout, rollout.asked.wish, seen)
+    return (rollout, None) if is_paused else _gone_on(rollout, seen)
 
 
 def command(rollout: Rollout, wish: Command) -> Outcome:
     """Return the rollout after a person's wish, and the change.
 
     Raises ``Conflict`` for a wish that does not fit the state, ``NotReady`` for a promotion to a
-    version that cannot answer, and ``InvalidRequest``.
+    version that cannot answer, ``ApprovalMissing`` for one that too few people approve of, and
+    ``InvalidRequest``.
     """
     if not rollout.is_active:
         raise Conflict(
@@ -194,16 +138,26 @@ def command(rollout: Rollout, wish: Command) -> Outcome:
         "promote": _promote,
         "abort": _abort,
         "weight": _weigh,
+        "approve": _approve,
     }
     if wish.kind not in wishes:
         raise InvalidRequest(f"a rollout does not know {wish.kind[:40]!r}")
     return wishes[wish.kind](rollout, wish)
 
 
+def _gone_on(rollout: Rollout, seen: Tick) -> Outcome:
+    finding = seen.finding
+    if rollout.step == PREPARING:
+        return _prepared(rollout, seen.answer) if seen.is_ready else (rollout, None)
+    if finding is not None and seen.is_primary_ready:
+        return _judged(rollout, finding, seen)
+    return rollout, None
+
+
 def _counted(rollout: Rollout, seen: Tick) -> Rollout:
     """Add what passed; a pause stops time, not crashes, requests and exposure."""
     passed_s = min(max(seen.elapsed_s, 0.0), MAX_TICK_S)
-    is_exposed = rollout.exposed_s > 0 or _wants_requests(rollout)
+    is_exposed = rollout.exposed_s > 0 or rollout.wants_requests
     exposed_s = rollout.exposed_s + (passed_s if is_exposed else 0.0)
     if rollout.state == PAUSED:
         passed_s = 0.0
@@ -216,16 +170,14 @@ def _counted(rollout: Rollout, seen: Tick) -> Rollout:
         quiet_s=0.0 if is_new or rollout.step == PREPARING else rollout.quiet_s + passed_s,
         away_s=0.0 if seen.is_primary_ready else rollout.away_s + passed_s,
         requests=max(rollout.requests, seen.requests or 0),
-        crashes=rollout.crashes + max(seen.crashes, 0),
+        crashes=max(rollout.crashes, seen.crashes),
     )
 
 
 def _harm(rollout: Rollout, seen: Tick) -> Outcome | None:
     """Return how it is rolled back, if it is."""
-    if seen.failure:
-        return _ended(rollout, ROLLED_BACK, SYSTEM, f"it cannot be loaded: {seen.failure}")
-    if rollout.crashes >= CRASHES:
-        why = f"its worker ended {rollout.crashes} times"
+    why = at_once(rollout, seen)
+    if why:
         return _ended(rollout, ROLLED_BACK, SYSTEM, why)
     finding = seen.finding
     if finding is not None and finding.kind == ROLL_BACK and rollout.step > PREPARING:
@@ -233,60 +185,77 @@ def _harm(rollout: Rollout, seen: Tick) -> Outcome | None:
     return None
 
 
-def _stuck(rollout: Rollout, seen: Tick) -> str:
-    """Say why a person has to look, or nothing."""
-    policy = rollout.policy
-    if rollout.away_s >= PRIMARY_AWAY_S:
-        return f"{rollout.source}, the primary, cannot answer"
-    if rollout.step == PREPARING:
-        if rollout.step_s >= policy.prepare_s:
-            return f"{rollout.target} cannot answer after {rollout.step_s:.0f} s"
-        return ""
-    if policy.max_duration_s and rollout.running_s >= policy.max_duration_s:
-        return f"it has taken {rollout.running_s:.0f} s"
-    if _wants_requests(rollout) and rollout.quiet_s >= policy.no_traffic_s:
-        return f"the canary has had no request for {rollout.quiet_s:.0f} s"
-    return seen.problem
-
-
-def _wants_requests(rollout: Rollout) -> bool:
-    return rollout.weight > 0 or (rollout.policy.sample > 0 and rollout.step >= 0)
-
-
-def _prepared(rollout: Rollout) -> Outcome:
+def _prepared(rollout: Rollout, answer: Answer | None) -> Outcome:
     """Go on when the new version can answer."""
+    why = f"{rollout.target} can answer"
     if rollout.policy.strategy == MANUAL:
-        return _moved(rollout, 0, SYSTEM, f"{rollout.target} can answer")
+        return _moved(rollout, 0, SYSTEM, why)
     if rollout.is_last:
-        why = f"{rollout.target} can answer, and no copies compare it with {rollout.source}"
-        return _asked(rollout, SYSTEM, why, {})
-    return _moved(rollout, 0, SYSTEM, f"{rollout.target} can answer")
+        why += f", and no copies compare it with {rollout.source}"
+        return _left_to_people(rollout, SYSTEM, why, {})
+    return _asking(rollout, 0, SYSTEM, answer) or _moved(rollout, 0, SYSTEM, why)
 
 
-def _judged(rollout: Rollout, finding: Finding, *, can_answer: bool) -> Outcome:
+def _judged(rollout: Rollout, finding: Finding, seen: Tick) -> Outcome:
     if finding.kind == PAUSE:
         return _paused(rollout, JUDGE, finding.reason, finding.evidence)
     goes_on = finding.kind in (ADVANCE, PROMOTE) and rollout.policy.strategy != MANUAL
-    if not (goes_on and can_answer and rollout.is_full):
+    if not (goes_on and seen.is_ready and rollout.is_full):
         return rollout, None
-    if not rollout.is_last:
-        return _moved(rollout, rollout.step + 1, JUDGE, finding.reason, finding.evidence)
+    if rollout.is_last:
+        return _at_the_end(rollout, finding, seen.answer)
+    step = rollout.step + 1
+    asking = _asking(rollout, step, JUDGE, seen.answer)
+    return asking or _moved(rollout, step, JUDGE, finding.reason, finding.evidence)
+
+
+def _at_the_end(rollout: Rollout, finding: Finding, answer: Answer | None) -> Outcome:
     if finding.kind != PROMOTE:
         return rollout, None
-    return _at_the_end(rollout, JUDGE, finding.reason, finding.evidence)
+    if asks_a_person(rollout):
+        return _left_to_people(rollout, JUDGE, finding.reason, finding.evidence)
+    asking = _asking(rollout, rollout.step + 1, JUDGE, answer)
+    return asking or _ended(rollout, PROMOTED, JUDGE, finding.reason, finding.evidence)
 
 
-def _at_the_end(rollout: Rollout, actor: str, reason: str, evidence: dict[str, Any]) -> Outcome:
-    if rollout.policy.auto:
-        return _ended(rollout, PROMOTED, actor, reason, evidence)
-    return _asked(rollout, actor, reason, evidence)
+def _left_to_people(rollout: Rollout, actor: str, reason: str, evidence: dict[str, Any]) -> Outcome:
+    """Wait for approvals, else for a promotion: without one nothing uncompared is promoted."""
+    awaits, asks = PROMOTION, f"promote it with 'salver rollout promote {rollout.endpoint}'"
+    if not rollout.is_approved:
+        awaits, asks = APPROVAL, _missing(rollout)
+        evidence = {**evidence, **_approvals(rollout)}
+    paused, transition = _paused(rollout, actor, f"{reason}; {asks}", evidence)
+    return msgspec.structs.replace(paused, awaits=awaits), transition
 
 
-def _asked(rollout: Rollout, actor: str, reason: str, evidence: dict[str, Any]) -> Outcome:
-    """Wait for a person; nothing that was not compared is promoted without one."""
-    asks = f"{reason}; promote it with 'salver rollout promote {rollout.endpoint}'"
-    paused, transition = _paused(rollout, actor, asks, evidence)
-    return msgspec.structs.replace(paused, awaits=PROMOTION), transition
+def _asking(rollout: Rollout, step: int, actor: str, answer: Answer | None) -> Outcome | None:
+    """Return what happens instead of a step, where webhooks are asked; None for their yes."""
+    if not rollout.asks:
+        return None
+    if rollout.asked is None or rollout.asked.step != step:
+        return _ask(rollout, Asked(0, step), actor)
+    return None if answer is not None and answer.is_yes else (rollout, None)
+
+
+def _ask(rollout: Rollout, asked: Asked, actor: str) -> Outcome:
+    names = ", ".join(hook.name for hook in rollout.policy.webhooks if BEFORE_STEP in hook.on)
+    steps = rollout.policy.steps
+    share = steps[asked.step] if asked.step < len(steps) else FULL
+    wish = asked.wish
+    if wish is not None:
+        share = wish.weight if wish.kind == "weight" else FULL
+    after, line = _changed(rollout, "ask", actor, f"before {share / 100:g} %: {names}")
+    asked = msgspec.structs.replace(asked, sequence=after.sequence)
+    return msgspec.structs.replace(after, asked=asked), line
+
+
+def _answered(rollout: Rollout, wish: Command, seen: Tick) -> Outcome:
+    """Do what a person wants when webhooks have said yes; what is judged does not hinder it."""
+    if seen.answer is None or not seen.answer.is_yes:
+        return rollout, None
+    if wish.kind == "weight":
+        return _weighed(rollout, wish)
+    return _promoted(rollout, wish) if seen.is_ready else (rollout, None)
 
 
 def _moved(
@@ -327,14 +296,15 @@ def _ended(
 def _changed(
     rollout: Rollout, kind: str, actor: str, reason: str, evidence: dict[str, Any] | None = None
 ) -> Outcome:
-    after = msgspec.structs.replace(rollout, sequence=rollout.sequence + 1)
+    # Whatever changes, the webhooks are asked anew.
+    after = msgspec.structs.replace(rollout, sequence=rollout.sequence + 1, asked=None)
     return after, Transition(
         after.sequence, kind, actor, reason, after.state, after.step, after.weight, evidence or {}
     )
 
 
 def _pause(rollout: Rollout, wish: Command) -> Outcome:
-    if rollout.state == PAUSED:
+    if rollout.state == PAUSED and rollout.asked is None:
         raise Conflict(f"it is paused already: {rollout.reason}")
     return _paused(rollout, wish.actor, wish.reason or "by hand")
 
@@ -342,9 +312,10 @@ def _pause(rollout: Rollout, wish: Command) -> Outcome:
 def _resume(rollout: Rollout, wish: Command) -> Outcome:
     if rollout.state != PAUSED:
         raise Conflict("it is not paused")
-    if rollout.awaits == PROMOTION:
+    if rollout.awaits:
+        what = "approve" if rollout.awaits == APPROVAL else "promote"
         raise Conflict(
-            f"it waits for 'salver rollout promote {rollout.endpoint}' or 'salver rollout abort "
+            f"it waits for 'salver rollout {what} {rollout.endpoint}' or 'salver rollout abort "
             f"{rollout.endpoint}'"
         )
     limit_s = rollout.policy.max_duration_s
@@ -366,7 +337,55 @@ def _promote(rollout: Rollout, wish: Command) -> Outcome:
         raise NotReady(f"{rollout.target} is not loaded and checked yet", retry_after_s=1.0)
     if not wish.is_ready:
         raise NotReady(f"{rollout.target} cannot answer at the moment", retry_after_s=1.0)
+    if not rollout.is_approved:
+        raise ApprovalMissing(_missing(rollout))
+    return _unless_asked(rollout, wish) or _promoted(rollout, wish)
+
+
+def _promoted(rollout: Rollout, wish: Command) -> Outcome:
     return _ended(rollout, PROMOTED, wish.actor, wish.reason or "by hand")
+
+
+def _unless_asked(rollout: Rollout, wish: Command) -> Outcome | None:
+    """Return how webhooks are asked before a person's wish is done, None where none are."""
+    if wish.force or not rollout.asks:
+        return None
+    asked = rollout.asked
+    if asked is not None and asked.wish is not None and asked.wish.kind == wish.kind == "promote":
+        raise Conflict("webhooks are asked already; --force does it without their answers")
+    step = max(rollout.step, len(rollout.policy.steps) - 1)
+    return _ask(rollout, Asked(0, step, wish), wish.actor)
+
+
+def _approve(rollout: Rollout, wish: Command) -> Outcome:
+    by = added(rollout.approvals, rollout.approved_by, wish.actor)
+    after = msgspec.structs.replace(rollout, approved_by=by)
+    reason = wish.reason
+    if after.is_approved and after.awaits == APPROVAL:
+        if after.policy.auto:
+            # The comparison goes on, and leads to the promotion if it still allows it.
+            after = msgspec.structs.replace(
+                after, state=RUNNING, awaits="", reason="approved", quiet_s=0.0, away_s=0.0
+            )
+        else:
+            asks = f"promote it with 'salver rollout promote {rollout.endpoint}'"
+            after = msgspec.structs.replace(after, awaits=PROMOTION, reason=f"approved; {asks}")
+    changed, line = _changed(after, "approve", wish.actor, reason, _approvals(after))
+    return msgspec.structs.replace(changed, asked=rollout.asked), line
+
+
+def _missing(rollout: Rollout) -> str:
+    return missing(rollout.endpoint, rollout.approvals, rollout.approved_by, rollout.created_by)
+
+
+def _approvals(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "approvals": {
+            "needed": rollout.approvals,
+            "by": list(rollout.approved_by),
+            "digest": rollout.digest,
+        }
+    }
 
 
 def _abort(rollout: Rollout, wish: Command) -> Outcome:
@@ -385,6 +404,11 @@ def _weigh(rollout: Rollout, wish: Command) -> Outcome:
         )
     if rollout.step == PREPARING:
         raise NotReady(f"{rollout.target} is not loaded and checked yet", retry_after_s=1.0)
+    asking = _unless_asked(rollout, wish) if wish.weight > rollout.weight else None
+    return asking or _weighed(rollout, wish)
+
+
+def _weighed(rollout: Rollout, wish: Command) -> Outcome:
     after = msgspec.structs.replace(
         rollout, weight=wish.weight, step_requests=rollout.requests, step_s=0.0, quiet_s=0.0
     )

@@ -5,23 +5,28 @@ from typing import Literal
 
 import msgspec
 
-from salver.core.errors import InvalidSettings
+from salver.core.errors import InvalidRequest, InvalidSettings
+from salver.core.feedback import ANY_VALUE, Bounds
 
 Direction = Literal["increase", "decrease", "either"]
 MAX_METRICS = 16
 _LARGEST_ALPHA = 0.5
+_MEAN = "feedback_mean"
 
 
 class MetricSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One comparison of canary and primary.
 
-    ``kind`` names its function in ``metrics/table.py``. ``direction`` is the change that does
+    ``kind`` names its function, see ``metrics/table.py``. ``direction`` is the change that does
     harm, ``max_increase`` how much of it is tolerated: a difference (0.001 is 0.1 percentage
     points) or, with ``relative``, a part of the primary's (0.03 is 3 %). A *worse* of a
     ``critical`` metric rolls back, of another it pauses. ``share`` is the part of the rollout's
-    false alarms that this metric may cause, as a weight beside the others'. ``label`` is the
+    false alarms that this metric may cause, as a weight beside the others'.
+    ``promote_on`` is what it must show before all traffic moves where that is not what the policy
+    says. ``label`` is the
     class or the feedback metric that is meant; for classes and scores empty means all, for
-    feedback the metric's own name.
+    feedback the metric's own name. Feedback outside ``minimum`` to ``maximum`` is refused while the
+    rollout goes on.
     """
 
     name: str
@@ -31,8 +36,16 @@ class MetricSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     direction: Direction = "increase"
     critical: bool = True
     share: float = 1.0
+    promote_on: Literal["", "equivalent", "no_worse"] = ""
     quantile: float = 0.95
     label: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+
+    @property
+    def bounds(self) -> Bounds:
+        """Return what values callers may report of it."""
+        return Bounds(self.minimum, self.maximum)
 
     @property
     def feedback_name(self) -> str:
@@ -42,6 +55,9 @@ class MetricSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 DEFAULT_METRICS = (
     MetricSpec("error_rate", "error_rate", 0.001, share=10),
+    # How much garbage callers send is not the versions' doing, and to know a share of some per cent
+    # within 0.1 points takes a hundred times the requests that an error rate near 0 does.
+    MetricSpec("refusal_rate", "refusal_rate", 0.001, share=5, promote_on="no_worse"),
     MetricSpec("latency_p95", "latency", 0.03, relative=True, share=42),
     MetricSpec(
         "latency_p50", "latency", 0.03, relative=True, share=5, quantile=0.5, critical=False
@@ -111,7 +127,21 @@ def _validate_metric(metric: MetricSpec) -> None:
         raise InvalidSettings(f"share of {metric.name!r} must be above 0")
     if not 0.0 < metric.quantile < 1.0:
         raise InvalidSettings(f"quantile of {metric.name!r} lies between 0 and 1")
+    if metric.bounds != ANY_VALUE:
+        _validate_bounds(metric)
     if metric.relative and metric.direction != "increase" and metric.max_increase >= 1.0:
         raise InvalidSettings(
             f"{metric.name!r} would tolerate a decrease to nothing; lower max_increase"
         )
+
+
+def _validate_bounds(metric: MetricSpec) -> None:
+    if metric.kind != _MEAN:
+        raise InvalidSettings(
+            f"{metric.name!r} has a minimum or maximum, which are for values that callers report "
+            f"and a {_MEAN} compares; a feedback_rate takes 0 to 1 in any case"
+        )
+    try:
+        metric.bounds.validate()
+    except InvalidRequest as error:
+        raise InvalidSettings(f"of {metric.name!r} {error.message}") from error

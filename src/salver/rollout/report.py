@@ -55,7 +55,8 @@ class SampleRatio(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """Everything that the judge looks at.
 
-    ``requests`` are the canary's in measured blocks, ``step_requests`` those of the newest block.
+    ``requests`` are those that the canary was asked for in measured blocks, answers from memory
+    aside, and ``step_requests`` those of the newest block.
     """
 
     warm: bool

@@ -32,9 +32,14 @@ _BINS_PER_LOG = 1.0 / math.log(LATENCY_GROWTH)
 _OFFSET = 0.5 - math.log(_FASTEST_S) * _BINS_PER_LOG
 
 REQUESTS = 0
+"""All that chance gave to the arm, whatever became of them."""
 ERRORS = 1
 KEYED = 2
-_FIRST_SLOW = 3
+REFUSED = 3
+"""Of these, the ones that the variant takes for the caller's mistake."""
+REMEMBERED = 4
+"""Of these, the ones that were answered from memory, so that the variant did nothing."""
+_FIRST_SLOW = 5
 FEEDBACK_COLUMNS = 3
 """Count, sum and sum of squares of one feedback metric."""
 
@@ -158,11 +163,15 @@ class Tally:
 
     def failed(self, segment: int, *, keyed: bool = True) -> None:
         """Count a request that failed by the variant's fault, never by the caller's."""
-        rows, row = self._rows, segment * self._width
-        rows[row] += 1.0
-        rows[row + ERRORS] += 1.0
-        if keyed:
-            rows[row + KEYED] += 1.0
+        self._counted(segment, ERRORS, keyed=keyed)
+
+    def refused(self, segment: int, *, keyed: bool = True) -> None:
+        """Count a request that the variant refused as the caller's mistake."""
+        self._counted(segment, REFUSED, keyed=keyed)
+
+    def remembered(self, segment: int, *, keyed: bool = True) -> None:
+        """Count a request that was answered from memory."""
+        self._counted(segment, REMEMBERED, keyed=keyed)
 
     def predicted(self, segment: int, label: int) -> None:
         """Count a predicted class by its place in the layout; any other place is "other"."""
@@ -186,10 +195,27 @@ class Tally:
         self._rows[row + 1] += value
         self._rows[row + 2] += value * value
 
+    def _counted(self, segment: int, column: int, *, keyed: bool) -> None:
+        rows, row = self._rows, segment * self._width
+        rows[row] += 1.0
+        rows[row + column] += 1.0
+        if keyed:
+            rows[row + KEYED] += 1.0
+
     def table(self) -> Table:
         """Return a copy of all counts so far."""
         rows = np.array(self._rows).reshape(SEGMENTS, self._width)
         return Table(rows, np.array(self._bins))
+
+
+def ran(rows: Floats) -> Floats:
+    """Return by segment the requests that the variant was asked for, memory aside."""
+    return np.asarray(rows[:, REQUESTS] - rows[:, REMEMBERED])
+
+
+def answered(rows: Floats) -> Floats:
+    """Return by segment the requests that the variant answered."""
+    return np.asarray(ran(rows) - rows[:, ERRORS] - rows[:, REFUSED])
 
 
 class Packed(msgspec.Struct, frozen=True, array_like=True):

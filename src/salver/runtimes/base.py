@@ -57,6 +57,12 @@ def provider_of(runtime: Runtime) -> str:
     return str(getattr(runtime, "provider", ""))
 
 
+def most_rows_of(runtime: Runtime) -> int | None:
+    """Return how many rows a loaded runtime takes at once, None where it does not say."""
+    rows = getattr(runtime, "most_rows", None)
+    return None if rows is None else int(rows)
+
+
 class BatchRuntime(Runtime, Protocol):
     """Executes batches."""
 

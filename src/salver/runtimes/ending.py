@@ -12,8 +12,10 @@ EXIT_STATUS = 70
 STDERR = 2
 
 
-def end_process() -> None:
+def end_process(
+    event: str = "code_stuck", fix: str = "see below where; the process is restarted"
+) -> None:
     """Write to the log where every thread is, and end this process at once."""
-    log.error("code_stuck", fix="see below where; the process is restarted")
+    log.error(event, fix=fix)
     faulthandler.dump_traceback(file=STDERR)
     os._exit(EXIT_STATUS)

@@ -1,6 +1,8 @@
 """ONNX models on ONNX Runtime."""
 
 import os
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,22 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 from salver.core.datatypes import BYTES
-from salver.core.errors import InvalidArtifact, LoadFailed, ModelFailed
+from salver.core.errors import (
+    InvalidArtifact,
+    LoadFailed,
+    MemoryLimitExceeded,
+    ModelFailed,
+    SalverError,
+)
 from salver.core.garbage import give_back
 from salver.core.hosting import CPU
 from salver.core.signature import VARIABLE, Signature, TensorSpec
 from salver.core.tensor import AnyArray
+from salver.runtimes import cuda
 from salver.runtimes.base import Batch, RuntimeOptions
 from salver.runtimes.checks import as_text, check_batch, only_file, pick
-from salver.runtimes.providers import CPU_NAME, short_name, to_try, unavailable
+from salver.runtimes.ending import end_process
+from salver.runtimes.providers import CPU_NAME, CUDA_NAME, short_name, to_try, unavailable
 
 _TYPES = {
     "tensor(bool)": "BOOL",
@@ -38,6 +48,9 @@ _TYPES = {
     "tensor(string)": BYTES,
 }
 _MAX_CAUSE = 500
+# With shorter mantissas a GPU's answers would differ from those a push was examined with.
+_OPTIONS = {CUDA_NAME: {"use_tf32": "0"}}
+_NO_MEMORY = "Failed to allocate memory"
 _ERRORS_ONLY = 3
 
 
@@ -96,7 +109,7 @@ class OnnxRuntime:
         try:
             values = session.run(names, batch, self._run_options)
         except Exception as error:  # ONNX Runtime's own exception classes have no common base
-            raise ModelFailed(f"ONNX Runtime: {error}"[:_MAX_CAUSE]) from error
+            raise self._failed(error) from error
         return dict(zip(names, values, strict=True))
 
     def unload(self) -> None:
@@ -104,7 +117,21 @@ class OnnxRuntime:
         self._session = self._run_options = None
         give_back()
 
+    def _failed(self, error: Exception) -> SalverError:
+        """Say why a run failed; a GPU that answers no more ends the process."""
+        if self.provider != CPU:
+            if _NO_MEMORY in str(error):
+                return MemoryLimitExceeded(_FEWER_ROWS)
+            lost = cuda.failure()
+            if lost:
+                end_process("device_lost", f"{lost}: {error}; the process is restarted")
+        return ModelFailed(f"ONNX Runtime: {error}"[:_MAX_CAUSE])
 
+
+_FEWER_ROWS = (
+    "the GPU has too little memory for this batch; send fewer rows, lower max_batch_size, or give "
+    "the model a larger GPU"
+)
 _NOTHING: AnyArray = np.empty(0)
 
 # A graph of one node, y = x + x, for one FP32; `onnx`, which could write it, may be missing.
@@ -116,9 +143,23 @@ _SMALLEST = bytes.fromhex(
 
 def first_use() -> None:
     """Have ONNX Runtime build what all sessions of a process share, about 12 MB."""
+    _run_smallest([CPU_NAME])
+
+
+def first_gpu_use() -> None:
+    """Have CUDA's libraries loaded and a context made, some hundred megabytes of memory and GPU."""
+    if CUDA_NAME in onnxruntime.get_available_providers():
+        _preload()
+        # Where no GPU works each model is told so, or goes to the CPU.
+        with suppress(Exception):
+            _run_smallest([CUDA_NAME, CPU_NAME])
+
+
+def _run_smallest(providers: list[str]) -> None:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(_SMALLEST, settings, providers=["CPUExecutionProvider"])
+    settings.log_severity_level = _ERRORS_ONLY
+    session = onnxruntime.InferenceSession(_SMALLEST, settings, providers=providers)
     session.run(None, {"x": np.ones(1, np.float32)})
 
 
@@ -130,9 +171,14 @@ def _session(
     Where a device or a library is missing, ONNX Runtime says so or goes back to the CPU silently.
     """
     there = onnxruntime.get_available_providers()
+    if asked != CPU and CUDA_NAME in there:
+        _preload()
     for names in to_try(asked, there):
         try:
-            session = onnxruntime.InferenceSession(str(path), settings, providers=names)
+            options = [_OPTIONS.get(name, {}) for name in names]
+            session = onnxruntime.InferenceSession(
+                str(path), settings, providers=names, provider_options=options
+            )
         except Exception as error:  # ONNX Runtime's own exception classes have no common base
             why = f"ONNX Runtime refused {path.name}: {error}"[:_MAX_CAUSE]
             if names == [CPU_NAME]:
@@ -144,6 +190,15 @@ def _session(
     # What the CPU cannot load either is the file's fault, and told as such.
     _session(path, settings, CPU)
     raise unavailable(asked, [name for name in there if name != names[0]], why)
+
+
+def _preload() -> None:
+    """Load CUDA's libraries from their Python packages, where a session would not look for them.
+
+    What is missing is told by the session, so what is printed here is dropped.
+    """
+    with redirect_stdout(StringIO()):
+        onnxruntime.preload_dlls()
 
 
 def _signature_of(session: onnxruntime.InferenceSession) -> Signature:

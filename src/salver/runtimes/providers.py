@@ -6,9 +6,10 @@ from salver.core.errors import ResourceUnavailable
 from salver.core.hosting import AUTO, CPU, CUDA, TENSORRT
 
 CPU_NAME = "CPUExecutionProvider"
+CUDA_NAME = "CUDAExecutionProvider"
 _NAMES = {
     CPU: CPU_NAME,
-    CUDA: "CUDAExecutionProvider",
+    CUDA: CUDA_NAME,
     TENSORRT: "TensorrtExecutionProvider",
 }
 _SHORT = {name: short for short, name in _NAMES.items()}

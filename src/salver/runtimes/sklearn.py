@@ -8,13 +8,14 @@ import joblib
 import numpy as np
 import skops.io
 
-from salver.core.errors import LoadFailed, ModelFailed, PickleRefused
+from salver.core.errors import InvalidArtifact, LoadFailed, ModelFailed, PickleRefused
 from salver.core.garbage import give_back
 from salver.core.hosting import CPU
 from salver.core.signature import Signature
 from salver.core.tensor import AnyArray
 from salver.runtimes.base import Batch, RuntimeOptions
 from salver.runtimes.checks import as_text, check_batch, only_file, pick
+from salver.runtimes.trees import check_trees
 
 LABEL = "label"
 PROBABILITIES = "probabilities"
@@ -88,7 +89,11 @@ def _load_skops(path: Path) -> Any:
         unknown = skops.io.get_untrusted_types(file=path)
         foreign = [name for name in unknown if not name.startswith(_TRUSTED_MODULES)]
         if not foreign:
-            return skops.io.load(path, trusted=unknown)
+            model = skops.io.load(path, trusted=unknown)
+            check_trees(model)
+            return model
+    except InvalidArtifact:
+        raise
     except Exception as error:  # skops raises whatever numpy, zipfile and json raise
         raise LoadFailed(f"skops refused {path.name}: {error}"[:_MAX_CAUSE]) from error
     raise LoadFailed(

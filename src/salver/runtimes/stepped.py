@@ -17,6 +17,7 @@ from salver.runtimes.base import (
     RuntimeOptions,
     Sink,
     StreamRuntime,
+    most_rows_of,
     provider_of,
 )
 from salver.runtimes.checks import check_batch, pick
@@ -132,6 +133,11 @@ class SteppedRuntime:
     def provider(self) -> str:
         """What the model computes with."""
         return provider_of(self._inner)
+
+    @property
+    def most_rows(self) -> int | None:
+        """How many rows the model takes at once; steps keep their number."""
+        return most_rows_of(self._inner)
 
     def load(self, folder: Path, signature: Signature | None, options: RuntimeOptions) -> None:
         """Load the model; see ``Around.load``."""

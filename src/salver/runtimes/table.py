@@ -12,15 +12,25 @@ BATCH_RUNTIMES: dict[str, str] = {
     "sklearn": "salver.runtimes.sklearn:SklearnRuntime",
     "xgboost": "salver.runtimes.xgboost:XgboostRuntime",
     "lightgbm": "salver.runtimes.lightgbm:LightgbmRuntime",
+    "torch": "salver.runtimes.torch:TorchRuntime",
     "python": "salver.runtimes.python:PythonRuntime",
 }
 # Those whose libraries build things of their own when the first model comes.
-FIRST_USES: dict[str, str] = {"onnx": "salver.runtimes.onnx:first_use"}
+FIRST_USES: dict[str, str] = {
+    "onnx": "salver.runtimes.onnx:first_use",
+    "torch": "salver.runtimes.torch:first_use",
+}
+# What is to be done so too in a process that computes on a GPU: it cannot be forked afterwards.
+FIRST_GPU_USES: dict[str, str] = {"onnx": "salver.runtimes.onnx:first_gpu_use"}
 STREAM_RUNTIMES: dict[str, str] = {
     "echo-stream": "salver.runtimes.echo_stream:EchoStreamRuntime",
     "python-stream": "salver.runtimes.python_stream:PythonStreamRuntime",
 }
-CODE_RUNTIMES = frozenset({"python", "python-stream"})
+ON_GPUS = frozenset({"onnx", "torch"})
+# Those whose model is Python source of its author's.
+SOURCE_RUNTIMES = frozenset({"python", "python-stream"})
+# PyTorch's loaders were not made for files of strangers: what opens one may run what is in it.
+CODE_RUNTIMES = SOURCE_RUNTIMES | {"torch"}
 
 
 def create_batch(name: str) -> BatchRuntime:
@@ -35,10 +45,12 @@ def prepare_batch(name: str) -> None:
     Raises ``UnsupportedFormat`` for an unknown name.
     """
     create_batch(name)
-    first_use = FIRST_USES.get(name)
-    if first_use is not None:
-        module, _, attribute = first_use.partition(":")
-        getattr(import_module(module), attribute)()
+    _call(FIRST_USES.get(name))
+
+
+def prepare_gpu(name: str) -> None:
+    """Have a runtime's library take what all its models share of a GPU, if there is one."""
+    _call(FIRST_GPU_USES.get(name))
 
 
 def create_stream(name: str) -> StreamRuntime:
@@ -53,8 +65,13 @@ def is_stream(name: str) -> bool:
 
 
 def is_code(name: str) -> bool:
-    """Tell whether a runtime executes code that came with the model."""
+    """Tell whether a runtime executes code that came with the model, or cannot be kept from it."""
     return name in CODE_RUNTIMES
+
+
+def is_source(name: str) -> bool:
+    """Tell whether a runtime's models are a folder with ``model.py``."""
+    return name in SOURCE_RUNTIMES
 
 
 def _create(name: str, table: dict[str, str]) -> Any:
@@ -70,3 +87,9 @@ def _create(name: str, table: dict[str, str]) -> Any:
             f"runtime {name!r} needs {error.name}, which is not installed: "
             f"pip install 'salver[{name}]'"
         ) from error
+
+
+def _call(place: str | None) -> None:
+    if place is not None:
+        module, _, attribute = place.partition(":")
+        getattr(import_module(module), attribute)()

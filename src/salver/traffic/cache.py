@@ -91,7 +91,8 @@ class Flight:
     """A request on its way, and everybody who waits for its answer; the responder of the engine.
 
     Nobody in it has less time than its context's deadline. It is given up when all have left; when
-    its time has passed, those with more time go on in a new attempt.
+    its time has passed, those with more time go on in a new attempt. Of those who get one end all
+    but the first are marked in their contexts, since no run was theirs.
     """
 
     def __init__(
@@ -131,7 +132,8 @@ class Flight:
                 self._cache.keep(self._key, self._version, response)
         self._has_begun = True
         parameters, timing = response.parameters, response.timing
-        for waiter in self._ended() if final else self._waiters:
+        for index, waiter in enumerate(self._ended() if final else self._waiters):
+            waiter.context.joined = index > 0
             own = parameters and {**parameters}
             waiter.responder.send(InferenceResponse([*response.outputs], timing, own), final=final)
             timing = None
@@ -152,7 +154,8 @@ class Flight:
             self.begin()
         else:
             self._cache.ended(self._key, self)
-        for waiter in failed:
+        for index, waiter in enumerate(failed):
+            waiter.context.joined = index > 0
             waiter.responder.fail(error)
 
     def _ended(self) -> list[_Waiter]:
@@ -163,6 +166,7 @@ class Flight:
 
     def _left(self, waiter: _Waiter) -> None:
         if waiter in self._waiters:
+            waiter.context.joined = waiter is not self._waiters[0]
             self._waiters.remove(waiter)
             if not self._waiters and self._context is not None:
                 self._cache.ended(self._key, self)

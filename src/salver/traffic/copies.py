@@ -8,7 +8,7 @@ import msgspec
 from salver.core.clock import Clock
 from salver.core.cohort import Cohort, Piece
 from salver.core.context import Principal, RequestContext
-from salver.core.errors import SalverError, fault_of
+from salver.core.errors import CapacityError, DeadlineExceeded, SalverError, fault_of
 from salver.core.handler import Handler, Responder
 from salver.core.request import InferenceRequest, InferenceResponse, JointResponse
 from salver.core.timing import Timing
@@ -30,7 +30,7 @@ class Owner(Protocol):
     meter: Meter
     clock: Clock
 
-    def ended(self, count: int) -> None:
+    def ended(self, target: "Target", count: int) -> None:
         """Take note that copies have come to their end."""
         ...
 
@@ -52,12 +52,19 @@ class Copy:
 class Target:
     """A shadow and who asks it. Its requests are the least urgent, and are asked for nobody."""
 
-    __slots__ = ("endpoint", "labels", "principal", "timeout_ns", "variant")
+    __slots__ = ("endpoint", "key", "labels", "primary", "principal", "timeout_ns", "variant")
 
     def __init__(
-        self, endpoint: str, variant: VariantPlan, principal: Principal, timeout_ns: int
+        self,
+        endpoint: str,
+        primary: str,
+        variant: VariantPlan,
+        principal: Principal,
+        timeout_ns: int,
     ) -> None:
         self.endpoint = endpoint
+        self.key = (endpoint, variant.id)
+        self.primary = primary
         self.variant = variant
         self.principal = principal
         self.timeout_ns = timeout_ns
@@ -106,6 +113,14 @@ def _seconds(timing: Timing) -> float:
     return (timing.queue_ns + timing.preprocess_ns + timing.run_ns + timing.postprocess_ns) / 1e9
 
 
+def _had_no_room(error: SalverError) -> bool:
+    """Tell whether a copy never ran for want of room or of a worker, which is no version's fault.
+
+    One that ran out of time is: its original did not.
+    """
+    return isinstance(error, CapacityError) and not isinstance(error, DeadlineExceeded)
+
+
 class _CopyResponder:
     """Takes the shadow's answer to one copy."""
 
@@ -122,16 +137,16 @@ class _CopyResponder:
         if final and not self._is_over:
             self._is_over = True
             self._target.compared(self._owner.meter, self._response, response)
-            self._owner.ended(1)
+            self._owner.ended(self._target, 1)
 
     def fail(self, error: SalverError) -> None:
-        """Count a failure."""
-        del error
+        """Count a failure, or a copy that was dropped because there was no room for it."""
         if not self._is_over:
             self._is_over = True
-            labels = (*self._target.labels, "failed")
+            outcome = "dropped" if _had_no_room(error) else "failed"
+            labels = (*self._target.labels, outcome)
             self._owner.meter.add("salver_shadow_copies_total", labels)
-            self._owner.ended(1)
+            self._owner.ended(self._target, 1)
 
 
 class CopyRoom:

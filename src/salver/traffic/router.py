@@ -14,8 +14,8 @@ from salver.core.errors import EndpointNotFound, NotReady, SalverError, VersionN
 from salver.core.handler import Handler, Responder
 from salver.core.ids import ArmSeal, RequestIds
 from salver.core.request import InferenceRequest
-from salver.core.routing import FULL, INPUT, PREVIOUS
-from salver.traffic.keys import key_of, sticky_point
+from salver.core.routing import FULL, INPUT, PREVIOUS, ring
+from salver.traffic.keys import key_of, sticky_point, where_of
 from salver.traffic.rules import Rules
 from salver.wire.messages import EndpointPlan, Plan, VariantPlan
 
@@ -45,16 +45,16 @@ class Route:
 
     def __init__(self, endpoint: EndpointPlan) -> None:
         self.endpoint = endpoint
-        # The primary one is the last: more weight for another only moves callers to that.
-        ordered = (*endpoint.variants[1:], *endpoint.variants[:1])
-        self.weighted = [v for v in ordered if v.weight > 0]
-        self.thresholds = list(accumulate(v.weight for v in self.weighted))
+        parts = ring([v.weight for v in endpoint.variants], endpoint.floor)
+        self.weighted = [endpoint.variants[index] for index, _ in parts]
+        self.thresholds = list(accumulate(length for _, length in parts))
         # Versions of two models may have one number: the primary one is meant then.
-        self.by_version = {v.version: v for v in reversed(endpoint.variants)}
+        self.by_version = {v.version: v for v in reversed(endpoint.answering)}
         self.rules = Rules(endpoint)
         # One that is only kept to go back to makes no difference to anybody.
         self.has_arms = sum(v.role != PREVIOUS for v in endpoint.variants) > 1
-        self.where = endpoint.routing.source
+        primary = endpoint.variants[0].signature if endpoint.variants else None
+        self.where = where_of(endpoint.routing.source, primary)
         self.is_keyed_by_input = self.where[0] == INPUT
         self.seals: dict[tuple[str, int], ArmSeal] = {}
         alone = len(self.weighted) == 1 and not self.rules

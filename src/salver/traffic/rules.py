@@ -8,14 +8,14 @@ from salver.wire.messages import EndpointPlan, VariantPlan
 
 
 class Rules:
-    """The rules of one endpoint whose variants are there, in order."""
+    """The rules of one endpoint whose variants are there and not shadows, in order."""
 
     __slots__ = ("_rules",)
 
     def __init__(self, endpoint: EndpointPlan) -> None:
-        targets = {variant.role: variant for variant in reversed(endpoint.variants)}
-        targets |= {variant.version: variant for variant in reversed(endpoint.variants)}
-        targets |= {variant.id: variant for variant in endpoint.variants}
+        targets = {variant.role: variant for variant in reversed(endpoint.answering)}
+        targets |= {variant.version: variant for variant in reversed(endpoint.answering)}
+        targets |= {variant.id: variant for variant in endpoint.answering}
         self._rules = [
             (rule, targets[rule.to]) for rule in endpoint.routing.rules if rule.to in targets
         ]

@@ -8,7 +8,7 @@ neither delay nor fail anybody.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -27,13 +27,27 @@ from salver.traffic.copies import Copy, CopyRoom, Target, copy_of
 from salver.wire.messages import Plan
 
 _SMOOTHING = 0.1
+_LOOK_S = 0.01
+_LONGEST_PAUSE_NS = 100_000_000
 _MAX_MIRRORS = 1024
+
+
+class _Lane:
+    """The copies for one shadow: those that wait, how many are open, and when one was last sent."""
+
+    __slots__ = ("open", "sent_ns", "size_bytes", "waiting")
+
+    def __init__(self, now_ns: int) -> None:
+        self.waiting: deque[Copy] = deque()
+        self.open = self.size_bytes = 0
+        self.sent_ns = now_ns
 
 
 class Shadows:
     """Handler that passes everything on, and copies what is answered.
 
-    ``busy`` says which share of a core the process takes.
+    ``busy`` says which share of a core the process takes, ``open_requests`` how many requests of a
+    variant have no answer yet.
     """
 
     def __init__(
@@ -54,11 +68,12 @@ class Shadows:
         self._busy = busy
         self._targets: dict[tuple[str, str], list[Target]] = {}
         self._mirrors: dict[Audience, _Mirror] = {}
-        self._waiting: deque[Copy] = deque()
-        self._waiting_bytes = 0
-        self._open = 0
+        self._lanes: dict[tuple[str, str], _Lane] = {}
+        self._waiting = self._open = 0
+        self._shadows = 1
         self._queue_ratio = 0.0
-        self._is_due = False
+        self._is_due = self._looks_later = False
+        self.open_requests: Callable[[str], int] = _none
 
     def apply(self, plan: Plan) -> None:
         """Copy for the shadows of this plan from now on."""
@@ -70,10 +85,16 @@ class Shadows:
                 timeout_ns = round(endpoint.timeout_s * 1e9)
                 principal = Principal("shadow", endpoint.tenant)
                 targets[endpoint.name, primary.id] = [
-                    Target(endpoint.name, variant, principal, timeout_ns) for variant in shadows
+                    Target(endpoint.name, primary.id, variant, principal, timeout_ns)
+                    for variant in shadows
                 ]
         self._targets = targets
         self._mirrors.clear()
+        known = {target.key for several in targets.values() for target in several}
+        self._shadows = max(1, len(known))
+        for key, lane in list(self._lanes.items()):
+            if key not in known and not lane.waiting and not lane.open:
+                del self._lanes[key]
 
     def __call__(
         self, request: InferenceRequest, context: RequestContext, responder: Responder
@@ -112,16 +133,21 @@ class Shadows:
         """Send a copy soon, or drop it."""
         if timing is not None:
             self.observe(timing)
-        settings = self._settings
-        is_full = (
-            len(self._waiting) >= settings.max_waiting
-            or self._waiting_bytes + copy.size_bytes > settings.max_waiting_bytes
-        )
+        settings, key = self._settings, copy.target.key
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane(self.clock.monotonic_ns())
+        size_bytes = lane.size_bytes + copy.size_bytes
+        is_full = len(lane.waiting) >= self._share(settings.max_waiting)
+        is_full = is_full or size_bytes > self._share(settings.max_waiting_bytes)
         if is_full or self._is_busy():
             self._dropped(copy)
+            if self._waiting:
+                self._pump_soon()
             return
-        self._waiting.append(copy)
-        self._waiting_bytes += copy.size_bytes
+        lane.waiting.append(copy)
+        lane.size_bytes = size_bytes
+        self._waiting += 1
         self._pump_soon()
 
     def observe(self, timing: Timing) -> None:
@@ -129,9 +155,10 @@ class Shadows:
         ratio = timing.queue_ns / max(timing.run_ns, 1)
         self._queue_ratio += _SMOOTHING * (min(ratio, 100.0) - self._queue_ratio)
 
-    def ended(self, count: int) -> None:
+    def ended(self, target: Target, count: int) -> None:
         """Take note that copies have come to their end."""
         self._open -= count
+        self._lanes[target.key].open -= count
         if self._waiting:
             self._pump_soon()
 
@@ -165,15 +192,64 @@ class Shadows:
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
+        """Send what may be sent, from one lane after the other, so that none holds up another."""
         self._is_due = False
-        while self._waiting and self._open < self._settings.max_open:
-            copy = self._waiting.popleft()
-            self._waiting_bytes -= copy.size_bytes
-            if self._is_busy():
-                self._dropped(copy)
-                continue
-            self._open += copy.count
-            copy.send()
+        sends = True
+        while sends and self._waiting:
+            sends = False
+            for lane in list(self._lanes.values()):
+                if lane.waiting and self._may_send(lane):
+                    self._send(lane)
+                    sends = True
+        if self._waiting and self._settings.quiet:
+            self._look_later()
+
+    def _send(self, lane: _Lane) -> None:
+        copy = lane.waiting.popleft()
+        lane.sent_ns = self.clock.monotonic_ns()
+        lane.size_bytes -= copy.size_bytes
+        self._waiting -= 1
+        if self._is_busy():
+            self._dropped(copy)
+            return
+        lane.open += copy.count
+        self._open += copy.count
+        copy.send()
+
+    def _may_send(self, lane: _Lane) -> bool:
+        most = self._settings.max_open
+        if self._open >= most or lane.open >= self._share(most):
+            return False
+        return not self._settings.quiet or self._is_time(lane)
+
+    def _share(self, most: int) -> int:
+        """Return which part of a limit one lane may take, so that each has some."""
+        return max(1, most // self._shadows)
+
+    def _is_time(self, lane: _Lane) -> bool:
+        """Tell whether a copy would run beside nothing: no request of the primary, no other copy.
+
+        Where that is never so, now and then one is sent all the same.
+        """
+        if not lane.open and not self.open_requests(lane.waiting[0].target.primary):
+            return True
+        return self.clock.monotonic_ns() - lane.sent_ns >= _LONGEST_PAUSE_NS
+
+    def _look_later(self) -> None:
+        """Look again soon, since not every answer comes by here."""
+        if not self._looks_later:
+            self._looks_later = True
+            asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._looks_later = False
+        self._pump_soon()
+
+
+def _none(variant: str) -> int:
+    """Stand in until somebody counts."""
+    del variant
+    return 0
 
 
 class _Mirrored:

@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass
+from pathlib import Path
 
 from salver.core.errors import InvalidSettings
 
@@ -44,3 +45,9 @@ def parse_address(text: str) -> UnixAddress | TcpAddress:
         if separator and host and port.isascii() and port.isdigit() and int(port) <= _MAX_PORT:
             return TcpAddress(host.strip("[]"), int(port))
     raise InvalidSettings(f"address {text!r} is neither unix:PATH nor tcp://HOST:PORT")
+
+
+def folder_of(text: str) -> Path | None:
+    """Return where a worker of this machine keeps what others may look at, None for another's."""
+    address = parse_address(text)
+    return Path(address.path).parent if isinstance(address, UnixAddress) else None

@@ -26,6 +26,7 @@ _LAST_WORDS_BYTES = 256 * 1024
 # With the system's usual 208 KiB the two ends of a link wait for each other a hundred times for
 # a tensor of 20 MB.
 _SEND_BUFFER_BYTES = 1024 * 1024
+_KEEP_IDLE_S, _KEEP_PAUSE_S, _KEEP_COUNT = 30, 5, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,11 @@ class Connection(asyncio.BufferedProtocol):
         """Bytes accepted for sending that the socket has not taken yet."""
         waiting = size_of(self._out)
         return waiting + (self._transport.get_write_buffer_size() if self._transport else 0)
+
+    @property
+    def begun_bytes(self) -> int:
+        """Bytes that came of a message of which more is to come."""
+        return self._frames.begun_bytes
 
     @property
     def is_open(self) -> bool:
@@ -171,6 +177,15 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def drop(self) -> None:
+        """Let go of a link that never was one; nobody is told. Harmless when repeated."""
+        if self._greeting_timer is not None:
+            self._greeting_timer.cancel()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+        self._close_spare()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, or wait for the greeting."""
         self._transport = cast(asyncio.Transport, transport)
@@ -182,6 +197,8 @@ class Connection(asyncio.BufferedProtocol):
         if raw is not None and raw.family == socket.AF_UNIX:
             self._spare = os.dup(raw.fileno())
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        elif raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+            _keep_alive(raw)
         self._greeting_timer = self._loop.call_later(
             _GREETING_TIMEOUT_S, self.abort, WireError("the peer did not greet in time")
         )
@@ -226,11 +243,16 @@ class Connection(asyncio.BufferedProtocol):
         """Tell the receiver, or whoever waits for the greeting."""
         if self._greeting_timer is not None:
             self._greeting_timer.cancel()
-        if exc is not None and self._error is None:
-            self._hear_last_words()
-        if self._spare >= 0:
-            os.close(self._spare)
-            self._spare = -1
+        try:
+            if exc is not None and self._error is None:
+                self._hear_last_words()
+        except Exception as fault:  # whoever waits on this link must be told in any case
+            self._error = WireError(f"the link broke: {exc}")
+            self._loop.call_exception_handler(
+                {"message": "the last words of a link failed", "exception": fault}
+            )
+        finally:
+            self._close_spare()
         error = self._error
         if error is None and exc is not None:
             error = WireError(f"the link broke: {exc}")
@@ -241,6 +263,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._receiver is not None:
             self._receiver.on_lost(error)
         self.resume_writing()
+
+    def _close_spare(self) -> None:
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
 
     def _hear_last_words(self) -> None:
         """Read what a dead peer had sent, which the transport drops when a write to it fails.
@@ -269,6 +296,14 @@ class Connection(asyncio.BufferedProtocol):
         self._receiver = self._accept(self)
         self.greeted.set_result(None)
         return self._receiver
+
+
+def _keep_alive(raw: socket.socket) -> None:
+    """Have the kernel find out within a minute that an idle link leads nowhere any more."""
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_IDLE_S)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEP_PAUSE_S)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEP_COUNT)
 
 
 def _problem(message: Message, token: str) -> str:

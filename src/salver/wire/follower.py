@@ -5,10 +5,12 @@ last plan meanwhile. What the process asks of control goes over the same link.
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from salver.core.errors import WireError
+from salver.core.feedback import Taken
 from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
 from salver.wire.messages import (
@@ -20,10 +22,12 @@ from salver.wire.messages import (
     Plan,
     PlanAck,
     PlanPush,
+    Report,
+    ReportTaken,
     Snapshot,
 )
 from salver.wire.planfile import read_plan
-from salver.wire.questions import Questions
+from salver.wire.questions import CHANGES, REPORTS, Questions
 from salver.wire.transport import connect
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -57,7 +61,9 @@ class PlanFollower:
         self._more = more
         self._interval_s = interval_s
         self._connection: Connection | None = None
-        self._questions = Questions()
+        numbers = itertools.count(1)
+        self._changes = Questions[Change, Changed](CHANGES, numbers)
+        self._reports = Questions[Report, ReportTaken](REPORTS, numbers)
         self._lost = asyncio.Event()
         self._poked = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -93,7 +99,11 @@ class PlanFollower:
 
     async def ask(self, change: Change, timeout_s: float) -> None:
         """Ask control for a change and wait until it is made; see ``Questions.ask``."""
-        await self._questions.ask(self._connection, change, timeout_s)
+        await self._changes.ask(self._connection, change, timeout_s)
+
+    async def report(self, report: Report, timeout_s: float) -> Taken:
+        """Pass a report on and return what control says came of it; see ``Questions.ask``."""
+        return (await self._reports.ask(self._connection, report, timeout_s)).taken
 
     def on_message(self, message: Message, payload: Buffer) -> None:
         """Take a pushed plan or an answer; other messages are not for followers."""
@@ -104,14 +114,20 @@ class PlanFollower:
             if self._connection is not None:
                 self._connection.send(PlanAck(self.plan_number))
             self.poke()
-        elif isinstance(message, Changed | Fail):
-            self._questions.answered(message)
+        elif isinstance(message, Changed):
+            self._changes.answered(message)
+        elif isinstance(message, ReportTaken):
+            self._reports.answered(message)
+        elif isinstance(message, Fail):
+            self._changes.answered(message)
+            self._reports.answered(message)
 
     def on_lost(self, error: WireError | None) -> None:
         """Take note that control is gone."""
         del error
         self._connection = None
-        self._questions.lost()
+        self._changes.lost()
+        self._reports.lost()
         self._lost.set()
 
     def _tell(self, connection: Connection) -> None:

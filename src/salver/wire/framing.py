@@ -85,6 +85,11 @@ class FrameReceiver:
         self._large_filled = 0
         self._large_message: Message | None = None
 
+    @property
+    def begun_bytes(self) -> int:
+        """Bytes that are here of a message that is not complete."""
+        return self._end if self._large is None else self._large_filled
+
     def buffer(self) -> memoryview:
         """Return the free memory that the socket shall write into; never empty."""
         if self._large is not None:

@@ -9,26 +9,32 @@ Who says what: everybody opens with ``Hello``. Gateways send ``Infer``, ``InferM
 and ``Fail``. ``Watch`` and the two ``Many`` came with version 2 and are said only to peers of it.
 Control pushes ``PlanPush`` to gateways, workers and the supervisor and gets ``PlanAck`` and
 ``Snapshot`` back. A gateway asks control for a ``Change``, which control answers with ``Changed``
-or ``Fail``; these came with version 3.
+or ``Fail``; these came with version 3. It passes a ``Report`` on, which control answers with
+``ReportTaken`` or ``Fail``; these came with version 4. Workers send a ``Ping`` back, from 5 on.
 ``Load``, ``Unload`` and ``Drain`` tell a worker what to host; a plan contains the same ``Load``s,
 so that a worker can restart while control is away.
 """
 
 import msgspec
 
+from salver.core.feedback import Reported, Taken
 from salver.core.hosting import Execution, Limits
-from salver.core.routing import Routing
+from salver.core.routing import SHADOW, Routing
 from salver.core.sequences import Sequences
 from salver.core.signature import Signature
 from salver.core.steps import Steps
 from salver.core.timing import Timing
+from salver.wire.deaths import Death
+from salver.wire.pings import Ping
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 5
 OLDEST_PROTOCOL_VERSION = 1
 FIRST_COHORT_VERSION = 2
 """From this version on, peers understand ``InferMany``, ``ChunkMany`` and ``Watch``."""
 FIRST_CHANGE_VERSION = 3
 """From this version on, control understands ``Change``."""
+FIRST_REPORT_VERSION = 4
+"""From this version on, control understands ``Report``."""
 FIRST_TERSE_VERSION = 3
 """From this version on, peers take one value for a column of equal ones in the two ``Many``, and
 an ``InferMany`` without ``request_ids``."""
@@ -96,8 +102,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
     In a worker with a memory budget ``pinned`` stays in memory, and ``size_hint_bytes`` is what an
     earlier load took: 0 for a version that nobody has loaded yet. A worker that does not know
     ``execution`` runs one instance, on the CPU. ``golden`` is the digest of examples that run
-    before the version is ready. With ``idle_s`` it leaves memory when nobody has asked for it so
-    long.
+    before the version is ready. With ``idle_s`` it leaves memory when nobody asked for so long.
     """
 
     variant: str
@@ -210,7 +215,7 @@ class ChunkMany(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
 
 
 class Fail(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """A request or a change ended in a domain error; ``code`` is one of ``core.errors``."""
+    """A request, change or report ended in a domain error; ``code`` is one of ``core.errors``."""
 
     id: int
     code: str
@@ -291,6 +296,7 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, tag=11):
     counters: tuple[Sample, ...] = ()
     gauges: tuple[Sample, ...] = ()
     histograms: tuple[HistogramSample, ...] = ()
+    deaths: tuple[Death, ...] = ()
 
 
 ANSWERING_STATES = frozenset(("ready", "evicted", "reloading"))
@@ -330,7 +336,8 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     header fields that ``routing`` looks at; ``salt`` makes each rollout begin with other callers.
     ``evidence`` says what gateways count for a rollout, as its room writes it down; empty for none.
     ``captures`` tells that answers have to be looked at for it.
-    ``replicas`` is how many workers control wants for it; 0 in plans of older ones.
+    ``replicas`` is how many workers control wants for it; 0 in plans of older ones. ``floor`` is
+    what each weighted variant has at the lower end of the ring, see ``core.routing``.
     """
 
     name: str
@@ -346,6 +353,12 @@ class EndpointPlan(msgspec.Struct, frozen=True):
     evidence: bytes = b""
     captures: bool = False
     replicas: int = 0
+    floor: int = 0
+
+    @property
+    def answering(self) -> tuple[VariantPlan, ...]:
+        """The variants that a caller may ask for: a shadow's answers are for nobody."""
+        return tuple([variant for variant in self.variants if variant.role != SHADOW])
 
 
 class WorkerPlan(msgspec.Struct, frozen=True):
@@ -355,7 +368,8 @@ class WorkerPlan(msgspec.Struct, frozen=True):
     quarantine. ``limits`` hold for the whole process from its start; ``threads`` are those of
     libraries that are told once, 0 for what ``engine.threads`` says. One that is ``on_demand`` runs
     only while somebody asks it: whoever connects to its address has it started, and it leaves when
-    it was idle for long.
+    it was idle for long. One in the ``background`` answers nobody who waits, and lets all other
+    processes go first from when it has loaded to its end.
     """
 
     id: str
@@ -365,6 +379,7 @@ class WorkerPlan(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     threads: int = 0
     on_demand: bool = False
+    background: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -424,9 +439,8 @@ class Changed(msgspec.Struct, frozen=True, array_like=True, tag=18):
 class Evidence(msgspec.Struct, frozen=True, array_like=True, tag=19):
     """What the sender has counted of one arm of an endpoint in one weight epoch.
 
-    Cumulative, so that the one with the highest ``number`` stands for all before it. ``rows`` and
-    ``bins`` are a table of ``width`` columns, packed as the room of rollouts does it. Sent only
-    where a plan asks for it, so never to a control that knows no rollouts.
+    Cumulative: the one with the highest ``number`` stands for all before. ``rows`` and ``bins`` are
+    ``width`` columns, packed as the room of rollouts does it. Sent only where a plan asks for it.
     """
 
     endpoint: str
@@ -436,6 +450,28 @@ class Evidence(msgspec.Struct, frozen=True, array_like=True, tag=19):
     width: int
     rows: bytes
     bins: bytes
+
+
+class Report(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """A caller of the data port says what became of answers of an endpoint.
+
+    The gateway has found out that ``principal`` of ``tenant`` may call it. ``id`` is unique on the
+    link; ``request_id`` is that of the call that reports. At most ``core.feedback.MAX_RELAYED``.
+    """
+
+    id: int
+    endpoint: str
+    principal: str
+    tenant: str
+    request_id: str
+    reports: tuple[Reported, ...]
+
+
+class ReportTaken(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """What came of a report; what it says is taken is stored."""
+
+    id: int
+    taken: Taken
 
 
 Message = (
@@ -458,4 +494,7 @@ Message = (
     | Change
     | Changed
     | Evidence
+    | Ping
+    | Report
+    | ReportTaken
 )

@@ -13,6 +13,7 @@ from salver.wire.address import TcpAddress, UnixAddress, parse_address
 from salver.wire.connection import Connection, LinkLimits, Receiver
 from salver.wire.framing import Allocate
 from salver.wire.messages import Hello
+from salver.wire.unix import listening, reachable
 
 DEFAULT_MAX_FRAME_BYTES = 1024 * 1024 * 1024
 _BACKLOG = 512
@@ -79,25 +80,24 @@ async def connect(
     limits = LinkLimits(options.max_frame_bytes, options.coalesce, options.allocate)
     loop = asyncio.get_running_loop()
 
-    def factory() -> Connection:
-        return Connection(hello, accept, initiator=True, limits=limits)
-
+    connection = Connection(hello, accept, initiator=True, limits=limits)
     try:
         async with asyncio.timeout(timeout_s):
             if isinstance(place, UnixAddress):
-                _, connection = await loop.create_unix_connection(factory, place.path)
+                with reachable(Path(place.path)) as name:
+                    await loop.create_unix_connection(lambda: connection, name)
             else:
                 context = _client_context(place, options.tls)
-                _, connection = await loop.create_connection(
-                    factory, place.host, place.port, ssl=context
+                await loop.create_connection(
+                    lambda: connection, place.host, place.port, ssl=context
                 )
-            try:
-                await connection.greeted
-            except BaseException:
-                connection.close()
-                raise
-    except (OSError, TimeoutError) as error:
-        raise WireError(f"{address} does not answer: {error or 'timed out'}") from error
+            await connection.greeted
+    except BaseException as error:
+        # Called off while it connects, the loop closes the socket without telling the protocol.
+        connection.drop()
+        if isinstance(error, OSError | TimeoutError):
+            raise WireError(f"{address} does not answer: {error or 'timed out'}") from error
+        raise
     return connection
 
 
@@ -125,9 +125,8 @@ async def listen(
         )
     if isinstance(place, UnixAddress):
         path = Path(place.path)
-        path.unlink(missing_ok=True)  # noqa: ASYNC240 - a door opens before anything is served
-        server = await loop.create_unix_server(factory, path, backlog=_BACKLOG)
-        path.chmod(0o600)  # noqa: ASYNC240 - see above
+        opened = listening(path, _BACKLOG)
+        server = await loop.create_unix_server(factory, sock=opened, backlog=_BACKLOG)
         return Listener(address, server, path)
     context = _server_context(place, options.tls, hello.token)
     server = await loop.create_server(

@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import pytest
 import uvloop
@@ -156,6 +157,24 @@ def test_never_mixed_whatever_dies(three: Fleet, script: list[tuple[str, int]]) 
     uvloop.run(run())
 
 
+def test_a_suspect_of_a_version_that_leaves_is_told_at_once() -> None:
+    """Nobody will start the quarantine that it waits for, so its deadline is not waited for."""
+
+    async def run(running: Fleet) -> None:
+        async with client_of(running) as callers:
+            running.kill(QUARANTINE)
+            await until(lambda: not callers.client._links[QUARANTINE].connected)
+            poison = callers.ask(POISON)
+            await until(lambda: bool(callers.client._waiting))
+            callers.client.apply(msgspec.structs.replace(running.plan, number=2, endpoints=()))
+            await finish([poison])
+            assert poison.outcome == "worker_crashed"
+            assert "second time" not in str(poison.error)
+
+    with fleet() as running:
+        uvloop.run(run(running))
+
+
 def test_poison_hurts_itself_only() -> None:
     """A request that kills its process twice is answered worker_crashed, all others ok.
 
@@ -178,6 +197,11 @@ def test_poison_hurts_itself_only() -> None:
             retries = [s.value for s in meter.counters() if s.name == "salver_retries_total"]
             assert retries
             assert retries[0] >= 1
+            notes = callers.client.notes.newest()
+            assert [note.variants for note in notes] == [(VARIANT,)] * 2
+            assert notes[0].worker in running.names
+            assert notes[1].worker == QUARANTINE
+            assert len({note.pid for note in notes} - {0, os.getpid()}) == 2
         await until(lambda: running.processes[QUARANTINE].poll() is not None or _twice(running))
         deaths = {name: count - 1 for name, count in running.starts.items()}
         deaths[QUARANTINE] += running.processes[QUARANTINE].poll() is not None

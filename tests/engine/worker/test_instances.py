@@ -42,7 +42,7 @@ def test_batches_run_at_the_same_time(runner: str) -> None:
 
 def _running(link: WorkerLink) -> set[int]:
     """Return the requests of which the client could know that they run."""
-    noted = frozenset() if link._ledger is None else link._ledger.noted()
+    noted = link.running.noted()
     return {one.id for one in link.pending.values() if one.started or one.id in noted}
 
 

@@ -28,6 +28,21 @@ cpus = {frozenset(os.sched_getaffinity(t)) for t in (0, there.native_id)}
 print(*(",".join(map(str, sorted(each))) for each in cpus), flush=True)
 sys.stdin.read()
 """
+BACKGROUND = """
+import os, threading
+from pathlib import Path
+from salver.engine.worker.limits import step_back
+waiting = threading.Event()
+there = threading.Thread(target=waiting.wait, daemon=True)
+there.start()
+step_back()
+later = threading.Thread(target=waiting.wait, daemon=True)
+later.start()
+policies = {os.sched_getscheduler(t) for t in (0, there.native_id, later.native_id)}
+group = Path("/proc/self/autogroup")
+words = group.read_text().split() if group.exists() else []
+print(policies == {os.SCHED_IDLE}, *words[-1:])
+"""
 MEMORY = """
 import sys
 from pathlib import Path
@@ -110,7 +125,7 @@ def test_without_a_limit_memory_errors_are_the_models() -> None:
 
 def test_of_several_gpus_one_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that an operator hid stay hidden, and are not counted."""
-    monkeypatch.setattr(limits, "_gpus", lambda: 4)
+    monkeypatch.setattr(limits, "gpu_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     see_one_gpu(3)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
@@ -131,3 +146,24 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(ResourceUnavailable, match="none on this machine"):
         see_one_gpu(0)
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_who_steps_back_takes_all_its_threads_along(*, leads: bool) -> None:
+    """Those that were there and those to come; others of a session that it does not lead stay."""
+    done = subprocess.run(
+        [sys.executable, "-c", BACKGROUND],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=leads,
+    )
+    stepped, _, nice = done.stdout.strip().partition(" ")
+    assert stepped == "True", done.stderr
+    if nice:
+        assert nice == ("10" if leads else own_nice())
+
+
+def own_nice() -> str:
+    """Return the weight of this process's session, nothing where it has none of its own."""
+    return "".join(Path("/proc/self/autogroup").read_text().split()[-1:])

@@ -19,6 +19,8 @@ class Worker(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.sizes: dict[str, int] = {}
+        self.peaks: dict[str, int] = {}
+        self.seen: set[str] = set()
         self.pinned: set[str] = set()
         self.used: dict[str, int] = {}
         self.loaded: set[str] = set()
@@ -45,9 +47,17 @@ class Worker(RuleBasedStateMachine):
         self.now += 1
         return self.now
 
-    @rule(name=st.sampled_from(NAMES), size=st.integers(1, 300), pinned=st.booleans())
-    def deploy(self, name: str, size: int, pinned: bool) -> None:
+    @rule(
+        name=st.sampled_from(NAMES),
+        size=st.integers(1, 300),
+        more=st.integers(0, 300),
+        pinned=st.booleans(),
+    )
+    def deploy(self, name: str, size: int, more: int, pinned: bool) -> None:
         """Make a model known with the size it will turn out to have, or pin and unpin it."""
+        if name not in self.sizes:
+            self.peaks[name] = size + more
+            self.seen -= {name}
         size = self.sizes.setdefault(name, size)
         self.policy.know(name, size, pinned=pinned)
         self.pinned -= {name}
@@ -90,16 +100,27 @@ class Worker(RuleBasedStateMachine):
         if decision.verdict is not Verdict.LOAD:
             assert not decision.victims
             return
-        self._leave(decision.victims, resident + self.sizes[name])
+        peak = max(3 * self.sizes[name], self.peaks[name] if name in self.seen else 0)
+        most = self.policy.budget_bytes + int(0.05 * self.policy.budget_bytes)
+        over = resident + self.sizes[name] - self.policy.budget_bytes
+        beside = BASE + self.unexplained
+        crowded = beside + sum(self.sizes.values()) > self.policy.budget_bytes
+        if crowded:
+            over = max(over, resident + peak - most)
+        self._leave(decision.victims, over)
+        if crowded and self.resident + peak > most:
+            left = sum(self.sizes[one] for one in may_leave & self.loaded - self.busy)
+            assert self.resident - left + peak > most, "more could have left"
         self.loaded |= {name}
         self.used[name] = self.tick()
-        self.policy.came(name, self.sizes[name])
+        self.policy.came(name, self.sizes[name], self.peaks[name])
+        self.seen |= {name}
         if self.resident > self.policy.budget_bytes:
             # Only what the models do not explain may lead there, and only with nothing to evict.
             assert self.unexplained
             assert not (may_leave - set(decision.victims))
 
-    def _leave(self, victims: tuple[str, ...], needed: int) -> None:
+    def _leave(self, victims: tuple[str, ...], over: int) -> None:
         """Check that those who leave may, had the longest rest, and are no more than needed."""
         idle = self.idle()
         assert len(set(victims)) == len(victims)
@@ -107,10 +128,10 @@ class Worker(RuleBasedStateMachine):
             assert one in self.loaded, "it is not there"
             assert one not in self.busy, "it has work"
             assert one not in self.pinned, "it is pinned"
-            assert needed > self.policy.budget_bytes, "there was room already"
+            assert over > 0, "there was room already"
             rested = min(at for name, at in idle.items() if name not in self.pinned)
             assert idle.pop(one) == rested, "another one rested longer"
-            needed -= self.sizes[one]
+            over -= self.sizes[one]
             self.loaded -= {one}
             self.policy.left(one)
 
@@ -125,7 +146,8 @@ class Worker(RuleBasedStateMachine):
         """Occupy more or less memory that no model explains, then send away what is over."""
         self.unexplained = max(0, self.unexplained + size)
         assert self.policy.unexplained_bytes(self.resident) == self.unexplained
-        self._leave(self.policy.surplus(self.resident, self.idle()), self.resident)
+        over = self.resident - self.policy.budget_bytes
+        self._leave(self.policy.surplus(self.resident, self.idle()), over)
         if self.resident > self.policy.budget_bytes:
             assert not self.loaded - self.busy - self.pinned, "somebody could have left"
 
@@ -148,6 +170,8 @@ def test_the_one_used_longest_ago_leaves() -> None:
         policy.know(name, 10, pinned=False)
     policy.came("a", 10)
     policy.came("b", 10)
+    policy.came("c", 10, 11)
+    policy.left("c")
     assert policy.decide("c", BASE + 20, {"a": 2, "b": 1}) == (Verdict.LOAD, ("b",))
     assert policy.decide("c", BASE + 20, {"a": 2}) == (Verdict.LOAD, ("a",))
     assert policy.decide("c", BASE + 20, {}) == (Verdict.WAIT, ())
@@ -161,3 +185,32 @@ def test_a_measured_size_replaces_the_guess() -> None:
     policy.came("a", 21)
     policy.left("a")
     assert policy.decide("a", BASE, {}).verdict is Verdict.NEVER
+
+
+def test_more_leave_for_what_a_load_takes_for_a_moment() -> None:
+    """If that helps: nobody waits for it, and nobody leaves in vain."""
+    policy = Residency(480, BASE)
+    for name in ("a", "b", "c"):
+        policy.know(name, 100, pinned=False)
+        policy.came(name, 100, 200)
+    policy.know("d", 100, pinned=False)
+    policy.left("c")
+    idle = {"a": 1, "b": 2}
+    assert policy.decide("c", BASE + 200, idle) == (Verdict.LOAD, ("a",))
+    assert policy.decide("c", BASE + 200, {}) == (Verdict.LOAD, ())
+    policy.came("c", 100, 1000)
+    policy.left("c")
+    assert policy.decide("c", BASE + 200, idle) == (Verdict.LOAD, ())
+
+
+def test_models_that_fit_together_are_read_once() -> None:
+    """None leaves for what reading another takes for a moment, since it would be back at once."""
+    policy = Residency(800, BASE)
+    used: dict[str, int] = {}
+    for name in ("a", "b", "c"):
+        policy.know(name, 200, pinned=False)
+    for name in ("a", "b", "c"):
+        decision = policy.decide(name, BASE + policy.models_bytes, used)
+        assert decision == (Verdict.LOAD, ())
+        policy.came(name, 200, 600)
+        used[name] = len(used)

@@ -26,20 +26,25 @@ from tests.engine.fleet import (
     until,
 )
 
+SHARED = "shared-0"
+
 
 @contextlib.asynccontextmanager
-async def lazy_worker() -> AsyncIterator[tuple[Worker, Callers]]:
-    """Give a worker in this process whose model is loaded when it is asked for, and its client."""
-    running = Fleet((Model(),), 0, {})
+async def short_worker(name: str = QUARANTINE) -> AsyncIterator[tuple[Worker, Callers]]:
+    """Give a worker in this process and its client; in quarantine its model is loaded when asked.
+
+    Elsewhere it is in memory, and stays.
+    """
+    running = Fleet((Model(),), 1 if name == SHARED else 0, {})
     home = running.home
-    blobs, models = home / "blobs" / "sha256", home / "run" / "models" / QUARANTINE
-    identity = WorkerIdentity(QUARANTINE, "test", f"unix:{home}/run/worker-{QUARANTINE}.sock", home)
+    blobs, models = home / "blobs" / "sha256", home / "run" / "models" / name
+    identity = WorkerIdentity(name, "test", f"unix:{home}/run/worker-{name}.sock", home)
     loader = Loader(blobs, models, RuntimeOptions(), create_batch, create_stream)
     worker = Worker(identity, Settings(), loader, CLOCK, LinkOptions(), lambda: None)
     try:
         await worker.start()
         async with client_of(running) as callers:
-            link = callers.client._links[QUARANTINE]
+            link = callers.client._links[name]
             await until(lambda: VARIANT in link.ready)
             route = callers.client.route(VARIANT)
             assert route is not None
@@ -66,7 +71,7 @@ def test_idle_models_that_can_be_loaded_again_are_let_go() -> None:
     """They leave when memory is short, not before, and come back when they are asked for."""
 
     async def run() -> None:
-        async with lazy_worker() as (worker, callers):
+        async with short_worker() as (worker, callers):
             await finish([callers.ask(1.0)])
             host = worker._hosts[VARIANT]
             use(worker, 0.85)
@@ -81,11 +86,15 @@ def test_idle_models_that_can_be_loaded_again_are_let_go() -> None:
     uvloop.run(run())
 
 
-def test_requests_are_refused_and_served_again() -> None:
-    """At the last step single requests and cohorts are overloaded; what runs is answered."""
+@pytest.mark.parametrize("name", [QUARANTINE, SHARED])
+def test_requests_are_refused_and_served_again(name: str) -> None:
+    """At the last step single requests and cohorts are overloaded; what runs is answered.
+
+    Whether or not the model was sent away before.
+    """
 
     async def run() -> None:
-        async with lazy_worker() as (worker, callers):
+        async with short_worker(name) as (worker, callers):
             first = callers.ask(1.0)
             await asyncio.sleep(0)
             await finish([first])
@@ -107,7 +116,7 @@ def test_models_of_a_later_plan_are_refused_too() -> None:
     """A version that comes while memory is used up takes no requests either."""
 
     async def run() -> None:
-        async with lazy_worker() as (worker, callers):
+        async with short_worker() as (worker, callers):
             use(worker, 0.97)
             worker._hosts.clear()
             assert worker._follower is not None

@@ -5,7 +5,7 @@ from salver.engine.worker.turn import Turn
 
 def test_only_one_holds_the_turn() -> None:
     """Those who come later are called in order, each when the one before has released."""
-    turn, called = Turn(), list[str]()
+    turn, called = Turn(lambda hurried: None), list[str]()
     assert turn.take(lambda: called.append("never"))
     assert not turn.take(lambda: called.append("b"))
     assert not turn.take(lambda: called.append("c"))
@@ -18,7 +18,7 @@ def test_only_one_holds_the_turn() -> None:
 
 def test_who_has_nothing_to_do_passes_it_on() -> None:
     """A caller that does not take the turn offers it to the next."""
-    turn, called = Turn(), list[str]()
+    turn, called = Turn(lambda hurried: None), list[str]()
     assert turn.take(lambda: None)
     assert not turn.take(turn.offer)
     assert not turn.take(lambda: called.append("last"))

@@ -37,7 +37,7 @@ def examine(data: bytes) -> None:
 def check_message(message: bytes) -> None:
     """Cutting the raw tensors out changes nothing about a request."""
     try:
-        rest, raw = split_raw(message, LIMIT_BYTES)
+        rest, raw = split_raw(message, LIMIT_BYTES, LIMIT_BYTES)
         fast = parse(REQUEST, rest)
     except CallerError:
         fast, raw = None, []
@@ -58,7 +58,7 @@ def request_of(message: bytes) -> InferenceRequest | None:
     """Return the request that a message is, None where it is refused; tensors must hold values."""
     reader = GrpcInference(None, HttpSettings())  # type: ignore[arg-type]
     try:
-        rest, raw = split_raw(message, LIMIT_BYTES)
+        rest, raw = split_raw(message, LIMIT_BYTES, LIMIT_BYTES)
         request = reader._decoded(parse(REQUEST, rest), raw).request
     except CallerError:
         return None

@@ -272,30 +272,6 @@ def test_unknown_calls(channel: grpc.Channel) -> None:
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_messages_over_the_limit() -> None:
-    """Announced lengths are believed before anything is kept; bombs stop at the cap."""
-    small = HttpSettings(max_body_bytes=10_000, max_inflated_bytes=10_000)
-    with serving(settings=small) as (_, channel):
-        request = infer_request("identity-fp32", {"x": two_rows([0.0] * 5000)})
-        assert refusal(channel, request)[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
-        small_one = infer_request("identity-fp32", {"x": two_rows([0.0] * 50)})
-        assert infer(channel, small_one)
-        assert refusal(channel, request, compression=grpc.Compression.Gzip) == (
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "body_too_large",
-        )
-
-
-def test_metadata_of_a_megabyte(server: RunningServer) -> None:
-    """Headers over the limit are refused, and the server goes on."""
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        request = infer_request("identity-fp32", {"x": two_rows([1])})
-        with pytest.raises(grpc.RpcError):
-            infer(channel, request, metadata=[("x-large", "y" * 1_000_000)])
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        assert infer(channel, request)
-
-
 def held_call(server: RunningServer, channel: grpc.Channel, **options: Any) -> Any:
     """Begin a call that the model does not answer."""
     server.computer.hold = True

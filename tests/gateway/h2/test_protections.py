@@ -31,6 +31,7 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
     "PING": lambda n: f.frame(f.PING, 0, 0, struct.pack(">Q", n)),
     "PING ACK": lambda n: f.frame(f.PING, f.ACK, 0, struct.pack(">Q", n)),
     "SETTINGS": lambda _: f.settings_frame({}),
+    "SETTINGS ACK": lambda _: f.frame(f.SETTINGS, f.ACK, 0),
     "PRIORITY": lambda n: f.frame(f.PRIORITY, 0, 2 * n + 1, bytes(5)),
     "empty DATA": lambda n: (OPEN if n == 0 else b"") + f.frame(f.DATA, 0, 1),
     "unknown frames": lambda n: f.frame(0x60, 0, n, b"x"),
@@ -79,9 +80,87 @@ def test_a_header_list_over_the_limit() -> None:
     """A small block that decodes to a large list is a bomb, and ends the connection."""
     with RunningServer() as server, Wire(server.port) as wire:
         # One large entry in the table, and then a byte for each time it is repeated.
-        entry = b"\x40\x01x\x7f\x81\x1e" + b"y" * 4000
+        entry = b"\x40\x01x\x7f\xa1\x1e" + b"y" * 4000
         wire.send(f.frame(f.HEADERS, f.END_HEADERS, 1, entry + b"\xbe" * 12_000))
         assert wire.verdict() == ("goaway", f.ENHANCE_YOUR_CALM)
+
+
+def long_request(number: int, more: bytes) -> bytes:
+    """Return a GET whose block goes on with more, in frames of 16 KiB."""
+    block = b"".join([literal(name, value) for name, value in GET_LIVE.items()]) + more
+    pieces = [block[start : start + 16_384] for start in range(0, len(block), 16_384)]
+    frames = [f.frame(f.HEADERS, f.END_STREAM, number, pieces[0])]
+    frames += [f.frame(f.CONTINUATION, 0, number, piece) for piece in pieces[1:-1]]
+    return b"".join(frames) + f.frame(f.CONTINUATION, f.END_HEADERS, number, pieces[-1])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        literal(b"x", b"y" * 1_000_000),
+        b"\x40" + literal(b"x", b"y" * 100_000)[1:] + literal(b"z", b"y" * 50_000),
+        b"".join([literal(b"x-%d" % n, b"y" * 1000) for n in range(1000)]),
+    ],
+    ids=["one field", "fields larger than the table", "a thousand fields"],
+)
+def test_a_list_over_the_limit_is_one_request_s(more: bytes) -> None:
+    """Its stream is answered 431, and the connection and its table of fields go on."""
+    with RunningServer() as server, Wire(server.port) as wire:
+        wire.send(wire.headers(1))
+        assert wire.answer(1)[0][":status"] == "200"
+        wire.send(long_request(3, more))
+        if more[:1] == b"\x40":
+            wire.encoder.header_table.dynamic_entries.clear()
+            wire.encoder.header_table._current_size = 0
+        head, body, _ = wire.answer(3)
+        assert (head[":status"], orjson.loads(body)["code"]) == ("431", "headers_too_large")
+        for number in (5, 7):
+            wire.send(wire.headers(number, GET_LIVE | {b"x-own": b"1"}))
+            assert wire.answer(number)[0][":status"] == "200"
+
+
+def test_lists_without_end() -> None:
+    """What is too much even to be refused ends the connection: bytes, fields, lists again."""
+    bytes_ = literal(b"x", b"y" * 5_000_000)
+    fields = literal(b"x", b"y" * 40_000) + b"\x82" * 5000
+    name = b"\x00" + literal(b"", b"y" * 100_000)[2:]
+    with RunningServer(http2=Http2Settings(resets_burst=5, resets_per_s=1)) as server:
+        for more in (bytes_, fields, name):
+            with Wire(server.port) as wire:
+                wire.send(long_request(1, more))
+                assert wire.verdict() == ("goaway", f.ENHANCE_YOUR_CALM)
+        with Wire(server.port) as wire:
+            more = literal(b"x", b"y" * 40_000)
+            wire.send(b"".join([long_request(2 * n + 1, more) for n in range(10)]))
+            assert wire.verdict() == ("goaway", f.ENHANCE_YOUR_CALM)
+
+
+def test_large_lists_count_by_their_size() -> None:
+    """A connection pays for what it has refused, a little for each part of it, ended or not."""
+    megabyte = literal(b"x", b"y" * 1_000_000)
+    for burst, is_answered in ((50, True), (10, False)):
+        limits = Http2Settings(resets_burst=burst, resets_per_s=1)
+        with RunningServer(http2=limits) as server, Wire(server.port) as wire:
+            sent = long_request(1, megabyte)
+            wire.send(sent if is_answered else sent[:600_000])
+            if is_answered:
+                assert wire.answer(1)[0][":status"] == "431"
+                wire.send(long_request(3, megabyte))
+            assert wire.verdict() == ("goaway", f.ENHANCE_YOUR_CALM)
+
+
+def test_long_trailers() -> None:
+    """Trailers over the limit end their stream alone."""
+    with RunningServer() as server, Wire(server.port) as wire:
+        wire.send(request(1, ends=False, pseudo_method=b"POST", pseudo_path=INFER))
+        block = literal(b"x", b"y" * 50_000)
+        wire.send(f.frame(f.HEADERS, f.END_STREAM, 1, block[:16_000]))
+        wire.send(f.frame(f.CONTINUATION, 0, 1, block[16_000:32_000]))
+        wire.send(f.frame(f.CONTINUATION, 0, 1, block[32_000:48_000]))
+        wire.send(f.frame(f.CONTINUATION, f.END_HEADERS, 1, block[48_000:]))
+        assert wire.verdict() == ("reset", f.ENHANCE_YOUR_CALM)
+        wire.send(wire.headers(3))
+        assert wire.answer(3)[0][":status"] == "200"
 
 
 def test_streams_beyond_the_limit_are_refused() -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from salver.gateway.limits.breaker import Breaker, BreakerPolicy, State
+from salver.gateway.limits.breaker import Breaker, BreakerPolicy, Ends, State
 
 POLICY = BreakerPolicy(0.5, 10, 1000, 100, 350, 2)
 
@@ -16,29 +16,29 @@ def state(breaker: Breaker) -> str:
 
 def opened(breaker: Breaker, now_ns: int) -> None:
     """Let a breaker open."""
-    breaker.record("alice", 0, POLICY.min_requests, now_ns)
+    breaker.record("alice", Ends(0, POLICY.min_requests), now_ns)
     assert state(breaker) == State.OPEN
 
 
 def test_it_opens_when_too_many_fail() -> None:
     """Below the part, or with too few requests, it stays closed; then it opens."""
     breaker = Breaker(POLICY)
-    breaker.record("alice", 0, 9, 0)
+    breaker.record("alice", Ends(0, 9), 0)
     assert state(breaker) == State.CLOSED
-    breaker.record("alice", 10, 0, 1)
-    breaker.record("alice", 0, 0, 2)
+    breaker.record("alice", Ends(10, 0), 1)
+    breaker.record("alice", Ends(0, 0), 2)
     assert state(breaker) == State.CLOSED
-    breaker.record("alice", 0, 1, 3)
+    breaker.record("alice", Ends(0, 1), 3)
     assert state(breaker) == State.OPEN
 
 
 def test_what_is_long_ago_does_not_count() -> None:
     """Failures before the window do not add to those in it."""
     breaker = Breaker(POLICY)
-    breaker.record("alice", 0, 9, 0)
-    breaker.record("alice", 0, 9, 1000)
+    breaker.record("alice", Ends(0, 9), 0)
+    breaker.record("alice", Ends(0, 9), 1000)
     assert state(breaker) == State.CLOSED
-    breaker.record("alice", 0, 1, 1999)
+    breaker.record("alice", Ends(0, 1), 1999)
     assert state(breaker) == State.OPEN
 
 
@@ -48,19 +48,36 @@ def test_one_caller_cannot_open_it_for_others() -> None:
     It opens when others fail as well.
     """
     breaker = Breaker(POLICY)
-    breaker.record("bob", 3, 0, 0)
+    breaker.record("bob", Ends(3, 0), 0)
     for now_ns in range(100):
-        breaker.record("poisoner", 0, 100, now_ns)
+        breaker.record("poisoner", Ends(0, 100), now_ns)
     assert state(breaker) == State.CLOSED
-    breaker.record("bob", 0, 3, 100)
+    breaker.record("bob", Ends(0, 3), 100)
     assert state(breaker) == State.OPEN
+
+
+def test_a_model_that_answers_nobody_in_time_is_given_a_pause() -> None:
+    """Whether one caller asks or several; one answer in the window says that it only is busy."""
+    for callers in (["alice"], ["alice", "bob"]):
+        breaker = Breaker(POLICY)
+        for number in range(POLICY.min_requests):
+            assert state(breaker) == State.CLOSED
+            breaker.record(callers[number % len(callers)], Ends(stalled=1), number)
+        assert state(breaker) == State.OPEN
+    busy = Breaker(POLICY)
+    busy.record("bob", Ends(answered=1), 0)
+    for now_ns in range(1, 900):
+        busy.record(("alice", "carol")[now_ns % 2], Ends(stalled=1), now_ns)
+    assert state(busy) == State.CLOSED
+    busy.record("alice", Ends(stalled=1), 1_100)
+    assert state(busy) == State.OPEN
 
 
 def test_many_callers_take_no_more_memory() -> None:
     """Callers over a bound are counted together."""
     breaker = Breaker(POLICY)
     for number in range(1000):
-        breaker.record(f"caller-{number}", 1, 0, 0)
+        breaker.record(f"caller-{number}", Ends(1, 0), 0)
     assert len(breaker._slots[-1].by_caller) <= 65
 
 
@@ -119,12 +136,13 @@ class BreakerMachine(RuleBasedStateMachine):
         caller=st.sampled_from(["a", "b", "c"]),
         answered=st.integers(0, 8),
         failed=st.integers(0, 8),
+        stalled=st.integers(0, 8),
     )
-    def record(self, caller: str, answered: int, failed: int) -> None:
+    def record(self, caller: str, answered: int, failed: int, stalled: int) -> None:
         """Requests end; a breaker that is not closed does not mind."""
         before = self.breaker.state
-        self.breaker.record(caller, answered, failed, self.now_ns)
-        if before is not State.CLOSED or not failed:
+        self.breaker.record(caller, Ends(answered, failed, stalled), self.now_ns)
+        if before is not State.CLOSED or not failed + stalled:
             assert self.breaker.state is before
         elif self.breaker.state is State.OPEN:
             self.opened_ns = self.now_ns

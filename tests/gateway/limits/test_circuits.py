@@ -7,15 +7,24 @@ import orjson
 import pytest
 
 from salver.core.clock import ManualClock
-from salver.core.context import RequestContext
-from salver.core.errors import ModelFailed, Overloaded, SalverError, ValueRejected, WorkerCrashed
-from salver.core.exchange import ExchangeRing
+from salver.core.context import ANONYMOUS, RequestContext
+from salver.core.errors import (
+    DeadlineExceeded,
+    MemoryLimitExceeded,
+    ModelFailed,
+    NonFiniteOutput,
+    Overloaded,
+    SalverError,
+    ValueRejected,
+    WorkerCrashed,
+)
+from salver.core.exchange import Exchange, ExchangeRing
 from salver.core.handler import Responder
-from salver.core.request import InferenceRequest
+from salver.core.request import InferenceRequest, InferenceResponse
 from salver.gateway.limits.breaker import BreakerPolicy
 from salver.gateway.limits.circuits import CircuitBreakers
 from salver.observe.meter import Meter
-from salver.observe.outcomes import Outcomes
+from salver.observe.outcomes import STALLED_NS, Outcomes
 from tests.gateway.grpc.calls import infer, infer_request, two_rows
 from tests.gateway.inprocess import PLAN, RunningServer, exchange_bytes, post, split_reply
 from tests.gateway.test_gather import INFER, Clients, Engine, ask, body, warm
@@ -43,6 +52,16 @@ class Faulty(Engine):
             responder.fail(self.error)
         else:
             super().__call__(request, context, responder)
+
+
+class Silent:
+    """Responder of somebody who is not looked at."""
+
+    def send(self, response: InferenceResponse, *, final: bool = True) -> None:
+        """Need nothing."""
+
+    def fail(self, error: SalverError) -> None:
+        """Need nothing."""
 
 
 class Guarded:
@@ -115,6 +134,14 @@ def test_a_variant_that_fails_everybody_is_given_a_pause(guarded: Guarded) -> No
     assert gauges["salver_breakers_open"] == 0
 
 
+def test_running_out_of_memory_is_a_failure_too(guarded: Guarded) -> None:
+    """A variant that needs more memory than it may have, each time, is given a pause as well."""
+    guarded.engine.error = MemoryLimitExceeded("more memory was needed")
+    for _ in range(POLICY.min_requests):
+        assert guarded.ask()[1] == "memory_limit_exceeded"
+    assert guarded.ask()[1] == "circuit_open"
+
+
 def test_a_failed_probe_opens_it_again(guarded: Guarded) -> None:
     """The pause is then twice as long."""
     guarded.break_it()
@@ -142,11 +169,14 @@ def test_over_grpc(guarded: Guarded) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [ValueRejected("no"), Overloaded("full")],
+    [ValueRejected("no"), Overloaded("full"), DeadlineExceeded("it came at once")],
     ids=lambda error: error.code,
 )
 def test_what_is_not_the_models_fault_opens_nothing(guarded: Guarded, error: SalverError) -> None:
-    """Refusals, of the caller's data or for want of room, say nothing about the model."""
+    """Refusals, of the caller's data or for want of room, say nothing about the model.
+
+    Nor does the deadline of a caller who had no time.
+    """
     guarded.engine.error = error
     for _ in range(4 * POLICY.min_requests):
         assert guarded.ask()[1] == error.code
@@ -203,6 +233,39 @@ def test_a_closed_breaker_leaves_cohorts_whole(guarded: Guarded) -> None:
     assert [status for status, _, _ in clients.read_all()] == [200] * 6
     clients.close()
     assert sum(len(cohort) for cohort in guarded.engine.cohorts) >= 3
+
+
+@pytest.mark.parametrize(
+    "error", [NonFiniteOutput("NaN"), MemoryLimitExceeded("too much")], ids=lambda error: error.code
+)
+def test_whatever_the_model_fails_at_opens_it(guarded: Guarded, error: SalverError) -> None:
+    """One that gives NaN, or runs out of memory, for everybody is given a pause as well."""
+    guarded.engine.error = error
+    seen = [guarded.ask()[1] for _ in range(POLICY.min_requests + 1)]
+    assert seen == [error.code] * POLICY.min_requests + ["circuit_open"]
+
+
+def late(context: RequestContext, open_ns: int) -> Exchange:
+    """Return the record of a request whose deadline passed while a worker had it."""
+    context.variant, context.worker = VARIANT, "shared-0"
+    return Exchange(context, "identity-fp32", "http", "deadline_exceeded", open_ns, None)
+
+
+def test_a_model_that_hangs_for_everybody_is_given_a_pause(guarded: Guarded) -> None:
+    """Deadlines count where requests were open for long; a probe that hangs makes it wait on."""
+    count = Outcomes(guarded.circuits.counted)
+    hurried = [late(RequestContext("", ANONYMOUS, 0, 1), STALLED_NS - 1) for _ in range(50)]
+    count([*hurried])
+    assert not guarded.is_open
+    count([late(RequestContext("", ANONYMOUS, 0, 1), STALLED_NS) for _ in range(5)])
+    assert guarded.is_open
+    assert guarded.ask()[1] == "circuit_open"
+    guarded.clock.advance(5.0)
+    probe = RequestContext("", ANONYMOUS, 0, 1, variant=VARIANT)
+    guarded.engine.keep = True
+    guarded.circuits(InferenceRequest("identity-fp32", []), probe, Silent())
+    guarded.circuits.probed([late(probe, STALLED_NS)])
+    assert guarded.ask()[2]["retry-after"] == "10"
 
 
 def test_one_callers_failures(guarded: Guarded) -> None:

@@ -20,6 +20,7 @@ VALIDATORS: dict[str, str] = {
     "sklearn": "salver.artifact.validate.skops:validate",
     "xgboost": "salver.artifact.validate.xgboost:validate",
     "lightgbm": "salver.artifact.validate.lightgbm:validate",
+    "torch": "salver.artifact.validate.torch:validate",
     "python": "salver.artifact.validate.python:validate",
     "python-stream": "salver.artifact.validate.python:validate",
 }

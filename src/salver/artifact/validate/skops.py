@@ -1,6 +1,5 @@
 """skops files: a sound zip of bounded size whose arrays are what they say."""
 
-import stat
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -8,17 +7,15 @@ from typing import Any
 import numpy as np
 import orjson
 
+from salver.artifact.validate.archives import check_entries
 from salver.artifact.validate.base import model_file
 from salver.core.errors import InvalidArtifact
 
 _PICKLES = (".pkl", ".pickle", ".joblib")
 _MAX_ENTRIES = 10_000
 _MAX_TOTAL_BYTES = 4 * 1024**3
-_MAX_RATIO = 200
-_RATIO_GRACE_BYTES = 1024 * 1024
 _MAX_SCHEMA_BYTES = 64 * 1024**2
 _MAX_DEPTH = 200
-_ENCRYPTED = 1
 _MAX_ELEMENTS = 1 << 40
 
 
@@ -29,7 +26,12 @@ def validate(folder: Path) -> None:
     path = model_file(folder, (".skops",))
     try:
         with zipfile.ZipFile(path) as archive:
-            _entries(archive.infolist(), path.stat().st_size)
+            check_entries(
+                archive.infolist(),
+                path.stat().st_size,
+                most=_MAX_ENTRIES,
+                most_bytes=_MAX_TOTAL_BYTES,
+            )
             if archive.testzip() is not None:
                 raise InvalidArtifact("a file in the archive is damaged")
             _schema(archive)
@@ -38,25 +40,6 @@ def validate(folder: Path) -> None:
                     _array(archive, entry)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise InvalidArtifact(f"{path.name} is not a sound zip file: {error}") from error
-
-
-def _entries(entries: list[zipfile.ZipInfo], size_bytes: int) -> None:
-    names = [entry.filename for entry in entries]
-    if len(names) > _MAX_ENTRIES:
-        raise InvalidArtifact(f"the archive holds {len(names)} files, over {_MAX_ENTRIES}")
-    if len(set(names)) != len(names):
-        raise InvalidArtifact("the archive holds two files of one name")
-    total = sum(entry.file_size for entry in entries)
-    if total > _MAX_TOTAL_BYTES or total > size_bytes * _MAX_RATIO + _RATIO_GRACE_BYTES:
-        raise InvalidArtifact(
-            f"the archive of {size_bytes} bytes inflates to {total} bytes, which looks like a bomb"
-        )
-    for entry in entries:
-        parts = entry.filename.split("/")
-        if entry.filename.startswith("/") or ".." in parts or "\\" in entry.filename:
-            raise InvalidArtifact(f"the archive holds the path {entry.filename[:80]!r}")
-        if entry.flag_bits & _ENCRYPTED or stat.S_ISLNK(entry.external_attr >> 16):
-            raise InvalidArtifact(f"{entry.filename[:80]!r} is encrypted or a link")
 
 
 def _schema(archive: zipfile.ZipFile) -> None:

@@ -1,9 +1,14 @@
 """What the API takes; unknown fields are refused."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import msgspec
+from pydantic import Field
 
+from salver.control.api.shapes import Body, Shaped
+from salver.control.rollouts.judging import Analysis
+from salver.control.rollouts.sides import ExperimentPlan
+from salver.core.feedback import Bounds
 from salver.core.hosting import (
     AUTO,
     MAX_GPU,
@@ -13,15 +18,17 @@ from salver.core.hosting import (
     Hosting,
     Limits,
 )
-from salver.core.rollouts import RolloutPolicy, basis_points, check_policy
+from salver.core.rollouts import MAX_APPROVALS, RolloutPolicy, basis_points, check_policy
+from salver.core.routing import Routing
+from salver.core.webhooks import MAX_ATTEMPTS, MAX_BUDGET_S, MAX_TIMEOUT_S, MAX_WEBHOOKS, Webhook
 
 _DIGEST = Field(pattern="^[0-9a-f]{64}$")
+# Not every database stores all control characters, and terminals obey some.
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
+_LINES = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
 
-
-class Body(BaseModel):
-    """Base of every body."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
+Person = Annotated[str, Field(min_length=1, max_length=128, pattern=PRINTABLE)]
+Text = Annotated[str, Field(max_length=1024, pattern=_LINES)]
 
 
 class FileBody(Body):
@@ -85,6 +92,29 @@ class AliasBody(Body):
     version: int = Field(ge=1)
 
 
+class WebhookBody(Body):
+    """Who is told of rollouts, and asked before their steps."""
+
+    name: str = Field(min_length=1, max_length=64)
+    url: str = Field(min_length=1, max_length=2048)
+    on: list[Literal["before_step", "promoted", "rolled_back", "paused"]] = Field(
+        min_length=1, max_length=4
+    )
+    timeout_s: float = Field(default=10.0, ge=0.1, le=MAX_TIMEOUT_S)
+    attempts: int = Field(default=5, ge=1, le=MAX_ATTEMPTS)
+    budget_s: float = Field(default=120.0, ge=1, le=MAX_BUDGET_S)
+
+    def webhook(self) -> Webhook:
+        """Return it in the words of the code."""
+        on = tuple(self.on)
+        return Webhook(self.name, self.url, on, self.timeout_s, self.attempts, self.budget_s)
+
+    @classmethod
+    def of(cls, webhook: Webhook) -> "WebhookBody":
+        """Return a webhook as people write it."""
+        return cls.model_validate({**msgspec.structs.asdict(webhook), "on": list(webhook.on)})
+
+
 class RolloutPolicyBody(Body):
     """How versions change; weights and sample are percents of the traffic."""
 
@@ -98,14 +128,17 @@ class RolloutPolicyBody(Body):
     prepare_s: float = Field(default=600.0, ge=0)
     sample: float = Field(default=0.0, ge=0, le=100)
     keep_previous_s: float = Field(default=3600.0, ge=0)
-    analysis: dict[str, Any] = Field(default_factory=dict, max_length=32)
+    analysis: Annotated[dict[str, Any], Shaped(Analysis)] = Field(default_factory=dict)
+    webhooks: list[WebhookBody] = Field(default_factory=list, max_length=MAX_WEBHOOKS)
 
     @classmethod
     def of(cls, policy: RolloutPolicy) -> "RolloutPolicyBody":
-        """Return a policy as people write it."""
+        """Return a policy as people write it; whether it can be meant is not asked again."""
         values = {name: getattr(policy, name) for name in cls.model_fields}
         shown = [step / 100 for step in policy.steps] or [100.0]
-        return cls.model_validate({**values, "steps": shown, "sample": policy.sample / 100})
+        hooks = [WebhookBody.of(hook) for hook in policy.webhooks]
+        own = {"steps": shown, "sample": policy.sample / 100, "webhooks": hooks}
+        return cls.model_construct(**{**values, **own})
 
     def policy(self) -> RolloutPolicy:
         """Return it in the words of the code; raises ``InvalidRequest``."""
@@ -122,6 +155,7 @@ class RolloutPolicyBody(Body):
                 basis_points(self.sample),
                 self.keep_previous_s,
                 self.analysis,
+                tuple(hook.webhook() for hook in self.webhooks),
             )
         )
 
@@ -129,15 +163,29 @@ class RolloutPolicyBody(Body):
 class ActionBody(Body):
     """Something that a person wants, who it is, and why."""
 
-    by: str = Field(default="local", min_length=1, max_length=128)
-    reason: str = Field(default="", max_length=1024)
+    by: Person = "local"
+    reason: Text = ""
+
+
+class ApproveBody(Body):
+    """That somebody approves of the version that is rolled out, or of another."""
+
+    by: Person = "local"
+    comment: Text = ""
+    version: str = Field(default="", max_length=300)
+
+
+class PromoteBody(ActionBody):
+    """The end of a rollout, without asking webhooks if ``force``."""
+
+    force: bool = False
 
 
 class RolloutBody(RolloutPolicyBody):
     """A rollout that shall begin."""
 
     to: str = Field(min_length=1, max_length=300)
-    by: str = Field(default="local", min_length=1, max_length=128)
+    by: Person = "local"
     force: bool = False
 
 
@@ -150,18 +198,55 @@ class ShadowBody(ActionBody):
 
 
 class ExperimentBody(ActionBody):
-    """Versions between which requests are split, in percent, and what they are compared by."""
+    """Versions between which requests are split, and what they are compared by.
+
+    ``split`` is in percent, or *thompson*: it follows success, with ``floor`` percent for each.
+    Outcomes outside ``minimum`` to ``maximum`` are refused.
+    """
 
     arms: list[str] = Field(min_length=2, max_length=8)
-    split: list[float] = Field(min_length=2, max_length=8)
+    split: Annotated[list[float], Field(min_length=2, max_length=8)] | Literal["thompson"]
     metric: str = Field(default="outcome", min_length=1, max_length=64)
+    floor: float = Field(default=10.0, gt=0, le=50)
+    prefer: Literal["more", "less"] = "more"
+    minimum: float | None = None
+    maximum: float | None = None
     force: bool = False
+
+    def plan(self) -> ExperimentPlan:
+        """Return it in the words of the code; raises ``InvalidRequest``."""
+        follows = isinstance(self.split, str)
+        split = () if isinstance(self.split, str) else tuple(map(basis_points, self.split))
+        floor = basis_points(self.floor) if follows else 0
+        return ExperimentPlan(
+            tuple(self.arms),
+            split,
+            self.metric,
+            floor,
+            follows and self.prefer == "less",
+            Bounds(self.minimum, self.maximum),
+        )
+
+
+class CallerBody(Body):
+    """What was known of one caller before an experiment."""
+
+    key: str = Field(min_length=1, max_length=4096)
+    value: float
+
+
+class CovariateBody(Body):
+    """What was known of callers; with ``replace`` instead of what was said before."""
+
+    callers: list[CallerBody] = Field(min_length=1, max_length=10_000)
+    replace: bool = False
 
 
 class WeightBody(ActionBody):
-    """A canary's weight in percent."""
+    """A canary's weight in percent; with ``force`` no webhooks are asked."""
 
     weight: float = Field(ge=0, le=100)
+    force: bool = False
 
 
 class RollbackBody(ActionBody):
@@ -187,7 +272,7 @@ class EndpointBody(Body):
     max_padding: float = Field(default=0.1, ge=0, lt=1)
     cache: bool = False
     pinned: bool = False
-    routing: dict[str, Any] | None = None
+    routing: Annotated[dict[str, Any], Shaped(Routing)] | None = None
     rollout: RolloutPolicyBody | None = None
     min_replicas: int | None = Field(default=None, ge=0, le=64)
     max_replicas: int | None = Field(default=None, ge=1, le=64)
@@ -203,6 +288,8 @@ class EndpointBody(Body):
     provider: str = Field(default=AUTO, max_length=16)
     idle_s: float | None = Field(default=None, ge=1, le=30 * 86400)
     warm_up: bool = True
+    approvals: int | None = Field(default=None, ge=0, le=MAX_APPROVALS)
+    webhooks: list[WebhookBody] | None = Field(default=None, max_length=MAX_WEBHOOKS)
 
     def wanted_hosting(self) -> Hosting:
         """Return where the version shall run, and with how much."""

@@ -4,13 +4,20 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 
-from salver.control.api.bodies import ActionBody, RollbackBody, RolloutBody, WeightBody
+from salver.control.api.bodies import (
+    ActionBody,
+    ApproveBody,
+    PromoteBody,
+    RollbackBody,
+    RolloutBody,
+    WeightBody,
+)
 from salver.control.rollouts.commands import Rollouts, Start
 from salver.core.rollouts import basis_points
 from salver.rollout.machine import Command
 
 _CREATED = 201
-_WISHES = ("pause", "resume", "promote", "abort")
+_WISHES = ("pause", "resume", "abort")
 
 Name = Annotated[str, Path(max_length=128)]
 
@@ -36,10 +43,7 @@ def rollout_router(rollouts: Rollouts) -> APIRouter:
     for kind in _WISHES:
         _wish_route(router, rollouts, kind)
 
-    @router.post("/rollout/weight")
-    async def weight(name: Name, body: WeightBody) -> dict[str, Any]:
-        points = basis_points(body.weight)
-        return await rollouts.say(name, Command("weight", body.by, body.reason, points))
+    _gate_routes(router, rollouts)
 
     @router.post("/rollback")
     async def rollback(name: Name, body: RollbackBody) -> dict[str, Any]:
@@ -60,3 +64,20 @@ def _wish_route(router: APIRouter, rollouts: Rollouts, kind: str) -> None:
     @router.post(f"/rollout/{kind}", name=kind)
     async def wish(name: Name, body: ActionBody) -> dict[str, Any]:
         return await rollouts.say(name, Command(kind, body.by, body.reason))
+
+
+def _gate_routes(router: APIRouter, rollouts: Rollouts) -> None:
+    @router.post("/rollout/weight")
+    async def weight(name: Name, body: WeightBody) -> dict[str, Any]:
+        points = basis_points(body.weight)
+        wish = Command("weight", body.by, body.reason, points, force=body.force)
+        return await rollouts.say(name, wish)
+
+    @router.post("/rollout/promote")
+    async def promote(name: Name, body: PromoteBody) -> dict[str, Any]:
+        wish = Command("promote", body.by, body.reason, force=body.force)
+        return await rollouts.say(name, wish)
+
+    @router.post("/rollout/approve")
+    async def approve(name: Name, body: ApproveBody) -> dict[str, Any]:
+        return await rollouts.approve(name, body.version, body.by, body.comment)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from salver.artifact.declare import Declaration
 from salver.artifact.manifest import FileEntry, to_json
 from salver.control.api.bodies import (
+    PRINTABLE,
     AliasBody,
     ColumnBody,
     DocumentBody,
@@ -28,16 +29,17 @@ from salver.control.api.specs import (
     read_files,
     spec_of,
 )
-from salver.control.apply import UNCHANGED, Applier, Wanted, changes
+from salver.control.apply import Applier, changes, error_of
 from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
-from salver.control.feedback import Feedback, Reported
+from salver.control.feedback import Feedback
 from salver.control.overview import Overview
 from salver.control.push import Document, Push, Pushed, Pusher
 from salver.control.reconcile import Reconciler
 from salver.control.rollouts.commands import Rollouts
 from salver.control.rollouts.side_reports import SideReports
 from salver.core.errors import NotFound
+from salver.core.feedback import Reported
 from salver.core.names import ModelReference, check_name
 from salver.core.sequences import PaddedInput, Sequences
 from salver.core.settings import ControlSettings
@@ -54,6 +56,7 @@ _ACTOR = "local"
 _MAX_GOLDEN_BYTES = 64 * 1024 * 1024
 
 Name = Annotated[str, Path(max_length=128)]
+By = Annotated[str, Query(min_length=1, max_length=128, pattern=PRINTABLE)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,9 @@ class Services:
     rollouts: Rollouts
     sides: SideReports
 
-    async def record(self, action: str, subject: str, **details: str) -> None:
+    async def record(self, action: str, subject: str, by: str = _ACTOR, **details: str) -> None:
         """Append to the audit log."""
-        await self.database(lambda: self.state.record(_ACTOR, action, subject, details))
+        await self.database(lambda: self.state.record(by, action, subject, details))
 
 
 def build_router(services: Services) -> APIRouter:
@@ -141,7 +144,9 @@ def _blob_routes(router: APIRouter, services: Services) -> None:
 
     @router.put("/blobs/{sha256}")
     async def put_blob(sha256: str, request: Request) -> dict[str, Any]:
-        with blobs.begin(sha256, services.settings.max_upload_bytes) as writer:
+        # A stored blob is verified first, which takes long for a large one.
+        max_bytes = services.settings.max_upload_bytes
+        with await asyncio.to_thread(blobs.begin, sha256, max_bytes) as writer:
             async for chunk in request.stream():
                 writer.write(chunk)
             # Syncing a large file takes long; other calls go on meanwhile.
@@ -189,12 +194,12 @@ def _model_routes(router: APIRouter, services: Services) -> None:
 
     @router.put("/models/{name}/aliases/{alias}")
     async def set_alias(
-        name: Name, alias: Name, body: AliasBody, force: bool = False
+        name: Name, alias: Name, body: AliasBody, force: bool = False, by: By = _ACTOR
     ) -> dict[str, Any]:
         check_name(name, "model")
-        await services.deployer.move_alias(name, alias, body.version, force=force)
-        await services.record("alias", f"{name}@{alias}", version=str(body.version))
-        return {"name": name, "alias": alias, "version": body.version}
+        stay = await services.deployer.move_alias(name, alias, body.version, force=force, by=by)
+        await services.record("alias", f"{name}@{alias}", by, version=str(body.version))
+        return {"name": name, "alias": alias, "version": body.version, "stay": stay}
 
     @router.delete("/models/{name}/aliases/{alias}", status_code=_NO_CONTENT)
     async def delete_alias(name: Name, alias: Name) -> None:
@@ -220,45 +225,47 @@ def _endpoint_routes(router: APIRouter, services: Services) -> None:
         wait: bool = False,
         force: bool = False,
         timeout_s: Annotated[float | None, Query(gt=0, le=3600)] = None,
+        by: By = _ACTOR,
     ) -> dict[str, Any]:
         wanted = spec_of(name, body)
-        spec = await deployer.put(wanted, body.model, force=force)
-        await services.record("deploy", name, model=body.model)
+        spec = await deployer.put(wanted, body.model, force=force, by=by)
+        asked = {} if body.approvals is None else {"approvals": str(body.approvals)}
+        await services.record("deploy", name, by, model=body.model, **asked)
         if wait:
             await deployer.wait(spec, timeout_s or services.settings.deploy_timeout_s)
             return deployer.one(name)
         return {"name": name, "generation": spec.generation}
 
     @router.delete("/endpoints/{name}", status_code=_NO_CONTENT)
-    async def delete_endpoint(name: Name) -> None:
-        await deployer.remove(name)
-        await services.record("undeploy", name)
+    async def delete_endpoint(name: Name, force: bool = False, by: By = _ACTOR) -> None:
+        await deployer.remove(name, force=force)
+        await services.record("undeploy", name, by)
 
 
 def _file_routes(router: APIRouter, services: Services) -> None:
-    applier = Applier(services.deployer)
+    applier = Applier(services.deployer, services.record)
 
     @router.post("/apply")
     async def apply(body: ApplyBody) -> dict[str, Any]:
-        files = read_files(body.documents)
-        specs = [(spec_of(file.name, file), file) for file in files]
-        wanted = [
-            Wanted(spec, file.model, document_of(spec) | {"model": file.model})
-            for spec, file in specs
-        ]
+        wanted, problems = read_files(body.documents)
         present = await services.database(services.state.endpoints)
         todo = changes(
             wanted,
             {spec.name: document_of(spec) for spec in present},
             [spec.name for spec in present if spec.managed],
-            prune=body.prune,
+            # What a file that cannot be read is about is not known.
+            prune=body.prune and not problems,
         )
+        found = await applier.problems(wanted, todo, body.by, body.force)
+        error = error_of(problems + found)
+        if error is not None and (problems or not body.dry_run):
+            raise error
         if not body.dry_run:
-            await applier(wanted, todo, body.timeout_s if body.wait else None)
-            for change in todo:
-                if change.action != UNCHANGED:
-                    await services.record("apply", change.name, change=change.action)
-        return {"dry_run": body.dry_run, "changes": msgspec.to_builtins(todo)}
+            wait_s = body.timeout_s if body.wait else None
+            await applier(wanted, todo, wait_s, body.by, body.force)
+        refused = None if error is None else {"error": error.message, "code": error.code}
+        done = msgspec.to_builtins(todo)
+        return {"dry_run": body.dry_run, "changes": done, "refused": refused}
 
     @router.get("/schemas/endpoint")
     async def endpoint_schema() -> dict[str, Any]:

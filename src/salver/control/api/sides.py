@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 
-from salver.control.api.bodies import ActionBody, ExperimentBody, ShadowBody
+from salver.control.api.bodies import ActionBody, CovariateBody, ExperimentBody, ShadowBody
 from salver.control.rollouts.side_reports import SideReports, shown
 from salver.core.rollouts import basis_points
 from salver.core.sides import EXPERIMENT, SHADOW
@@ -34,15 +34,20 @@ def side_router(reports: SideReports) -> APIRouter:
 
     @router.post("/experiment", status_code=_CREATED)
     async def start_experiment(name: Name, body: ExperimentBody) -> dict[str, Any]:
-        split = [basis_points(part) for part in body.split]
-        side = await sides.experiment(
-            name, body.arms, split, body.metric, body.by, force=body.force
-        )
-        return shown(side)
+        return shown(await sides.experiment(name, body.plan(), body.by, force=body.force))
 
     @router.get("/experiment")
     async def experiment(name: Name) -> dict[str, Any]:
         return await reports.experiment(name)
+
+    @router.get("/experiment/history")
+    async def history(name: Name) -> list[dict[str, Any]]:
+        return await reports.history(name)
+
+    @router.post("/experiment/covariate")
+    async def covariate(name: Name, body: CovariateBody) -> dict[str, Any]:
+        callers = [(caller.key, caller.value) for caller in body.callers]
+        return shown(await sides.covariate(name, callers, replaces=body.replace))
 
     @router.post("/experiment/stop")
     async def stop_experiment(name: Name, body: ActionBody) -> dict[str, Any]:

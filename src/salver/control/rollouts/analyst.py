@@ -1,6 +1,5 @@
 """What is known of a rollout's new version, by what its strategy lets it be compared."""
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -10,21 +9,27 @@ import numpy as np
 from salver.control.database import DatabaseThread
 from salver.control.rollouts.evidence import EvidenceBooks
 from salver.control.rollouts.judging import (
+    KAYENTA,
     WARM_UP,
     columns_of,
     finding,
     judge_policy,
     read_analysis,
 )
+from salver.control.rollouts.lane import Lane
 from salver.control.rollouts.outcomes import wanted_of, with_feedback
 from salver.core.rollouts import BLUE_GREEN
 from salver.observe.merge import Key, Totals
 from salver.registry.feedback import FeedbackStore
 from salver.rollout import counts
+from salver.rollout.analysis import asks_plugins
 from salver.rollout.columns import encode_columns
-from salver.rollout.counts import Metric, Share
+from salver.rollout.counts import Share
 from salver.rollout.evidence import Observed
-from salver.rollout.machine import HOLD, PAUSE, PROMOTE, ROLL_BACK, Finding, Rollout
+from salver.rollout.judge import of_copies
+from salver.rollout.machine import HOLD, ROLL_BACK, Finding, Rollout
+from salver.rollout.report import Report
+from salver.rollout.series import Slices, cut
 from salver.rollout.tally import REQUESTS
 
 _COPIES, _SECONDS = "salver_shadow_copies_total", "salver_shadow_seconds"
@@ -32,15 +37,23 @@ _AGREES, _DIFFERS, _FAILED, _DROPPED = "agrees", "differs", "failed", "dropped"
 _SHADOW, _PRIMARY = "shadow", "primary"
 
 
+class Unasked(NamedTuple):
+    """A report in which metrics of plug-ins are missing, and what they are to be computed from."""
+
+    report: Report
+    observed: Sequence[Observed]
+
+
 class Look(NamedTuple):
     """The new version's requests in all, what a judge says, and what shall be counted from now on.
 
-    ``columns`` is as a plan carries it.
+    ``columns`` is as a plan carries it. What is ``unasked`` has no say in the finding yet.
     """
 
     requests: int
     finding: Finding | None
     columns: bytes = b""
+    unasked: Unasked | None = None
 
 
 class Analyst:
@@ -53,27 +66,50 @@ class Analyst:
         self._reported = reported
         self._database = database
 
-    async def look(self, rollout: Rollout, totals: Totals) -> Look:
-        """Return what is known; may raise, which pauses the rollout."""
+    async def look(self, rollout: Rollout, totals: Totals, in_thread: Lane) -> Look:
+        """Return what is known; may raise, which pauses the rollout.
+
+        ``in_thread`` is where what takes long is done. Plug-ins are not asked: harm that Salver's
+        own metrics show must not wait for them.
+        """
         if rollout.policy.strategy == BLUE_GREEN:
             return _of_copies(rollout, totals)
         page = self._books.page(rollout.endpoint)
         # Betting on thousands of segments takes longer than the loop may stand still.
-        observed = await asyncio.to_thread(page.observed)
+        observed = await in_thread(page.observed)
         if wanted := wanted_of(observed):
             endpoint, reported = rollout.endpoint, self._reported
             sums = await self._database(
                 lambda: {name: reported.sums(endpoint, name, epochs) for name, epochs in wanted}
             )
             observed = with_feedback(rollout, observed, sums)
-        return await asyncio.to_thread(lambda: _of_evidence(rollout, observed))
+        slices = await self._slices(rollout, observed, in_thread)
+        return await in_thread(lambda: _of_evidence(rollout, observed, slices))
+
+    async def _slices(
+        self, rollout: Rollout, observed: Sequence[Observed], in_thread: Lane
+    ) -> Slices | None:
+        """Return the time slices, with what has come; None where nobody asks for them."""
+        own = read_analysis(rollout.policy.analysis)
+        if own.method != KAYENTA:
+            return None
+        before, specs = self._books.slices(rollout.endpoint), judge_policy(rollout.policy).metrics
+        slices = await in_thread(
+            lambda: cut(before, observed, specs, rollout.exposed_s, own.slice_s)
+        )
+        self._books.cut(rollout.endpoint, rollout.number, slices)
+        return slices
 
 
-def _of_evidence(rollout: Rollout, observed: Sequence[Observed]) -> Look:
+def _of_evidence(rollout: Rollout, observed: Sequence[Observed], slices: Slices | None) -> Look:
     judged = judge_policy(rollout.policy)
     requests = sum(int(each.canary.rows[:, REQUESTS].sum()) for each in observed)
-    report, found = finding(rollout, judged, observed)
+    report, found = finding(rollout, judged, observed, slices, plugins=False)
+    is_harmful, unasked = found.kind == ROLL_BACK, None
+    if asks_plugins(report, judged) and not is_harmful:
+        unasked = Unasked(report, observed)
     if all(each.block.warmup for each in observed):
+        unasked = None
         found = Finding(HOLD, "the canary is warming up", found.evidence)
     columns = rollout.columns
     if not columns:
@@ -81,7 +117,7 @@ def _of_evidence(rollout: Rollout, observed: Sequence[Observed]) -> Look:
     elif columns == encode_columns(WARM_UP) and report.warm:
         usual = np.sum([each.primary.bins for each in observed], axis=0)
         columns = encode_columns(columns_of(rollout.policy, judged, usual))
-    return Look(requests, found, columns)
+    return Look(requests, found, columns, unasked)
 
 
 def _of_copies(rollout: Rollout, totals: Totals) -> Look:
@@ -115,30 +151,8 @@ def _of_copies(rollout: Rollout, totals: Totals) -> Look:
     evidence = {"metrics": [each.line() for each in metrics], "copies": outcomes}
     if copies < own.warmup_requests or rollout.exposed_s < own.warmup_s:
         return Look(copies, Finding(HOLD, "the copies are warming up", evidence))
-    kind, reason = _verdict_of(metrics)
-    return Look(copies, Finding(kind, reason, evidence))
-
-
-def _verdict_of(metrics: tuple[Metric, Metric, Metric]) -> tuple[str, str]:
-    """Return what to do and why: nothing is promoted that was not shown to do no harm."""
-    failed, _, differs = metrics
-    for metric in metrics:
-        if metric.verdict == counts.WORSE:
-            return (ROLL_BACK if metric.critical else PAUSE), metric.words()
-    if not failed.n_canary:
-        return HOLD, "no copy was answered yet"
-    if failed.verdict not in (counts.EQUIVALENT, counts.BETTER):
-        return HOLD, (
-            f"waiting until failed_copies is known to be no worse: at most {failed.high:.3g} of "
-            f"{failed.n_canary} copies fail, {failed.margin:g} is tolerated"
-        )
-    if differs.margin < 1 and differs.estimate is None:
-        return PAUSE, "whether the copies' answers agree is not known"
-    if (differs.estimate or 0.0) > differs.margin:
-        return PAUSE, (
-            f"{differs.estimate:.3g} of the copies' answers differ, {differs.margin:g} is tolerated"
-        )
-    return PROMOTE, "failed_copies is equivalent and the answers agree"
+    decision = of_copies(*metrics)
+    return Look(copies, Finding(decision.kind.value, decision.reason, evidence))
 
 
 def _outcomes(rollout: Rollout, totals: Totals) -> dict[str, int]:

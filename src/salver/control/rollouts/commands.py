@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
+import sqlalchemy as sa
 
 from salver.control.deploy import Deployer
 from salver.control.reconcile import Reconciler
@@ -15,6 +16,8 @@ from salver.control.rollouts.journal import line_of, record_of, rollout_of
 from salver.control.rollouts.journal import shown as line_shown
 from salver.control.rollouts.judging import judge_policy, with_labels
 from salver.control.rollouts.runner import Runner, Stores
+from salver.control.webhooks.outbox import as_event, told_of_return
+from salver.control.webhooks.outbox import shown as delivery_shown
 from salver.core.clock import Clock
 from salver.core.errors import (
     Conflict,
@@ -26,17 +29,21 @@ from salver.core.errors import (
 )
 from salver.core.names import ModelReference, check_name, parse_reference
 from salver.core.rollouts import RolloutPolicy, check_policy
+from salver.core.routing import CANARY
+from salver.core.webhooks import check_webhooks, read_allow_list
 from salver.observe.logs import get_logger
 from salver.registry.catalog import Catalog
-from salver.registry.records import EndpointSpec, VersionRecord
-from salver.rollout.machine import Command, Rollout, begun, command
+from salver.registry.records import EndpointSpec, Freeze, VersionRecord
+from salver.rollout.approvals import added
+from salver.rollout.machine import RUNNING, Command, Rollout, begun, command
 
 log = get_logger(__name__)
 
 _MILLISECOND_NS = 1_000_000
 _SALT_BYTES = 6
 _MAX_REASON = 1024
-_THAW = frozenset(("resume", "promote", "weight"))
+_THAW = frozenset(("resume", "promote", "weight", "approve"))
+_MAX_DELIVERIES = 50
 
 
 class Start(NamedTuple):
@@ -73,8 +80,8 @@ class Rollouts:
     async def start(self, start: Start) -> dict[str, Any]:
         """Begin a rollout and return it.
 
-        Raises what the gates refuse with, ``NotReady`` when the endpoint serves nothing yet, and
-        ``Conflict`` when it serves this version already.
+        Raises what the gates refuse with, ``NotReady`` when the endpoint serves nothing yet,
+        ``Conflict`` when it serves this version already, and ``WebhookNotAllowed``.
         """
         policy = check_policy(start.policy)
         judge_policy(policy)
@@ -90,43 +97,84 @@ class Rollouts:
         return view.shown(rollout, None)
 
     async def say(self, endpoint: str, wish: Command) -> dict[str, Any]:
-        """Carry out pause, resume, promote, abort or weight; returns the rollout.
+        """Carry out pause, resume, promote, abort, weight or approve; returns the rollout.
 
         Raises ``RolloutNotFound``, ``EndpointFrozen`` and as ``machine.command``.
         """
         check_name(endpoint, "endpoint")
         async with self._runner.lock:
-            rollout = await self._newest(endpoint)
-            is_ready = wish.kind != "promote" or self._runner.facts(rollout).is_ready
-            wish = msgspec.structs.replace(
-                wish, is_ready=is_ready, reason=wish.reason[:_MAX_REASON]
-            )
-            check = self._thawed(endpoint) if wish.kind in _THAW else None
-            if check is not None:
-                # That it is frozen says more than what else is wrong with the wish.
-                await self._stores.database(check)
-            after, transition = command(rollout, wish)
-            assert transition is not None
-            await self._runner.commit(after, transition, check)
+            return await self._say(endpoint, wish)
+
+    async def _say(self, endpoint: str, wish: Command) -> dict[str, Any]:
+        """Do what ``say`` does, with the lock held."""
+        rollout = await self._newest(endpoint)
+        is_ready = wish.kind != "promote" or self._runner.facts(rollout).is_ready
+        wish = msgspec.structs.replace(wish, is_ready=is_ready, reason=wish.reason[:_MAX_REASON])
+        check = self._thawed(endpoint) if wish.kind in _THAW else None
+        if check is not None:
+            # That it is frozen says more than what else is wrong with the wish.
+            await self._stores.database(check)
+        after, transition = command(rollout, wish)
+        assert transition is not None
+        await self._runner.commit(after, transition, check)
         return view.shown(after, self._runner.findings.get(endpoint))
+
+    async def approve(self, endpoint: str, to: str, actor: str, comment: str) -> dict[str, Any]:
+        """Approve of the version that is rolled out, or of another (``to``) for a later change.
+
+        Returns the rollout, or the version and who approves of it. Raises ``Conflict`` when the
+        endpoint demands no approvals or this person has approved already, and as ``say``.
+        """
+        check_name(endpoint, "endpoint")
+        async with self._runner.lock:
+            await self._runner.refresh()
+            rollout = self._runner.current.get(endpoint)
+            target = rollout.target if rollout is not None else ""
+            version = await self._stores.database(lambda: self._meant(endpoint, to, target))
+            if version.id == target:
+                return await self._say(endpoint, Command("approve", actor, comment))
+            return await self._stores.database(
+                lambda: self._approve(endpoint, version, actor, comment)
+            )
 
     async def status(self, endpoint: str) -> dict[str, Any]:
         """Return an endpoint's newest rollout, its freeze and what it was before."""
         check_name(endpoint, "endpoint")
         rollout = await self._newest(endpoint)
         store = self._stores.rollouts
-        frozen, previous = await self._stores.database(lambda: (store.frozen(), store.previous()))
+        deliveries = self._stores.deliveries
+        frozen, previous, told = await self._stores.database(
+            lambda: (
+                store.frozen(),
+                store.previous(),
+                deliveries.newest(endpoint, _MAX_DELIVERIES, rollout.number),
+            )
+        )
         return {
             **view.shown(rollout, self._runner.findings.get(endpoint)),
             "frozen": view.frozen(frozen.get(endpoint)),
             "previous": view.earlier(previous.get(endpoint)),
+            "webhooks": [delivery_shown(item) for item in told],
         }
 
     async def history(self, endpoint: str, limit: int) -> list[dict[str, Any]]:
-        """Return the newest events of an endpoint's rollouts, newest first."""
+        """Return the newest events of an endpoint's rollouts, newest first.
+
+        What webhooks were told is among them.
+        """
         check_name(endpoint, "endpoint")
-        events = await self._stores.database(lambda: self._stores.rollouts.history(endpoint, limit))
-        return [line_shown(event) for event in events]
+        stores = self._stores
+        events, told = await stores.database(
+            lambda: (
+                stores.rollouts.history(endpoint, limit),
+                stores.deliveries.newest(endpoint, limit),
+            )
+        )
+        lines = [line_shown(event) for event in events]
+        if told:
+            lines += [as_event(item) for item in told]
+            lines.sort(key=lambda line: -line["unix_ms"])
+        return lines[:limit]
 
     async def rollback(
         self, endpoint: str, actor: str, reason: str, *, force: bool
@@ -147,9 +195,10 @@ class Rollouts:
                 await self._runner.commit(after, transition, check)
                 return {"endpoint": endpoint, "version": after.source, "was_in_memory": True}
             spec, kept = await self._stores.database(
-                lambda: self._restore(endpoint, f"by {actor}: {reason or 'by hand'}", force=force)
+                lambda: self._restore(endpoint, actor, reason or "by hand", force=force)
             )
         self._reconciler.wake()
+        self._runner.deliverer.wake()
         await self._record(actor, "rollback", endpoint, reason)
         await self._deployer.wait(spec, _deploy_timeout_s(self._reconciler))
         return {
@@ -161,20 +210,32 @@ class Rollouts:
     async def freeze(self, endpoint: str, reason: str, actor: str) -> dict[str, Any]:
         """Let nothing change an endpoint; a rollout that runs is paused.
 
-        Raises ``EndpointNotFound``.
+        What webhooks are asked is withdrawn, so that no yes changes anything either. Both are one
+        transaction. Raises ``EndpointNotFound``.
         """
         check_name(endpoint, "endpoint")
         async with self._runner.lock:
-            frozen = await self._stores.database(lambda: self._freeze(endpoint, reason, actor))
             await self._runner.refresh()
             rollout = self._runner.current.get(endpoint)
-            if rollout is not None and rollout.state == "running":
-                why = f"the endpoint was frozen: {reason or 'no reason'}"
-                after, transition = command(rollout, Command("pause", actor, why))
-                assert transition is not None
-                await self._runner.commit(after, transition)
+            if rollout is not None and (rollout.state == RUNNING or rollout.asked is not None):
+                frozen = await self._freeze_and_pause(rollout, reason, actor)
+            else:
+                frozen = await self._stores.database(lambda: self._freeze(endpoint, reason, actor))
         await self._record(actor, "freeze", endpoint, reason)
         return {"endpoint": endpoint, "frozen": view.frozen(frozen)}
+
+    async def _freeze_and_pause(self, rollout: Rollout, reason: str, actor: str) -> Freeze:
+        endpoint, store = rollout.endpoint, self._stores.rollouts
+        why = f"the endpoint was frozen: {reason or 'no reason'}"
+        after, transition = command(rollout, Command("pause", actor, why))
+        assert transition is not None
+        written: list[Freeze] = []
+
+        def freeze(connection: sa.Connection) -> None:
+            written.append(store.freeze_within(connection, endpoint, reason, actor))
+
+        await self._runner.commit(after, transition, lambda: self._exists(endpoint), freeze)
+        return written[0]
 
     async def unfreeze(self, endpoint: str, actor: str) -> dict[str, Any]:
         """Let an endpoint be changed again; a rollout stays paused until it is resumed.
@@ -212,6 +273,7 @@ class Rollouts:
         self._gates.check_free(spec.name)
         source = self._gates.current(spec)
         target = self._target(start.to, spec)
+        policy = self._with_webhooks(spec, policy)
         if source.id == target.id:
             raise Conflict(f"endpoint {spec.name!r} serves {target.id} already")
         if not self._serves(spec.name, source):
@@ -221,9 +283,10 @@ class Rollouts:
                 retry_after_s=1.0,
             )
         if not start.force:
-            self._gates.check_version(spec, source, target, beside=True)
+            self._gates.check_version(spec, source, target, CANARY)
 
         policy = with_labels(policy, source)
+        approved = self._gates.approvals.of(spec.name, target) if spec.approvals else []
         # Another control may have made plans that this one has not seen.
         first_epoch = max(epoch, self._stores.state.plan_number())
 
@@ -238,10 +301,47 @@ class Rollouts:
                 self._clock.unix_ns() // _MILLISECOND_NS,
                 start.actor,
                 first_epoch=first_epoch,
+                digest=target.digest,
+                approvals=spec.approvals or 0,
+                approved_by=tuple(each.person for each in approved),
             )
             return record_of(rollout).body, line_of(begun(rollout))
 
         return self._stores.rollouts.begin(spec.name, make)
+
+    def _with_webhooks(self, spec: EndpointSpec, policy: RolloutPolicy) -> RolloutPolicy:
+        """Tell the endpoint's webhooks as well as the rollout's own."""
+        hooks = (*(spec.webhooks or ()), *policy.webhooks)
+        settings = self._reconciler.settings.control
+        check_webhooks(hooks, read_allow_list(settings.webhook_hosts, settings.webhook_networks))
+        return msgspec.structs.replace(policy, webhooks=hooks)
+
+    def _meant(self, endpoint: str, to: str, target: str) -> VersionRecord:
+        """Return the version that somebody approves of."""
+        spec = self._spec(endpoint)
+        if not to and not target:
+            raise InvalidRequest(
+                f"no rollout of endpoint {endpoint!r} is on; say of which version you approve "
+                "with --to VERSION"
+            )
+        return self._target(to or target, spec)
+
+    def _approve(
+        self, endpoint: str, version: VersionRecord, actor: str, comment: str
+    ) -> dict[str, Any]:
+        """Store an approval for a change that is to come; on the database's thread."""
+        spec, store = self._spec(endpoint), self._gates.approvals
+        self._gates.check_thawed(endpoint)
+        needed = spec.approvals or 0
+        people = added(needed, [each.person for each in store.of(endpoint, version)], actor)
+        store.add(endpoint, version, actor, comment)
+        details = {"version": version.id, "digest": version.digest, "comment": comment}
+        self._stores.state.record(actor, "approve", endpoint, details)
+        return {
+            "endpoint": endpoint,
+            "version": version.id,
+            "approvals": {"needed": needed, "by": list(people), "digest": version.digest},
+        }
 
     def _serves(self, endpoint: str, version: VersionRecord) -> bool:
         return any(
@@ -264,7 +364,9 @@ class Rollouts:
             raise EndpointNotFound(f"no endpoint {endpoint!r}; see 'salver get endpoints'")
         return spec
 
-    def _restore(self, endpoint: str, reason: str, *, force: bool) -> tuple[EndpointSpec, bool]:
+    def _restore(
+        self, endpoint: str, actor: str, reason: str, *, force: bool
+    ) -> tuple[EndpointSpec, bool]:
         spec = self._spec(endpoint)
         if not force:
             self._gates.check_thawed(endpoint)
@@ -284,10 +386,18 @@ class Rollouts:
             self._gates.check_version(spec, present, earlier)
         leaves = present is not None and present.id != earlier.id
         marked = present.id if present is not None and leaves else ""
-        return self._stores.rollouts.restore(endpoint, marked, reason), kept
+        came_from = present.id if present is not None else ""
+        facts = {"from": came_from, "to": earlier.id, "actor": actor, "reason": reason}
+        also = told_of_return(self._stores.deliveries, spec, facts)
+        why = f"by {actor}: {reason}"
+        return self._stores.rollouts.restore(spec, marked, why, also), kept
 
-    def _freeze(self, endpoint: str, reason: str, actor: str) -> Any:
+    def _exists(self, endpoint: str) -> None:
+        """Raise ``EndpointNotFound`` for an endpoint that is not wanted."""
         self._spec(endpoint)
+
+    def _freeze(self, endpoint: str, reason: str, actor: str) -> Freeze:
+        self._exists(endpoint)
         return self._stores.rollouts.freeze(endpoint, reason, actor)
 
 

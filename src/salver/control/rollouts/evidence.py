@@ -16,12 +16,13 @@ from salver.observe.logs import get_logger
 from salver.rollout.columns import Columns
 from salver.rollout.evidence import Block, Collection, Observed, Reading
 from salver.rollout.machine import Rollout
+from salver.rollout.series import Slices
 from salver.rollout.tally import Packed
 from salver.wire.messages import EndpointPlan, Evidence
 
 log = get_logger(__name__)
 
-_BLOCK = "block"
+_BLOCK, _SLICES = "block", "slices"
 _MAX_NAME = 128
 
 
@@ -31,6 +32,7 @@ class _Book:
     def __init__(self, number: int) -> None:
         self.number = number
         self.collection = Collection()
+        self.slices = Slices()
         self.unsaved: dict[str, bytes] = {}
 
 
@@ -48,6 +50,14 @@ class Page(NamedTuple):
         for reading in self.readings:
             collection.take(reading)
         return collection.observed()
+
+
+def _restore(book: _Book, endpoint: str, reading: Reading) -> None:
+    try:
+        book.collection.take(reading)
+    except SalverError as error:
+        # Another version of Salver counted other columns; without them a step only takes longer.
+        log.error("evidence_refused", endpoint=endpoint, cause=error.message)
 
 
 class EvidenceBooks:
@@ -83,9 +93,11 @@ class EvidenceBooks:
         for name, body in stored.items():
             if name.startswith(_BLOCK):
                 book.collection.begin(msgspec.json.decode(body, type=Block))
+        if _SLICES in stored:
+            book.slices = msgspec.json.decode(stored[_SLICES], type=Slices)
         for name, body in stored.items():
-            if not name.startswith(_BLOCK):
-                book.collection.take(msgspec.json.decode(body, type=Reading))
+            if not name.startswith(_BLOCK) and name != _SLICES:
+                _restore(book, endpoint, msgspec.json.decode(body, type=Reading))
 
     def close(self, endpoint: str) -> None:
         """End a book; what comes late is not counted."""
@@ -120,6 +132,17 @@ class EvidenceBooks:
         book.collection.begin(block)
         book.unsaved[f"{_BLOCK}:{block.epoch}"] = msgspec.json.encode(block)
         return True
+
+    def slices(self, endpoint: str) -> Slices:
+        """Return the time slices of a rollout's evidence so far."""
+        return self._books[endpoint].slices
+
+    def cut(self, endpoint: str, number: int, slices: Slices) -> None:
+        """Keep a rollout's time slices, if one has been added."""
+        book = self._books.get(endpoint)
+        if book is not None and book.number == number and slices != book.slices:
+            book.slices = slices
+            book.unsaved[_SLICES] = msgspec.json.encode(slices)
 
     def page(self, endpoint: str) -> Page:
         """Return all that is in a rollout's book, which another thread may add up."""

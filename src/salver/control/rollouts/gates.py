@@ -1,6 +1,10 @@
 """What must hold before an endpoint gets another version. Its golden examples are asked later."""
 
+from collections.abc import Sequence
+
+from salver.control.rollouts.memory import Kept, Memory
 from salver.core.errors import (
+    ApprovalMissing,
     EndpointFrozen,
     InvalidRequest,
     MemoryBudgetExceeded,
@@ -10,11 +14,13 @@ from salver.core.errors import (
     VersionRolledBack,
 )
 from salver.core.names import ModelReference
-from salver.core.settings import EngineSettings
+from salver.core.routing import PREVIOUS
+from salver.registry.approvals import ApprovalStore
 from salver.registry.catalog import Catalog
 from salver.registry.records import EndpointSpec, VersionRecord
 from salver.registry.rollouts import RolloutStore
 from salver.registry.sides import SideStore
+from salver.rollout.approvals import enough, missing
 from salver.rollout.compatibility import differences
 
 _MAX_DIFFERENCES = 3
@@ -24,12 +30,18 @@ class Gates:
     """Reads the registry; called from the database's thread."""
 
     def __init__(
-        self, catalog: Catalog, store: RolloutStore, sides: SideStore, engine: EngineSettings
+        self,
+        catalog: Catalog,
+        store: RolloutStore,
+        sides: SideStore,
+        approvals: ApprovalStore,
+        memory: Memory,
     ) -> None:
         self._catalog = catalog
         self._store = store
         self._sides = sides
-        self._engine = engine
+        self.approvals = approvals
+        self._memory = memory
 
     def check_free(self, endpoint: str) -> None:
         """Raise for an endpoint that may not be changed now.
@@ -52,11 +64,15 @@ class Gates:
 
     def check_thawed(self, endpoint: str) -> None:
         """Raise ``EndpointFrozen``."""
-        frozen = self._store.frozen().get(endpoint)
-        if frozen is not None:
-            raise EndpointFrozen(
-                f"endpoint {endpoint!r} is frozen by {frozen.actor}: {frozen.reason or 'no reason'}"
-                f"; 'salver unfreeze {endpoint}' ends that"
+        check_thawed(self._store, endpoint)
+
+    def check_approved(self, spec: EndpointSpec, new: VersionRecord, wanted_by: str) -> None:
+        """Raise ``ApprovalMissing`` for a version of which too few people approve; not forced."""
+        needed = spec.approvals or 0
+        people = [each.person for each in self.approvals.of(spec.name, new)] if needed else []
+        if not enough(needed, people, wanted_by):
+            raise ApprovalMissing(
+                f"{new.id} has " + missing(spec.name, needed, people, wanted_by) + " --to VERSION"
             )
 
     def check_version(
@@ -64,13 +80,17 @@ class Gates:
         spec: EndpointSpec,
         old: VersionRecord | None,
         new: VersionRecord,
+        role: str = PREVIOUS,
+        company: Sequence[VersionRecord] = (),
         *,
-        beside: bool = False,
+        kept: Kept | None = None,
     ) -> None:
         """Raise for a version that should not take the place of another; all of it can be forced.
 
-        With ``beside`` both answer for a while, and the version that the endpoint had before
-        stays in memory meanwhile; else ``old`` takes its place.
+        ``role`` is who needs room besides: with *previous* the old version, which stays for a
+        while in place of what the endpoint had before; else the new one's beside the old, *canary*,
+        *arm* with its ``company`` of other arms, or *shadow*. ``kept`` is how changes that are only
+        rehearsed leave other endpoints.
 
         Raises ``VersionRolledBack``, ``SignatureChanged`` or ``MemoryBudgetExceeded``.
         """
@@ -92,39 +112,35 @@ class Gates:
                 + (f"; and {more} more" if more > 0 else "")
                 + "; change it all the same with --force"
             )
-        self._check_memory(spec, old, new, beside=beside)
+        self._memory.check(spec, old, (new, *company), role, kept)
 
     def current(self, spec: EndpointSpec) -> VersionRecord:
         """Return the version that an endpoint means now; raises as ``Catalog.resolve``."""
         return self._catalog.resolve(reference_of(spec))
 
-    def fits(self, spec: EndpointSpec, old: VersionRecord, new: VersionRecord) -> bool:
+    def fits(
+        self,
+        spec: EndpointSpec,
+        old: VersionRecord,
+        new: VersionRecord,
+        kept: Kept | None = None,
+    ) -> bool:
         """Tell whether both versions have room in memory."""
         try:
-            self._check_memory(spec, old, new, beside=False)
+            self._memory.check(spec, old, (new,), PREVIOUS, kept)
         except MemoryBudgetExceeded:
             return False
         return True
 
-    def _check_memory(
-        self, spec: EndpointSpec, old: VersionRecord, new: VersionRecord, *, beside: bool
-    ) -> None:
-        """Both versions and all that is pinned must fit into a worker's budget together."""
-        budget = self._engine.memory_budget_bytes or self._engine.node_memory_budget_bytes
-        if not budget:
-            return
-        sizes = self._catalog.sizes()
-        needed = {item.id: _size(item, sizes) for item in (old, new)}
-        for other, state in self._store.previous().items():
-            if state.left_s > 0 and (beside or other != spec.name):
-                kept = self.current(state.spec)
-                needed[kept.id] = _size(kept, sizes)
-        total = sum(needed.values())
-        if total > budget:
-            raise MemoryBudgetExceeded(
-                f"{old.id}, {new.id} and what else must stay in memory take {total} bytes, the "
-                f"budget is {budget}; raise engine.memory_budget_bytes, or try with --force"
-            )
+
+def check_thawed(store: RolloutStore, endpoint: str) -> None:
+    """Raise ``EndpointFrozen``; called from the database's thread."""
+    frozen = store.frozen().get(endpoint)
+    if frozen is not None:
+        raise EndpointFrozen(
+            f"endpoint {endpoint!r} is frozen by {frozen.actor}: {frozen.reason or 'no reason'}"
+            f"; 'salver unfreeze {endpoint}' ends that"
+        )
 
 
 def check_model(model: str, spec: EndpointSpec) -> None:
@@ -141,7 +157,3 @@ def reference_of(spec: EndpointSpec) -> ModelReference:
     if spec.rollout is not None and spec.version is not None:
         return ModelReference(spec.model, spec.version)
     return ModelReference(spec.model, spec.version, spec.alias)
-
-
-def _size(version: VersionRecord, sizes: dict[str, int]) -> int:
-    return sizes.get(version.id) or version.manifest.resident_bytes

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,12 +15,15 @@ from salver.rollout.evidence import Observed
 from salver.rollout.judge import Standing, decide
 from salver.rollout.machine import Finding, Rollout
 from salver.rollout.metrics.latency import quantile
-from salver.rollout.metrics.table import metric
+from salver.rollout.metrics.table import is_plugin, metric
 from salver.rollout.policy import DEFAULT_METRICS, MetricSpec, Policy
 from salver.rollout.report import Report
+from salver.rollout.series import Slices, check_kinds
 from salver.rollout.tally import Floats, Layout
 
 MAX_LABELS = 64
+KAYENTA = "kayenta"
+MIN_SLICE_S, MAX_SLICE_S = 1.0, 3_600.0
 _LATENCY, _CLASSES, _SCORE = "latency", "class_share", "score"
 _FEEDBACK = frozenset(("feedback_rate", "feedback_mean"))
 _NO_LIMIT_S = 1e12
@@ -37,7 +40,8 @@ class Analysis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     answer that is later by less than ``latency_floor_s`` is never slower: where models take a
     fraction of that, the batches of an arm with little traffic alone make a difference. A
     blue-green version is not promoted without a person while less than ``min_agreement`` of its
-    copies' answers agree with the primary's; 0 lets them differ.
+    copies' answers agree with the primary's; 0 lets them differ. ``method`` is *sequential*, or
+    *kayenta* on the values of slices of ``slice_s`` seconds.
     """
 
     alpha: float = 0.05
@@ -45,11 +49,13 @@ class Analysis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     warmup_requests: int = 20
     warmup_s: float = 10.0
     sample_ratio_alpha: float = 0.001
-    promote_on: str = "equivalent"
+    promote_on: Literal["equivalent", "no_worse"] = "equivalent"
     latency_floor_s: float = 0.001
     min_agreement: float = 0.9
     labels: tuple[str, ...] = ()
     score_edges: tuple[float, ...] = ()
+    method: Literal["sequential", "kayenta"] = "sequential"
+    slice_s: float = 10.0
 
 
 def read_analysis(document: dict[str, Any]) -> Analysis:
@@ -62,6 +68,8 @@ def read_analysis(document: dict[str, Any]) -> Analysis:
         raise InvalidRequest("analysis: latency_floor_s must not be negative")
     if not 0 <= analysis.min_agreement <= 1:
         raise InvalidRequest("analysis: min_agreement is a share, 0 to 1")
+    if not MIN_SLICE_S <= analysis.slice_s <= MAX_SLICE_S:
+        raise InvalidRequest(f"analysis: slice_s is {MIN_SLICE_S:g} to {MAX_SLICE_S:g} seconds")
     return analysis
 
 
@@ -71,9 +79,13 @@ def judge_policy(policy: RolloutPolicy) -> Policy:
     Raises ``InvalidRequest`` and ``InvalidSettings`` for what cannot be meant.
     """
     own = read_analysis(policy.analysis)
+    is_kayenta = own.method == KAYENTA
+    has_classes = own.labels and not is_kayenta
     chosen = own.metrics or tuple(
-        spec for spec in DEFAULT_METRICS if spec.kind != _CLASSES or own.labels
+        spec for spec in DEFAULT_METRICS if spec.kind != _CLASSES or has_classes
     )
+    if is_kayenta:
+        check_kinds(chosen)
     document = {
         "alpha": own.alpha,
         "metrics": msgspec.to_builtins(chosen),
@@ -84,6 +96,7 @@ def judge_policy(policy: RolloutPolicy) -> Policy:
         "max_duration_s": policy.max_duration_s or _NO_LIMIT_S,
         "no_traffic_s": policy.no_traffic_s,
         "promote_on": own.promote_on,
+        "method": own.method,
     }
     try:
         judged = msgspec.convert(document, Policy)
@@ -127,7 +140,9 @@ def columns_of(policy: RolloutPolicy, judged: Policy, usual: Floats | None) -> C
     )
     feedback = tuple(dict.fromkeys(s.feedback_name for s in judged.metrics if s.kind in _FEEDBACK))
     names = tuple(spec.name for spec in latencies)
-    edges = own.score_edges if any(s.kind == _SCORE for s in judged.metrics) else ()
+    # Whether somebody else's function looks at scores is not known.
+    scored = any(s.kind == _SCORE or is_plugin(s.kind) for s in judged.metrics)
+    edges = own.score_edges if scored else ()
     both = Layout(names, primary, own.labels, edges, feedback)
     return Columns(msgspec.structs.replace(both, thresholds_s=canary), both)
 
@@ -138,13 +153,27 @@ def captures(columns: bytes) -> bool:
 
 
 def finding(
-    rollout: Rollout, judged: Policy, observed: Sequence[Observed]
+    rollout: Rollout,
+    judged: Policy,
+    observed: Sequence[Observed],
+    slices: Slices | None = None,
+    *,
+    plugins: bool = True,
 ) -> tuple[Report, Finding]:
-    """Return the report and what a judge makes of it."""
-    report = analyse(judged, observed, rollout.exposed_s)
+    """Return the report and what a judge makes of it; ``slices`` are for Kayenta's test.
+
+    Without ``plugins`` what their metrics say is left out.
+    """
+    series = slices.series() if slices is not None else None
+    report = analyse(judged, observed, rollout.exposed_s, series, plugins=plugins)
+    return report, finding_of(rollout, judged, report)
+
+
+def finding_of(rollout: Rollout, judged: Policy, report: Report) -> Finding:
+    """Return what a judge makes of a report."""
     standing = Standing(rollout.is_last, rollout.running_s, rollout.quiet_s)
     decision = decide(report, judged, standing)
-    return report, Finding(decision.kind.value, decision.reason, evidence_of(report))
+    return Finding(decision.kind.value, decision.reason, evidence_of(report))
 
 
 def evidence_of(report: Report) -> dict[str, Any]:

@@ -5,32 +5,43 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
+import sqlalchemy as sa
 
 from salver.control.database import DatabaseThread
 from salver.control.desired import Desired
 from salver.control.hub import Hub
 from salver.control.reconcile import Reconciler
-from salver.control.rollouts.analyst import Analyst, with_columns
+from salver.control.rollouts.analyst import Analyst, Look, with_columns
 from salver.control.rollouts.earlier import fixed
 from salver.control.rollouts.evidence import EvidenceBooks
-from salver.control.rollouts.facts import Facts, Watcher
+from salver.control.rollouts.facts import Facts, facts_of
+from salver.control.rollouts.gates import check_thawed
 from salver.control.rollouts.journal import line_of, record_of, rollout_of
+from salver.control.rollouts.looks import Looks, Seen, failed, place
+from salver.control.webhooks.deliverer import Deliverer
+from salver.control.webhooks.outbox import answer_of, told
 from salver.core.clock import Clock
-from salver.core.errors import Conflict, SalverError
+from salver.core.errors import Conflict, EndpointFrozen, SalverError
 from salver.observe.logs import get_logger
 from salver.observe.merge import Totals
+from salver.registry.database import First, nothing
 from salver.registry.feedback import FeedbackStore
 from salver.registry.records import Ending
 from salver.registry.rollouts import RolloutStore
 from salver.registry.state import StateStore
+from salver.registry.webhooks import DeliveryStore
 from salver.rollout.machine import (
     PREPARING,
     PROMOTED,
     ROLLED_BACK,
+    SYSTEM,
+    Answer,
+    Command,
     Finding,
     Rollout,
     Tick,
     Transition,
+    command,
     tick,
 )
 
@@ -38,34 +49,51 @@ log = get_logger(__name__)
 
 _SAVE_S = 1.0
 _NANOSECOND = 1e-9
+# For so many reports a gateway may be silent about a process that has ended.
+_PATIENCE = 2
+_THAW = frozenset(("step", "weight", "promote"))
 
 
 class Stores(NamedTuple):
-    """Where rollouts and endpoints are kept, and the thread that may ask them."""
+    """Where rollouts and endpoints are kept, what is told of them, and the thread to ask."""
 
     rollouts: RolloutStore
     state: StateStore
     reported: FeedbackStore
+    deliveries: DeliveryStore
     database: DatabaseThread
 
 
 class Runner:
     """Component that ticks every rollout that has not ended.
 
-    ``lock`` is held while rollouts change, by whoever changes them. ``current`` are the newest
-    states, ``findings`` what was last said of each; both by endpoint.
+    ``lock`` is held while rollouts change, by whoever changes them, and never while one is
+    analysed. ``current`` are the newest
+    states, ``findings`` what was last said of each; both by endpoint. ``deliverer`` is woken when
+    webhooks are to be told of a change.
     """
 
     def __init__(
-        self, stores: Stores, reconciler: Reconciler, hub: Hub, books: EvidenceBooks, clock: Clock
+        self,
+        stores: Stores,
+        reconciler: Reconciler,
+        hub: Hub,
+        books: EvidenceBooks,
+        deliverer: Deliverer,
+        clock: Clock,
     ) -> None:
         self._stores = stores
         self._reconciler = reconciler
         self._hub = hub
         self._books = books
-        self._analyst = Analyst(books, stores.reported, stores.database)
+        self._looks = Looks(
+            Analyst(books, stores.reported, stores.database),
+            clock,
+            reconciler.settings.control.analysis_timeout_s,
+            hub.merger.count,
+        )
+        self.deliverer = deliverer
         self._clock = clock
-        self._watcher = Watcher()
         self._task: asyncio.Task[None] | None = None
         self._last_ns = 0
         self._unsaved_s = 0.0
@@ -75,8 +103,9 @@ class Runner:
         self.findings: dict[str, Finding] = {}
 
     async def start(self, interval_s: float) -> None:
-        """Take up what has not ended and begin to tick."""
+        """Take up what has not ended and begin to tick, and to tell webhooks."""
         self._last_ns = self._clock.monotonic_ns()
+        await self.deliverer.start()
         self._task = asyncio.create_task(self._tick_for_ever(interval_s))
 
     async def stop(self) -> None:
@@ -84,6 +113,8 @@ class Runner:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._looks.stop()
+        await self.deliverer.stop()
 
     def wish(self, endpoint: str) -> Desired | None:
         """Return what is wanted of an endpoint."""
@@ -93,9 +124,8 @@ class Runner:
         """Return what the processes say of a rollout."""
         wish = self.wish(rollout.endpoint)
         if wish is None:
-            return Facts(False, False, "", 0)
-        observed, incarnations = self._reconciler.observed(), self._hub.incarnations()
-        return self._watcher.facts(rollout, wish, observed, incarnations)
+            return Facts(False, False, "")
+        return facts_of(rollout, wish, self._reconciler.observed())
 
     async def refresh(self) -> None:
         """Read what is stored; states that are known already keep the time they have counted."""
@@ -103,25 +133,35 @@ class Runner:
         stored = {record.endpoint: rollout_of(record) for record in records}
         for endpoint, rollout in stored.items():
             known = self.current.get(endpoint)
-            if known is not None and _place(known) == _place(rollout):
+            if known is not None and place(known) == place(rollout):
                 stored[endpoint] = known
         self.current = stored
 
     async def commit(
-        self, after: Rollout, transition: Transition, check: Callable[[], None] | None = None
+        self,
+        after: Rollout,
+        transition: Transition,
+        check: Callable[[], None] | None = None,
+        also: First = nothing,
     ) -> None:
         """Write a change down, then act on it; raises ``Conflict`` and ``Standby``.
 
         To be called with the lock held. ``check`` is asked on the database's thread, with nothing
-        between it and the change; when it raises, nothing is changed.
+        between it and the change; when it raises, nothing is changed. ``also`` writes what else
+        belongs to the change.
         """
         ending = await self._ending(after)
         record, line = record_of(after), line_of(transition)
+        tell = told(self._stores.deliveries, after, transition)
+
+        def together(connection: sa.Connection) -> None:
+            tell(connection)
+            also(connection)
 
         def work() -> None:
             if check is not None:
                 check()
-            self._stores.rollouts.change(record, line, ending)
+            self._stores.rollouts.change(record, line, ending, together)
 
         await self._stores.database(work)
         log.info(
@@ -138,9 +178,10 @@ class Runner:
             self.current[after.endpoint] = after
         else:
             self.current.pop(after.endpoint, None)
-            self._watcher.forget(after)
+            self._looks.drop(after.endpoint)
             self._books.close(after.endpoint)
         self._reconciler.wake()
+        self.deliverer.wake()
 
     async def _ending(self, after: Rollout) -> Ending | None:
         """Return what the end of a rollout does to its endpoint."""
@@ -161,8 +202,7 @@ class Runner:
     async def _tick_for_ever(self, interval_s: float) -> None:
         while True:
             try:
-                async with self.lock:
-                    await self._tick()
+                await self._tick()
             except SalverError as error:
                 log.warning("rollouts_not_ticked", code=error.code, cause=error.message)
             except Exception:  # a fault of ours must not end the loop
@@ -170,19 +210,51 @@ class Runner:
             await asyncio.sleep(interval_s)
 
     async def _tick(self) -> None:
-        now_ns = self._clock.monotonic_ns()
-        elapsed_s, self._last_ns = (now_ns - self._last_ns) * _NANOSECOND, now_ns
-        fence = self._stores.rollouts.fence
-        if not fence:
+        """Look at every rollout and act on that; people may change them while it looks."""
+        if not self._stores.rollouts.fence:
+            self._last_ns = self._clock.monotonic_ns()
             return
+        async with self.lock:
+            problems = await self._prepare()
+        totals = self._hub.merger.totals() if self.current else Totals({}, {})
+        looked = [
+            rollout
+            for rollout in self.current.values()
+            if rollout.step > PREPARING and rollout.endpoint not in problems
+        ]
+        places = {rollout.endpoint: place(rollout) for rollout in self.current.values()}
+        seen = {**await self._looks.at(looked, totals), **problems}
+        async with self.lock:
+            await self._act(places, seen)
+
+    async def _prepare(self) -> dict[str, Seen]:
+        """Know what is stored, and return what is wrong with the evidence of rollouts."""
+        fence = self._stores.rollouts.fence
         if fence != self._fence:
             self._forget(fence)
+        await self.refresh()
+        problems: dict[str, Seen] = {}
+        for rollout in self.current.values():
+            if rollout.step > PREPARING:
+                try:
+                    await self._open_book(rollout)
+                except Exception as error:  # whatever it raises, a person has to look
+                    problems[rollout.endpoint] = failed(rollout.endpoint, error)
+        return problems
+
+    async def _act(self, places: dict[str, tuple[int, int]], seen: dict[str, Seen]) -> None:
+        """Let time pass for every rollout; what was seen of one counts if it is as it was then."""
+        now_ns = self._clock.monotonic_ns()
+        elapsed_s, self._last_ns = (now_ns - self._last_ns) * _NANOSECOND, now_ns
+        if self._stores.rollouts.fence != self._fence:
+            return
         self._unsaved_s += elapsed_s
         await self.refresh()
-        totals = self._hub.merger.totals() if self.current else Totals({}, {})
         for rollout in list(self.current.values()):
-            counted, seen = await self._seen(rollout, totals, elapsed_s)
-            after, transition = tick(counted, seen)
+            is_same = places.get(rollout.endpoint) == place(rollout)
+            known = seen.get(rollout.endpoint, Seen()) if is_same else Seen()
+            counted = rollout if known.look is None else with_columns(rollout, known.look)
+            after, transition = tick(counted, await self._ticked(rollout, known, elapsed_s))
             self.current[after.endpoint] = after
             if transition is not None:
                 await self._try_to_commit(rollout, after, transition)
@@ -194,17 +266,29 @@ class Runner:
 
     def _forget(self, fence: int) -> None:
         """Begin with what is stored: while another control was in charge it may have gone on."""
+        # One that is open still has looked at the books of before, or is about to miss them.
+        self._looks.stop()
         self._books.clear()
         self.current.clear()
         self.findings.clear()
         self._fence = fence
 
     async def _try_to_commit(self, before: Rollout, after: Rollout, transition: Transition) -> None:
-        """Commit; what could not be written has not happened, and is decided anew."""
+        """Commit; what could not be written has not happened, and is decided anew.
+
+        What is frozen gets no more traffic, also when its rollout was not paused in time.
+        """
+        endpoint, store = before.endpoint, self._stores.rollouts
+        check = (lambda: check_thawed(store, endpoint)) if transition.kind in _THAW else None
         try:
-            await self.commit(after, transition)
+            try:
+                await self.commit(after, transition, check)
+            except EndpointFrozen as error:
+                paused, line = command(before, Command("pause", SYSTEM, error.message))
+                assert line is not None
+                await self.commit(paused, line)
         except SalverError:
-            self.current[before.endpoint] = before
+            self.current[endpoint] = before
             raise
 
     async def _count(self, before: Rollout, after: Rollout) -> None:
@@ -230,32 +314,33 @@ class Runner:
         if self._books.begin(rollout, plan):
             await self._save(0.0)
 
-    async def _seen(
-        self, rollout: Rollout, totals: Totals, elapsed_s: float
-    ) -> tuple[Rollout, Tick]:
+    async def _ticked(self, rollout: Rollout, known: Seen, elapsed_s: float) -> Tick:
         facts = self.facts(rollout)
-        requests, finding, problem = None, None, ""
-        if rollout.step > PREPARING:
-            try:
-                await self._open_book(rollout)
-                look = await self._analyst.look(rollout, totals)
-                requests, finding = look.requests, look.finding
-                rollout = with_columns(rollout, look)
-                if finding is not None:
-                    self.findings[rollout.endpoint] = finding
-            except Exception as error:  # whatever it raises, a person has to look
-                log.exception("analysis_failed", endpoint=rollout.endpoint)
-                problem = f"the analysis failed ({type(error).__name__}: {error})"[:500]
-        return rollout, Tick(
+        snapshot_s = self._reconciler.settings.control.snapshot_interval_s
+        requests, finding = (known.look or Look(0, None))[:2]
+        if finding is not None:
+            self.findings[rollout.endpoint] = finding
+        return Tick(
             elapsed_s,
             facts.is_ready,
             facts.is_primary_ready,
-            requests,
+            requests if known.look is not None else None,
             finding,
-            facts.failure,
-            problem,
-            facts.crashes,
+            _storable(facts.failure),
+            _storable(known.problem),
+            self._hub.crashes(rollout.target, rollout.first_epoch, _PATIENCE * snapshot_s),
+            await self._answer(rollout),
         )
+
+    async def _answer(self, rollout: Rollout) -> Answer | None:
+        """Return what the webhooks say that are asked."""
+        asked, store = rollout.asked, self._stores.deliveries
+        if asked is None:
+            return None
+        found = await self._stores.database(
+            lambda: store.of_event(rollout.endpoint, rollout.number, asked.sequence)
+        )
+        return answer_of(found)
 
     async def _save(self, spent_s: float) -> None:
         """Write down how far rollouts are, and for how long earlier versions stay."""
@@ -289,5 +374,6 @@ class Runner:
             self._reconciler.wake()
 
 
-def _place(rollout: Rollout) -> tuple[int, int]:
-    return rollout.number, rollout.sequence
+def _storable(text: str) -> str:
+    """Return what a model or a library says without what PostgreSQL does not store."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,16 +1,21 @@
 """What shadows and experiments have shown so far."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from salver.control.rollouts.experiments import RATIO_ALPHA, SplitChange, exposures_of
 from salver.control.rollouts.sides import Sides
 from salver.core.names import check_name
 from salver.core.sides import EXPERIMENT, SHADOW, Side
 from salver.observe.catalog import DIFFERENCE_BUCKETS, SECONDS_BUCKETS
 from salver.observe.merge import Merger, Totals
-from salver.rollout.outcomes import Cell, report
+from salver.registry.feedback import Sums
+from salver.rollout.exposures import Exposures
+from salver.rollout.outcomes import NO_VERDICT, ArmReport, Cell, Design, report
+from salver.rollout.sample_ratio import SplitRatio
 
 ALPHA = 0.05
 _COPIES, _DIFFERENCE = "salver_shadow_copies_total", "salver_shadow_difference"
@@ -53,40 +58,97 @@ class SideReports:
         }
 
     async def experiment(self, endpoint: str) -> dict[str, Any]:
-        """Return how the arms of the newest experiment compare; raises ``SideNotFound``."""
+        """Return how the arms of the newest experiment compare; raises ``SideNotFound``.
+
+        Nothing is said of them while they have not got the traffic of their weights.
+        """
         side = await self._newest(endpoint, EXPERIMENT)
         requests = _requests(side, self._merger.totals())
-        epochs = sorted({epoch for _, epoch in requests})
         parts = self.sides.parts
 
-        def work() -> tuple[list[Cell], bool]:
+        def work() -> _Seen:
             spec = parts.state.endpoint(endpoint)
-            names = {_version(arm.version): arm.version for arm in side.arms}
-            sums = parts.outcomes.sums(endpoint, side.metric, epochs)
-            cells = [
-                Cell(names[s.version], s.weight_epoch, s.place, s.count, s.total, s.squares)
-                for s in sums
-                if s.version in names
-            ]
-            return cells, spec is not None and bool(spec.routing.key)
+            exposures = exposures_of(side)
+            exposures.restore(parts.sides.evidence(side))
+            sums = parts.outcomes.sums(endpoint, side.metric, sorted(exposures.blocks))
+            known = parts.sides.covariate(side)
+            sticky = side.sticky
+            if sticky is None:
+                sticky = spec is not None and bool(spec.routing.key)
+            return _Seen(sticky, exposures, sums, known)
 
-        cells, sticky = await parts.database(work)
-        arms = [(arm.version, arm.weight) for arm in side.arms]
-        found = report(arms, cells, ALPHA, sticky=sticky)
+        seen = await parts.database(work)
+        ratio, found = await asyncio.to_thread(_compared, side, seen)
         rows = [
             {
                 **msgspec.to_builtins(arm),
-                "weight": arm.weight / 100,
+                "weight": side.weights[arm.arm] / 100,
                 "requests": sum(n for (name, _), n in requests.items() if name == arm.arm),
             }
             for arm in found
         ]
-        return {**shown(side), "confidence": 1 - ALPHA, "sticky": sticky, "arms": rows}
+        return {
+            **shown(side),
+            "sample_ratio": msgspec.to_builtins(ratio),
+            "confidence": 1 - ALPHA,
+            "sticky": seen.sticky,
+            "callers_known": sum(callers for callers, _ in seen.covariate.values()),
+            "arms": rows,
+        }
+
+    async def history(self, endpoint: str) -> list[dict[str, Any]]:
+        """Return the changes of the newest experiment's weights, newest first, in percent."""
+        side = await self._newest(endpoint, EXPERIMENT)
+        parts = self.sides.parts
+        rows = await parts.database(lambda: parts.sides.history(side))
+        found = []
+        for sequence, unix_ms, body in rows:
+            line = msgspec.json.decode(body, type=SplitChange)
+            percent = {name: weight / 100 for name, weight in line.weights.items()}
+            found.append(
+                {
+                    "change": sequence,
+                    "unix_ms": unix_ms,
+                    "percent": percent,
+                    "best": line.best,
+                    "outcomes": line.outcomes,
+                    "means": line.means,
+                }
+            )
+        return found
 
     async def _newest(self, endpoint: str, kind: str) -> Side:
         check_name(endpoint, "endpoint")
         parts = self.sides.parts
         return await parts.database(lambda: parts.sides.newest(endpoint, kind))
+
+
+class _Seen(NamedTuple):
+    """What is stored of an experiment; the covariate by place, as callers and their sum."""
+
+    sticky: bool
+    exposures: Exposures
+    sums: Sequence[Sums]
+    covariate: Mapping[int, tuple[int, float]]
+
+
+def _compared(side: Side, seen: _Seen) -> tuple[SplitRatio, list[ArmReport]]:
+    """Compare the arms, if they have got their traffic."""
+    arms = tuple(arm.version for arm in side.arms)
+    ratio = seen.exposures.ratio(RATIO_ALPHA)
+    names = {_version(arm): arm for arm in arms}
+    cells = [
+        Cell(names[s.version], s.weight_epoch, s.place, s.count, s.total, s.squares)
+        for s in seen.sums
+        if s.version in names
+    ]
+    usual = {place: total / callers for place, (callers, total) in seen.covariate.items()}
+    design = Design(arms, seen.exposures.blocks, seen.sticky, side.floor)
+    found = report(design, cells, ALPHA, usual)
+    if not ratio.holds:
+        nothing = {"estimate": None, "low": None, "high": None, "verdict": NO_VERDICT}
+        found = [msgspec.structs.replace(arm, **nothing) for arm in found]
+    return ratio, found
 
 
 def shown(side: Side) -> dict[str, Any]:
@@ -101,6 +163,12 @@ def shown(side: Side) -> dict[str, Any]:
         "active": side.is_active,
         "percent": arms,
         "metric": side.metric,
+        "split": side.split or "fixed",
+        "floor": side.floor / 100,
+        "prefer": "less" if side.prefers_less else "more",
+        "minimum": side.bounds.minimum,
+        "maximum": side.bounds.maximum,
+        "changes": side.changes,
         "started_unix_ms": side.started_unix_ms,
         "started_by": side.started_by,
         "ended_unix_ms": side.ended_unix_ms or None,

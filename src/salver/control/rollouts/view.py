@@ -4,8 +4,19 @@ from typing import Any
 
 from salver.core.rollouts import MANUAL
 from salver.core.routing import FULL
+from salver.core.webhooks import BEFORE_STEP
 from salver.registry.records import Freeze, PreviousState
-from salver.rollout.machine import PAUSED, PREPARING, PROMOTION, RUNNING, Finding, Rollout
+from salver.rollout.machine import (
+    APPROVAL,
+    PAUSED,
+    PREPARING,
+    PROMOTION,
+    RUNNING,
+    Finding,
+    Rollout,
+)
+
+_ENDS_PAUSE = {APPROVAL: "approve", PROMOTION: "promote"}
 
 
 def shown(rollout: Rollout, finding: Finding | None) -> dict[str, Any]:
@@ -31,6 +42,8 @@ def shown(rollout: Rollout, finding: Finding | None) -> dict[str, Any]:
         "metrics": _metrics(finding),
         "time_left_s": max(0.0, limit_s - rollout.running_s) if limit_s else None,
         "reason": rollout.reason,
+        "awaits": rollout.awaits or ("webhooks" if rollout.asked is not None else ""),
+        "approvals": {"needed": rollout.approvals, "by": list(rollout.approved_by)},
         "next": what_next(rollout, finding),
         "created_unix_ms": rollout.created_unix_ms,
         "created_by": rollout.created_by,
@@ -40,10 +53,12 @@ def shown(rollout: Rollout, finding: Finding | None) -> dict[str, Any]:
 def what_next(rollout: Rollout, finding: Finding | None) -> str:
     """Say what happens next, or what a person may do."""
     name = rollout.endpoint
-    if rollout.awaits == PROMOTION:
-        return f"waits for 'salver rollout promote {name}' or 'salver rollout abort {name}'"
+    if rollout.asked is not None:
+        hooks = ", ".join(h.name for h in rollout.policy.webhooks if BEFORE_STEP in h.on)
+        return f"waits for the answers of webhooks: {hooks}"
     if rollout.state == PAUSED:
-        return f"waits for 'salver rollout resume {name}' or 'salver rollout abort {name}'"
+        what = _ENDS_PAUSE.get(rollout.awaits, "resume")
+        return f"waits for 'salver rollout {what} {name}' or 'salver rollout abort {name}'"
     if rollout.state != RUNNING:
         return "nothing; it has ended"
     if rollout.step == PREPARING:

@@ -12,10 +12,14 @@ from salver.core.errors import SalverError
 from salver.core.names import ModelReference, parse_reference
 from salver.core.rollouts import BLUE_GREEN
 from salver.core.routing import ARM, CANARY, PREVIOUS, SHADOW
-from salver.core.settings import EngineSettings
+from salver.core.settings import Settings
 from salver.core.sides import Side, SideArm
 from salver.registry.records import EndpointSpec, PreviousState, VersionRecord
+from salver.rollout.columns import Columns, encode_columns
 from salver.rollout.machine import PREPARING, Rollout
+from salver.rollout.tally import Layout
+
+_TRAFFIC = encode_columns(Columns(Layout(), Layout()))
 
 Resolve = Callable[[ModelReference], VersionRecord]
 
@@ -23,9 +27,11 @@ Resolve = Callable[[ModelReference], VersionRecord]
 class Wishes:
     """Makes wishes; ``sizes`` are what versions took in memory."""
 
-    def __init__(self, resolve: Resolve, sizes: Mapping[str, int], engine: EngineSettings) -> None:
+    def __init__(self, resolve: Resolve, sizes: Mapping[str, int], settings: Settings) -> None:
+        engine = settings.engine
         self._resolve = resolve
         self._sizes = sizes
+        self._background = settings.shadow.background
         self._has_budget = bool(engine.memory_budget_bytes or engine.node_memory_budget_bytes)
         self._idle_s = engine.idle_s
 
@@ -41,28 +47,36 @@ class Wishes:
             version = self._resolve(reference_of(spec))
         except SalverError as error:
             return Desired(spec, None, error.message)
-        arms = []
+        arms: list[Arm | None] = []
         if rollout is not None:
             # Little traffic must not send the primary out of memory before the rollout is over.
             spec = msgspec.structs.replace(spec, pinned=True)
-            arms.append(self._arm(rollout.target, *part_of(rollout)))
+            arm = self._arm(rollout.target, *part_of(rollout))
+            # From the start, so that it is loaded once; when it is promoted it answers there until
+            # the endpoint's usual workers have it.
+            alone = rollout.policy.sample > 0
+            arms.append(arm and msgspec.structs.replace(arm, alone=alone))
         elif side is not None:
             arms += [self._side_arm(side, arm) for arm in side.arms]
         if previous is not None and previous.left_s > 0:
-            arms.append(self._arm(str(reference_of(previous.spec)), PREVIOUS, 0, 0))
-        kept = [arm for arm in arms if arm is not None and arm.version.id != version.id]
-        unique = {arm.version.id: arm for arm in reversed(kept)}
+            kept = self._arm(str(reference_of(previous.spec)), PREVIOUS, 0, 0)
+            # Whoever goes back to it, in an incident perhaps, wants it at its full speed.
+            arms = [_in_front(arm) if _same(arm, kept) else arm for arm in arms]
+            arms.append(kept)
+        others = [arm for arm in arms if arm is not None and arm.version.id != version.id]
+        unique = {arm.version.id: arm for arm in reversed(others)}
         return Desired(
             spec,
             version,
             "",
             self._hint(version),
             _salt(rollout, side),
-            rollout.columns if rollout is not None and rollout.step > PREPARING else b"",
+            _columns(rollout, side),
             captures=rollout is not None and captures(rollout.columns),
             arms=tuple(reversed(unique.values())),
             size_bytes=self._sizes.get(version.id, 0),
             idle_s=self._idle(spec, has_arms=bool(unique)),
+            floor=side.floor if rollout is None and side is not None else 0,
         )
 
     def _hint(self, version: VersionRecord) -> int:
@@ -77,8 +91,9 @@ class Wishes:
     def _side_arm(self, side: Side, arm: SideArm) -> Arm | None:
         role = SHADOW if side.kind == sides.SHADOW else ARM
         found = self._arm(arm.version, role, arm.weight, arm.sample)
-        alone = side.kind == sides.SHADOW
-        return found and msgspec.structs.replace(found, alone=alone)
+        if found is None or side.kind != sides.SHADOW:
+            return found
+        return msgspec.structs.replace(found, alone=True, background=self._background, replicas=1)
 
     def _arm(self, reference: str, role: str, weight: int, sample: int) -> Arm | None:
         try:
@@ -88,6 +103,21 @@ class Wishes:
         size = self._sizes.get(version.id, 0)
         hint = self._hint(version)
         return Arm(version, role, weight, sample, hint, pinned=True, size_bytes=size)
+
+
+def _same(arm: Arm | None, other: Arm | None) -> bool:
+    return arm is not None and other is not None and arm.version.id == other.version.id
+
+
+def _in_front(arm: Arm | None) -> Arm | None:
+    return arm and msgspec.structs.replace(arm, background=False)
+
+
+def _columns(rollout: Rollout | None, side: Side | None) -> bytes:
+    """Return what gateways count; of an experiment's arms only the requests."""
+    if rollout is not None:
+        return rollout.columns if rollout.step > PREPARING else b""
+    return _TRAFFIC if side is not None and side.kind == sides.EXPERIMENT else b""
 
 
 def _salt(rollout: Rollout | None, side: Side | None) -> str:

@@ -15,7 +15,8 @@ here: ``gateway`` and ``control`` map codes to them.
     │   │   ├── MissingInput        missing_input
     │   │   ├── UnknownOutput       unknown_output
     │   │   ├── ValueRejected       value_rejected
-    │   │   └── HostingRefused      hosting_refused
+    │   │   ├── HostingRefused      hosting_refused
+    │   │   └── WebhookNotAllowed   webhook_not_allowed
     │   ├── MalformedHttp           malformed_http
     │   ├── BodyTooLarge            body_too_large
     │   ├── HeadersTooLarge         headers_too_large
@@ -42,6 +43,7 @@ here: ``gateway`` and ``control`` map codes to them.
     │   │   ├── EndpointFrozen      endpoint_frozen
     │   │   ├── SignatureChanged    signature_changed
     │   │   ├── VersionRolledBack   version_rolled_back
+    │   │   ├── ApprovalMissing     approval_missing
     │   │   └── FeedbackDiffers     feedback_differs
     │   ├── FeedbackExpired         feedback_expired
     │   ├── InvalidName             invalid_name
@@ -101,6 +103,7 @@ from salver.core.errors.base import (
 )
 from salver.core.errors.caller import (
     AliasNotFound,
+    ApprovalMissing,
     BodyTooLarge,
     Cancelled,
     Conflict,
@@ -139,6 +142,7 @@ from salver.core.errors.caller import (
     ValueRejected,
     VersionNotFound,
     VersionRolledBack,
+    WebhookNotAllowed,
 )
 from salver.core.errors.platform import (
     CircuitOpen,
@@ -165,6 +169,7 @@ from salver.core.errors.platform import (
 __all__ = [
     "ERRORS_BY_CODE",
     "AliasNotFound",
+    "ApprovalMissing",
     "BodyTooLarge",
     "CallerError",
     "Cancelled",
@@ -233,6 +238,7 @@ __all__ = [
     "ValueRejected",
     "VersionNotFound",
     "VersionRolledBack",
+    "WebhookNotAllowed",
     "WireError",
     "WorkerCrashed",
     "WorkerLimit",

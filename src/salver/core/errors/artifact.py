@@ -22,7 +22,7 @@ class PickleRefused(InvalidArtifact):
 
 
 class CodeRefused(InvalidArtifact):
-    """The model is code, and nobody said that it may run."""
+    """The model is code, or a file that may run some, and nobody said that it may."""
 
     code = "code_refused"
 

@@ -51,6 +51,12 @@ class HostingRefused(InvalidRequest):
     code = "hosting_refused"
 
 
+class WebhookNotAllowed(InvalidRequest):
+    """The webhook's host, or the address that it leads to, may not be called."""
+
+    code = "webhook_not_allowed"
+
+
 class MalformedHttp(CallerError):
     """The bytes on the connection are not valid HTTP, or are ambiguous."""
 
@@ -205,6 +211,12 @@ class VersionRolledBack(Conflict):
     """The version was rolled back before."""
 
     code = "version_rolled_back"
+
+
+class ApprovalMissing(Conflict):
+    """The endpoint demands that people approve of the version first."""
+
+    code = "approval_missing"
 
 
 class FeedbackDiffers(Conflict):

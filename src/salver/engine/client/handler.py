@@ -1,7 +1,8 @@
 """Sends each request to the best worker of its variant and applies the retry rule.
 
 Requests that only waited in a dead worker's queue move to another worker. Those in its running
-batch are tried once more, each alone, in the quarantine worker. Nothing is tried again after a
+batch are tried once more, each alone, in the quarantine worker. What only waits in a worker that
+gives no sign of life moves as well, before it is dead. Nothing is tried again after a
 first chunk went out, or for variants that are not idempotent: a worker that vanished behind a
 network may have run what it never announced.
 """
@@ -22,13 +23,14 @@ from salver.core.errors import (
     Overloaded,
     SalverError,
     WireError,
-    WorkerCrashed,
     fault_of,
     from_code,
 )
 from salver.core.handler import Responder
 from salver.core.request import InferenceRequest
 from salver.core.settings import EngineSettings
+from salver.engine.client.crash import Death, Deaths, crashed
+from salver.engine.client.deaths import DeathNotes
 from salver.engine.client.link import WorkerLink
 from salver.engine.client.pending import Link, Pending, VariantRoute
 from salver.engine.memory import uninitialised
@@ -41,6 +43,7 @@ log = get_logger(__name__)
 
 _RETRY_AFTER_S = 1.0
 _SWEEP_S = 0.02
+_LOOK_NS = 500_000_000
 _MAX_ATTEMPTS = 4
 _DRAIN_POLL_S = 0.01
 _SETTLE_NS = 1_000_000_000
@@ -70,6 +73,9 @@ class EngineClient:
         self._leaving: list[WorkerLink] = []
         self._routes: dict[str, VariantRoute] = {}
         self._waiting: dict[Pending, None] = {}
+        self._deaths = Deaths(self._end)
+        self._looked_ns = 0
+        self.notes = DeathNotes()
         self._draining = False
         self._stopped = False
         self._sweeper: asyncio.Task[None] | None = None
@@ -95,12 +101,13 @@ class EngineClient:
         for pending in list(self._waiting):
             self._forget(pending)
             self._end(pending, self._refusal(pending.context))
+        self._deaths.stop()
 
     @property
     def in_flight(self) -> int:
         """Requests without a final answer."""
         sent = sum(link.open_count for link in (*self._links.values(), *self._leaving))
-        return sent + len(self._waiting)
+        return sent + len(self._waiting) + self._deaths.open_count
 
     def open_requests(self, variant: str) -> int:
         """Requests of one variant without a final answer."""
@@ -155,6 +162,10 @@ class EngineClient:
                 self._links[identity] = link
                 link.start(self._settings.connect_timeout_s, self._options)
         self._route([v for endpoint in plan.endpoints for v in endpoint.variants])
+        if self._waiting:
+            # Who was ready before this plan routed to it does not say so again.
+            for link in list(self._links.values()):
+                self.usable(link)
 
     def _route(self, variants: list[VariantPlan]) -> None:
         previous, self._routes = self._routes, {}
@@ -259,7 +270,8 @@ class EngineClient:
 
     def lost(self, link: WorkerLink, pending: list[Pending]) -> None:
         """Apply the retry rule to the requests of a dead worker."""
-        del link
+        death = link.death if pending else None
+        self.notes.note(link.identity, link.pid, pending, link.running.unheard)
         for request in pending:
             request.link = None
             if request.done:
@@ -267,14 +279,15 @@ class EngineClient:
             if self._stopped:
                 self._end(request, self._refusal(request.context))
             elif not request.context.idempotent or request.chunks:
-                self._end(request, _crashed(request))
+                self._deaths.mourn(request, death)
             elif request.started:
-                self._after_crash(request)
+                self._after_crash(request, death)
             elif request.attempts >= _MAX_ATTEMPTS:
-                self._end(request, _crashed(request))
+                self._deaths.mourn(request, death)
             elif request.quarantined:
                 self._quarantine(request)
             else:
+                request.stays = True
                 self._retry(request, request.route.best())
 
     def usable(self, link: WorkerLink) -> None:
@@ -333,24 +346,30 @@ class EngineClient:
                 self.unsendable(pending, error)
         elif sleepers := pending.route.sleepers:
             self._wake(pending, sleepers)
-        elif self._clock.monotonic_ns() < pending.route.settle_ns:
+        elif self._clock.monotonic_ns() < pending.route.settle_ns or self._may_stay(pending):
             self._wait(pending)
         else:
             self._end(pending, _no_worker(pending))
 
-    def _after_crash(self, pending: Pending) -> None:
+    def _may_stay(self, pending: Pending) -> bool:
+        """Tell whether a request whose worker died may wait for the next process of some worker."""
+        route = pending.route
+        return pending.stays and bool(route.links) and route.waiting < route.plan.policy.max_queue
+
+    def _after_crash(self, pending: Pending, death: Death | None) -> None:
         if pending.quarantined or pending.route.quarantine is None:
-            self._end(pending, _crashed(pending))
+            self._deaths.mourn(pending, death)
             return
         pending.quarantined = True
-        self._meter.add("salver_retries_total", (pending.route.plan.id,))
+        for name in ("salver_retries_total", "salver_quarantined_total"):
+            self._meter.add(name, (pending.route.plan.id,))
         self._quarantine(pending)
 
     def _quarantine(self, pending: Pending) -> None:
         """Send to the quarantine worker, or wait for it until the deadline."""
         link = pending.route.quarantine
         if link is None:
-            self._end(pending, _crashed(pending))
+            self._deaths.mourn(pending, None)
         elif pending.route.plan.id in link.ready:
             self._dispatch(pending, link)
         elif link.on_demand:
@@ -387,7 +406,35 @@ class EngineClient:
     async def _sweep_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
-            self._sweep(self._clock.monotonic_ns())
+            now_ns = self._clock.monotonic_ns()
+            self._sweep(now_ns)
+            if now_ns - self._looked_ns >= _LOOK_NS:
+                self._looked_ns = now_ns
+                self._look(now_ns, round(self._settings.silent_s * 1e9))
+
+    def _look(self, now_ns: int, silent_ns: int) -> None:
+        """Let what waits in workers that give no sign of life, or no answers, go to others."""
+        if silent_ns <= 0:
+            return
+        for link in self._links.values():
+            if link.signs.look(now_ns, silent_ns, owes=link.connected and link.open_count > 0):
+                log.warning("worker_silent", worker=link.identity, requests=link.open_count)
+            if link.signs.silent or link.signs.stalled:
+                self._relieve(link)
+            link.signs.cut_if_gone(now_ns, self._settings)
+
+    def _relieve(self, link: WorkerLink) -> None:
+        """Move what a worker has not begun with to those that can take it."""
+        for pending in link.unstarted():
+            other = pending.route.best(link)
+            if other is None or other.signs.silent or not _may_move(pending):
+                continue
+            # Of two that only take long, neither is worth much moving, nor more than once.
+            eases = not other.signs.stalled and other.open_count < link.open_count
+            if link.signs.silent or (eases and pending.attempts == 1):
+                link.cancel(pending)
+                pending.link = None
+                self._retry(pending, other)
 
     def _sweep(self, now_ns: int) -> None:
         """End the requests whose deadline has passed, and close links that are done."""
@@ -400,21 +447,34 @@ class EngineClient:
         for pending in late:
             self._forget(pending)
             self._end(pending, _late())
-        unsettled = [
-            pending
-            for pending in self._waiting
-            if not pending.quarantined
-            and pending.route.settle_ns <= now_ns
-            and not pending.route.sleepers
-        ]
-        for pending in unsettled:
+        for pending in [one for one in self._waiting if _waits_in_vain(one, now_ns)]:
             self._forget(pending)
-            self._end(pending, _no_worker(pending))
+            error: SalverError = _no_worker(pending)
+            if pending.quarantined:
+                # It has not been tried a second time.
+                pending.quarantined = False
+                error = crashed(pending, None)
+            self._end(pending, error)
         for link in self._links.values():
             link.close_if_left()
         for link in [link for link in self._leaving if not link.open_count]:
             self._leaving.remove(link)
             link.stop()
+
+
+def _may_move(pending: Pending) -> bool:
+    """Tell whether a request may be sent elsewhere though its worker might still answer it."""
+    repeatable = pending.context.idempotent and not pending.chunks and not pending.quarantined
+    return repeatable and pending.attempts < _MAX_ATTEMPTS
+
+
+def _waits_in_vain(pending: Pending, now_ns: int) -> bool:
+    """Tell whether nobody will come for whom a request waits."""
+    route = pending.route
+    if pending.quarantined:
+        return route.quarantine is None
+    is_settled = route.settle_ns <= now_ns and not route.sleepers
+    return is_settled and not (pending.stays and route.links)
 
 
 def _late() -> DeadlineExceeded:
@@ -429,11 +489,3 @@ def _no_worker(pending: Pending) -> NotReady:
         "loading",
         retry_after_s=_RETRY_AFTER_S,
     )
-
-
-def _crashed(pending: Pending) -> WorkerCrashed:
-    if pending.quarantined:
-        return WorkerCrashed(
-            "the model's process died twice while it held this request; it is not tried again"
-        )
-    return WorkerCrashed("the model's process died while it held this request")

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 from salver.core.clock import Clock
@@ -18,12 +17,15 @@ from salver.engine.client.cohort import (
     infer_many,
     joint_response,
 )
+from salver.engine.client.crash import Death
 from salver.engine.client.held import Held, HeldCohorts
 from salver.engine.client.pending import Pending, VariantRoute, tensors_of
-from salver.engine.ledger import Ledger, new_name
+from salver.engine.client.running import Running
+from salver.engine.client.signs import Signs
 from salver.observe.logs import get_logger
-from salver.wire.address import UnixAddress, parse_address
+from salver.wire.address import folder_of
 from salver.wire.connection import Connection
+from salver.wire.ends import is_noted
 from salver.wire.framing import Buffer
 from salver.wire.messages import (
     ANSWERING_STATES,
@@ -42,6 +44,7 @@ from salver.wire.messages import (
     Watch,
     WorkerPlan,
 )
+from salver.wire.pings import Ping
 from salver.wire.transport import LinkOptions, connect
 
 log = get_logger(__name__)
@@ -51,6 +54,7 @@ _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.05
 _NOT_RUN = ("draining", "not_ready", "memory_budget_exceeded")
 _FAILED, _RETRY_AFTER_S = "failed", 1.0
+_ON_THE_WAY = ("loading", "reloading")
 _LAZY = frozenset(("ready", "lazy", "loading"))
 
 
@@ -110,13 +114,16 @@ class WorkerLink:
         self.pending: dict[int, Pending] = {}
         self.held = HeldCohorts()
         self.ready: frozenset[str] = frozenset()
+        self.pid = 0
         self._hello = hello
         self._owner = owner
         self._clock = clock
         self._connection: Connection | None = None
         self._gathers = gathers
+        self._folder = folder_of(worker.address)
+        self.signs = Signs(self._folder, worker.id)
         self._watches = watches
-        self._ledger: Ledger | None = None
+        self.running = Running(self._folder, worker.id)
         self._joins = self._is_terse = False
         self._alone = True
         self._turn: list[Pending] = []
@@ -137,6 +144,14 @@ class WorkerLink:
     def open_count(self) -> int:
         """Requests without a final answer."""
         return len(self.pending) + self.held.members
+
+    @property
+    def death(self) -> Death | None:
+        """The end of the worker's last process, if anybody notes how it ends."""
+        folder = self._folder
+        if folder is None or not is_noted(folder, self.identity):
+            return None
+        return Death(folder, self.identity, self.pid)
 
     def can_answer(self, variant: str) -> bool:
         """Tell whether the worker answers for a version now, or would if it were started."""
@@ -159,6 +174,13 @@ class WorkerLink:
         """Close the link to a worker that wants to leave, when all it had was answered."""
         if self._leaving and not self.open_count and self._connection is not None:
             self._connection.close()
+
+    def unstarted(self) -> list[Pending]:
+        """Return the requests that the worker has not begun with, each by itself from now on."""
+        for held in self.held:
+            self.take_apart(held)
+        noted = self.running.noted()
+        return [one for one in self.pending.values() if not one.started and one.id not in noted]
 
     @property
     def takes_cohorts(self) -> bool:
@@ -245,7 +267,8 @@ class WorkerLink:
         connection, now_ns = self._connection, self._clock.monotonic_ns()
         if connection is None:
             return
-        waiting = [pending for pending in turn if not pending.done]
+        # What has moved to another worker since has an id of that one's.
+        waiting = [one for one in turn if self.pending.get(one.id) is one and not one.done]
         for cohort in cohorts(waiting) if len(waiting) > 1 else (waiting,):
             try:
                 if len(cohort) > 1:
@@ -262,9 +285,14 @@ class WorkerLink:
         """Tell the worker that nobody waits for this request."""
         if self.pending.pop(pending.id, None) is not None and self._connection is not None:
             self._connection.send(Cancel(pending.id))
+            self.running.give_up(pending)
 
     def on_message(self, message: Message, payload: Buffer) -> None:
         """Take an answer, or news of what the worker does."""
+        if type(message) is Ping:
+            self.signs.replied = True
+            return
+        self.signs.heard = True
         if type(message) is ChunkMany:
             self._chunks(message, payload)
         elif type(message) is Chunk:
@@ -283,7 +311,8 @@ class WorkerLink:
         """Take note of which versions can answer and which never will."""
         if self._leaving:
             return
-        before = self.ready
+        before, self.pid = self.ready, snapshot.pid
+        self.signs.loads = any(item.state in _ON_THE_WAY for item in snapshot.variants)
         self.ready = frozenset(
             [item.variant for item in snapshot.variants if item.state in self._answering]
         )
@@ -301,13 +330,14 @@ class WorkerLink:
         """Hand the open requests to the owner."""
         self._connection = None
         self._joins = self._is_terse = False
+        self.signs.forget()
         self._turn = []
         self.ready = frozenset()
         self._leaving, self._failed = False, {}
         for held in self.held:
             self.take_apart(held)
         pending, self.pending = list(self.pending.values()), {}
-        self._read_ledger(pending)
+        self.running.end(pending)
         if pending:
             log.warning(
                 "worker_lost", worker=self.identity, requests=len(pending), cause=str(error or "")
@@ -317,25 +347,9 @@ class WorkerLink:
 
     def _watch(self, connection: Connection) -> None:
         """Have the worker note its batches in shared memory, where both can have the same."""
-        address = parse_address(self.address)
-        if not self._watches or not isinstance(address, UnixAddress):
-            return
-        try:
-            name = new_name(self.identity)
-            self._ledger = Ledger.create(Path(address.path).parent, name)
-        except OSError as error:
-            log.warning("no_ledger", worker=self.identity, cause=str(error))
-        else:
+        name = self.running.watch() if self._watches else ""
+        if name:
             connection.send(Watch(name))
-
-    def _read_ledger(self, pending: list[Pending]) -> None:
-        ledger, self._ledger = self._ledger, None
-        if ledger is None:
-            return
-        noted = ledger.noted() if pending else frozenset()
-        for request in pending:
-            request.started = request.started or request.id in noted
-        ledger.close()
 
     def _abort(self, error: WireError) -> None:
         if self._connection is not None:
@@ -361,6 +375,8 @@ class WorkerLink:
             pending = self._single(request_id)
             if pending is not None:
                 pending.started = True
+            else:
+                self.running.start(request_id)
 
     def _single(self, request_id: int) -> Pending | None:
         """Return an open request, by itself if it was one of a cohort until now."""
@@ -411,6 +427,7 @@ class WorkerLink:
         return position
 
     def _singles(self, ids: Sequence[int], response: JointResponse) -> None:
+        self.running.answered(ids)
         known, finished = self.pending, self._owner.finished
         responders = [
             pending.responder
@@ -423,6 +440,8 @@ class WorkerLink:
     def _chunk(self, chunk: Chunk, payload: Buffer) -> None:
         pending = self._single(chunk.id)
         if pending is None:
+            if chunk.final:
+                self.running.answered((chunk.id,))
             return
         try:
             tensors = tensors_of(chunk, payload)
@@ -443,6 +462,7 @@ class WorkerLink:
     def _fail(self, message: Fail) -> None:
         pending = self._single(message.id)
         if pending is None:
+            self.running.answered((message.id,))
             return
         del self.pending[message.id]
         if message.code in _NOT_RUN and not pending.started:
@@ -451,7 +471,7 @@ class WorkerLink:
             pending.responder.fail(from_code(message.code, message.message, message.retry_after_s))
 
     def _accepted(self, connection: Connection) -> "WorkerLink":
-        self._connection = connection
+        self._connection = self.signs.connection = connection
         if self.on_demand:
             self._wanted.clear()
         peer = connection.peer

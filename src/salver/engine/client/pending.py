@@ -11,6 +11,7 @@ from salver.core.errors import InvalidRequest, SalverError, WireError
 from salver.core.handler import Responder
 from salver.core.request import InferenceRequest
 from salver.core.tensor import Tensor
+from salver.engine.client.signs import Signs
 from salver.wire.framing import Buffer
 from salver.wire.messages import Chunk, Infer, TensorHeader, VariantPlan
 
@@ -25,6 +26,7 @@ class Link(Protocol):
     identity: str
     ready: frozenset[str]
     on_demand: bool
+    signs: Signs
 
     def can_answer(self, variant: str) -> bool:
         """Tell whether the worker answers for a version now, or would if it were started."""
@@ -67,8 +69,9 @@ class VariantRoute:
     Until ``settle_ns`` (monotonic) a request may wait for a link: the plan names workers whose
     greeting may still be on its way. After that, no link means a refusal. ``when_room`` is called
     when requests have ended, while somebody waits for that. ``ejected`` names workers that get
-    nothing while another one can answer. ``waiting`` counts requests for which no link is ready.
-    ``open_ns`` adds up how long each request was open, until it was last counted.
+    nothing while another one can answer, and silent ones get nothing while one of those can.
+    ``waiting`` counts requests for which no link is ready. ``open_ns`` adds up how long each
+    request was open, until it was last counted.
     """
 
     __slots__ = (
@@ -139,16 +142,20 @@ class VariantRoute:
         best = self._least(besides, self.ejected)
         if best is None and self.ejected:
             best = self._least(besides, frozenset())
-        return best
+        return best or self._least(besides, frozenset(), silent=True)
 
-    def _least(self, besides: Link | None, ejected: frozenset[str]) -> Link | None:
+    def _least(
+        self, besides: Link | None, ejected: frozenset[str], *, silent: bool = False
+    ) -> Link | None:
         links, variant = self.links, self.plan.id
         best: Link | None = None
         least = place = 0
         first = self._first % len(links) if links else 0
         for index in range(first - len(links), first):
             link = links[index]
-            if variant in link.ready and link is not besides and link.identity not in ejected:
+            if variant not in link.ready or link is besides or link.signs.silent is not silent:
+                continue
+            if link.identity not in ejected:
                 waiting = link.open_count
                 if best is None or waiting < least:
                     best, least, place = link, waiting, index
@@ -161,8 +168,8 @@ class Pending(msgspec.Struct, eq=False):
     """A request that has no final answer yet.
 
     ``started`` tells that its worker was about to run it; ``attempts`` counts how often it was
-    sent; ``quarantined`` that its present attempt is the last one; ``done`` that its caller has
-    had the final answer or has left.
+    sent; ``quarantined`` that its present attempt is the last one; ``stays`` that it waits for a
+    worker to come back, however long; ``done`` that its caller has had the final answer or left.
     """
 
     request: InferenceRequest
@@ -175,6 +182,7 @@ class Pending(msgspec.Struct, eq=False):
     chunks: int = 0
     started: bool = False
     quarantined: bool = False
+    stays: bool = False
     done: bool = False
 
     def infer(self, now_ns: int) -> Infer:

@@ -4,28 +4,33 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from salver.core.clock import Clock
 from salver.core.errors import LoadFailed, ResourceUnavailable, SalverError
 from salver.core.hosting import Limits
-from salver.core.settings import EngineSettings, Settings
+from salver.core.settings import Settings
 from salver.engine.ledger import clear
 from salver.engine.materialize import remove
+from salver.engine.worker.attempts import Attempts
+from salver.engine.worker.budget import budget_of
+from salver.engine.worker.budgets import Budgets
 from salver.engine.worker.host import BatchHost
-from salver.engine.worker.limits import OwnLimits
+from salver.engine.worker.life import Life
+from salver.engine.worker.limits import OwnLimits, step_back
 from salver.engine.worker.link import GatewayLink
 from salver.engine.worker.loader import Loader
 from salver.engine.worker.loading import Loading
 from salver.engine.worker.prints import capture_prints
-from salver.engine.worker.residency import Residency
+from salver.engine.worker.residency import UNBOUNDED_BYTES, Residency
 from salver.engine.worker.scarcity import Scarcity
 from salver.engine.worker.shelf import Shelf
 from salver.engine.worker.stream import StreamHost
 from salver.engine.worker.turn import Turn
-from salver.engine.worker.watchdog import expect_life
+from salver.observe.cgroup import cgroup_limit_bytes
+from salver.observe.gpu import gpu_count
 from salver.observe.logs import get_logger
 from salver.observe.memory import resident_bytes
 from salver.observe.meter import Meter
@@ -50,10 +55,11 @@ from salver.wire.transport import LinkOptions, Listener, listen
 log = get_logger(__name__)
 
 _IDLE_CHECK_S = 1.0
+_BACK_TIMES = 25
 _DRAIN_POLL_S = 0.01
 
 _LEAVING = "leaving"
-_QUARANTINE, _SHARED = "quarantine", "shared"
+_QUARANTINE, _SHARED, _DEDICATED = "quarantine", "shared", "dedicated"
 
 AnyHost = BatchHost | StreamHost
 Loaded = TypeVar("Loaded")
@@ -64,7 +70,7 @@ class WorkerIdentity:
     """Who this worker is and where it listens.
 
     ``door`` listens there already, if the supervisor keeps it open; ``woken_ns`` is when somebody
-    connected to it (monotonic), 0 if nobody did.
+    connected to it (monotonic), 0 if nobody did. ``last_end`` says how its last process ended.
     """
 
     id: str
@@ -74,13 +80,15 @@ class WorkerIdentity:
     token: str = ""
     door: socket.socket | None = None
     woken_ns: int = 0
+    last_end: str = ""
 
 
 class Worker:
     """Component of one worker process.
 
     A worker that the plan calls a quarantine does one thing at a time over all its versions. One
-    that is on demand calls ``unneeded`` when nobody has asked it for long; ``leave`` is due then.
+    that is on demand calls ``unneeded`` when nobody has asked it for long, and so does one that has
+    spent its memory limit; ``leave`` is due then.
     """
 
     def __init__(
@@ -106,8 +114,12 @@ class Worker:
         self._turn: Turn | None = None
         self._kind = ""
         self._runs_code = False
-        self._own_limits = OwnLimits(identity.home / "run", identity.id)
+        run = identity.home / "run"
+        self._own_limits = OwnLimits(run, identity.id)
+        self._attempts = Attempts(run, identity.id, identity.last_end, settings.engine)
+        self._life = Life(run, identity.id, settings.engine, clock)
         self._limits: Limits | None = None
+        self._steps_back = self._is_back = False
         self._unlimited: SalverError | None = None
         self._shelf: Shelf | None = None
         self._links: set[GatewayLink] = set()
@@ -126,6 +138,8 @@ class Worker:
         identity = self._identity
         self._loader.clear()
         clear(identity.home / "run", identity.id)
+        self._life.start()
+        self._attempts.start()
         hello = Hello(PROTOCOL_VERSION, "worker", identity.id, identity.incarnation, identity.token)
         self._listener = await listen(
             identity.address, hello, self._accept, self._link_options, identity.door
@@ -190,6 +204,8 @@ class Worker:
         for host in (*self._hosts.values(), *self._retiring):
             host.close()
             remove(self._loader.folder(host.load))
+        self._life.stop()
+        self._attempts.stop()
 
     def apply(self, plan: Plan) -> None:
         """Load what is new in this worker's part of the plan and let go of what is not in it."""
@@ -197,22 +213,24 @@ class Worker:
         if own is not None:
             self._kind, self._on_demand = own.kind, own.on_demand
             self._limit(own.limits)
+            self._steps_back = self._steps_back or own.background
         name = self._identity.id
         self._routed = frozenset([variant for worker, variant in routes(plan) if worker == name])
         if self._kind == _QUARANTINE and self._turn is None:
-            self._turn = Turn()
+            self._turn = Turn(self._expect_life)
         loads = {load.variant: load for load in own.loads} if own is not None else {}
         self._budget(plan, own)
         for variant, host in list(self._hosts.items()):
             wanted = loads.get(variant)
-            if wanted is None or wanted.digest != host.load.digest:
+            if wanted is None or self._is_another(wanted, host.load):
                 self._retiring.append(self._hosts.pop(variant))
                 host.retire()
             else:
                 self._update(host, wanted)
                 self._let_go_when_idle(host)
-        for variant, load in loads.items():
-            if variant not in self._hosts:
+        self._attempts.keep(loads.values())
+        for load in sorted(loads.values(), key=self._attempts.ends):
+            if load.variant not in self._hosts:
                 self._host(load)
         self._changed()
 
@@ -224,12 +242,15 @@ class Worker:
         self._meter.set("salver_process_resident_bytes", ("worker", identity.id), rss)
         self._meter.set("salver_plan_number", (identity.id,), plan_number)
         if self._shelf is not None:
-            budget = self._shelf.residency
-            self._meter.set("salver_memory_budget_bytes", (identity.id,), budget.budget_bytes)
-            self._meter.set("salver_models_resident", (identity.id,), budget.models_in)
+            self._shelf.report(identity.id)
         for variant, host in self._hosts.items():
             labels = (identity.id, variant)
             self._meter.set("salver_model_resident_bytes", labels, host.loading.resident_bytes)
+            if on_gpu := host.loading.usage.gpu_bytes:
+                is_in = host.loading.resident_bytes > 0
+                self._meter.set("salver_model_gpu_bytes", labels, on_gpu * is_in)
+            else:
+                self._meter.forget("salver_model_gpu_bytes", labels)
         return Snapshot(
             self._snapshots,
             plan_number,
@@ -247,16 +268,23 @@ class Worker:
 
     def _budget(self, plan: Plan, own: WorkerPlan | None) -> None:
         """Take over how much memory this worker may use; a budget once set can only be changed."""
-        engine = self._settings.engine
-        budget_bytes = budget_of(plan, engine) if own is not None and own.kind == _SHARED else 0
-        if not budget_bytes:
+        if own is None or own.kind != _SHARED:
             return
+        engine, allowed_bytes = self._settings.engine, cgroup_limit_bytes()
+        budget_bytes = budget_of(plan, engine, allowed_bytes)
+        gpu_bytes = engine.gpu_memory_budget_bytes
+        if not budget_bytes and not gpu_bytes:
+            return
+        if self._shelf is None and budget_bytes < budget_of(plan, engine):
+            log.warning("budget_lowered", to_bytes=budget_bytes, group_limit_bytes=allowed_bytes)
         if self._shelf is None:
-            residency = Residency(budget_bytes, resident_bytes())
+            memory = Residency(UNBOUNDED_BYTES, resident_bytes())
+            budgets = Budgets(memory, Residency(UNBOUNDED_BYTES, 0, usual_peak=1), gpu_count())
             prepare = self._loader.prepare
-            self._shelf = Shelf(residency, engine, self._clock, self._meter, prepare)
+            self._shelf = Shelf(budgets, engine, self._clock, self._meter, prepare)
             self._scarcity.guard.on(UNLOAD, "idle_models", self._shelf.let_go)
-        self._shelf.residency.budget_bytes = budget_bytes
+        self._shelf.budgets.memory.budget_bytes = budget_bytes or UNBOUNDED_BYTES
+        self._shelf.budgets.gpu.budget_bytes = gpu_bytes or UNBOUNDED_BYTES
 
     def _host(self, load: Load) -> None:
         host: AnyHost
@@ -264,29 +292,23 @@ class Worker:
             self._runs_code = True
             capture_prints(self._clock)
         clock, meter, engine = self._clock, self._meter, self._settings.engine
+        common = clock, meter, self._changed, engine.load_timeout_s
         if is_stream(load.runtime):
-            streams = Loading(
-                load,
-                self._alone(self._loader.stream),
-                clock,
-                meter,
-                self._changed,
-                engine.load_timeout_s,
-            )
+            streams = Loading(load, self._alone(self._loader.stream), *common)
             host = StreamHost(streams, clock)
         else:
-            batches = Loading(
-                load,
-                self._alone(self._loader.batch),
-                clock,
-                meter,
-                self._changed,
-                engine.load_timeout_s,
-            )
+            batches = Loading(load, self._alone(self._loader.batch), *common)
             slots = self._free_slots(load.execution.instances if self._turn is None else 1)
+            if self._steps_back:
+                # What gets little of the processor is not stuck because it takes long.
+                engine = replace(engine, stuck_s=_BACK_TIMES * engine.stuck_s)
             host = BatchHost(batches, engine, clock, meter, self._turn, slots)
         self._hosts[load.variant] = host
+        host.loading.expects, host.loading.ended = self._expects, self._attempts.ended
         self._scarcity.refuse_if_needed(host)
+        if self._attempts.is_given_up(load):
+            self._attempts.give_up(host, is_alone=self._kind == _DEDICATED)
+            return
         if self._shelf is not None and isinstance(host, BatchHost):
             self._shelf.add(host)
             return
@@ -294,9 +316,9 @@ class Worker:
         if self._on_demand and host.loading.state == "evicted":
             # Whoever had this process started wants it.
             host.loading.wanted_ns, host.loading.wakes = self._identity.woken_ns, "process"
-            host.begin_load()
+            self._attempts.load(host)
         elif host.loading.state == "loading":
-            host.begin_load()
+            self._attempts.load(host)
 
     def _let_go_when_idle(self, host: AnyHost) -> None:
         """Have a version leave memory while nobody asks for it, if the plan wants that."""
@@ -308,7 +330,7 @@ class Worker:
         elif host.loading.managed:
             host.loading.stay()
             if host.loading.state == "evicted" and not host.loading.active:
-                host.begin_load()
+                self._attempts.load(host)
 
     def _limit(self, limits: Limits) -> None:
         """Set the limits that this process starts with; without them it loads nothing.
@@ -382,6 +404,11 @@ class Worker:
         return Snapshot(0, 0, os.getpid(), self._state, 0, states)
 
     def _changed(self) -> None:
+        states = {host.loading.state for host in self._hosts.values()}
+        if self._steps_back and not self._is_back and states and "loading" not in states:
+            # Not before: what is started where others are busy would take minutes to load.
+            self._is_back = True
+            step_back()
         self._expect_life()
         announcement = self._announcement()
         for link in self._links:
@@ -389,17 +416,22 @@ class Worker:
         if self._follower is not None:
             self._follower.poke()
 
-    def _expect_life(self) -> None:
-        """Come round again in time; a load may hold the interpreter's lock as long as it may take.
+    def _is_another(self, wanted: Load, load: Load) -> bool:
+        """Tell whether a load has to be hosted anew, and not only taken over."""
+        given_up = self._attempts.is_given_up
+        return wanted.digest != load.digest or (given_up(load) and not given_up(wanted))
 
-        Reading one large file can be a single call.
-        """
-        if self._runs_code:
-            engine = self._settings.engine
-            hosts = (*self._hosts.values(), *self._retiring)
-            loads = any(host.loading.active for host in hosts)
-            least_s = engine.load_timeout_s if loads else 0.0
-            expect_life(max(engine.unresponsive_s, least_s))
+    def _expects(self, load: Load) -> None:
+        self._attempts.begins(load)
+        self._expect_life()
+
+    def _expect_life(self, hurried: bool = False) -> None:
+        self._life.promise(runs_code=self._runs_code, loads=self._loads, hurried=hurried)
+
+    @property
+    def _loads(self) -> bool:
+        loadings = [host.loading for host in (*self._hosts.values(), *self._retiring)]
+        return any(one.active or one.renewing for one in loadings)
 
     def _wear(self, worn: bool) -> None:
         if worn and not self._worn:
@@ -417,11 +449,13 @@ class Worker:
                 if self._shelf is not None and isinstance(host, BatchHost):
                     self._shelf.remove(host)
                 host.close()
-                self._meter.forget(
-                    "salver_model_resident_bytes", (self._identity.id, host.load.variant)
-                )
+                for name in ("salver_model_resident_bytes", "salver_model_gpu_bytes"):
+                    self._meter.forget(name, (self._identity.id, host.load.variant))
                 if host.load.variant not in self._hosts:
                     remove(self._loader.folder(host.load))
+            if self._own_limits.is_spent(loads=self._loads):
+                log.error("memory_kept", fix="the code leaks, or needs a higher --memory-limit")
+                self._unneeded()
             self._send_idle_away(self._clock.monotonic_ns())
 
     def _send_idle_away(self, now_ns: int) -> None:
@@ -464,17 +498,3 @@ def _state(host: AnyHost) -> VariantState:
         loading.tried,
         loading.provider,
     )
-
-
-def budget_of(plan: Plan, engine: EngineSettings) -> int:
-    """Return the memory budget of each shared worker of a plan; 0 means none.
-
-    Workers that replace one another (``shared-0`` and ``shared-0.1``) have one part of the node's
-    budget between them.
-    """
-    budget_bytes = engine.memory_budget_bytes
-    if engine.node_memory_budget_bytes:
-        shared = {w.id.partition(".")[0] for w in plan.workers if w.kind == _SHARED}
-        part = engine.node_memory_budget_bytes // max(1, len(shared))
-        budget_bytes = min(budget_bytes or part, part)
-    return budget_bytes

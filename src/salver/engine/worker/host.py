@@ -10,9 +10,11 @@ from salver.core.settings import EngineSettings
 from salver.core.timing import Timing
 from salver.engine.worker.answers import send_answer
 from salver.engine.worker.groups import by_reply, told_apart
+from salver.engine.worker.inline import Inline
 from salver.engine.worker.job import Job, Reply, ids_of, many_jobs, one_job, rows_of
 from salver.engine.worker.loading import Loading
 from salver.engine.worker.padding import Padder
+from salver.engine.worker.pauses import Pauses
 from salver.engine.worker.queueing import Queueing
 from salver.engine.worker.readying import Readier
 from salver.engine.worker.refusals import late, refusal
@@ -26,9 +28,7 @@ from salver.runtimes.stepped import SteppedRuntime
 from salver.wire.framing import Buffer
 from salver.wire.messages import Infer, InferMany, Load
 
-_SMOOTHING = 0.2
-_US_NS, _S_NS = 1000, 1_000_000_000
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_S_NS = 1_000_000_000
 
 
 class BatchHost:
@@ -66,14 +66,14 @@ class BatchHost:
         self._timer: asyncio.TimerHandle | None = None
         self._at_read_end = False
         self._came_ns = 0
-        self._pause_s = _FIRST_PAUSE_S
+        self._pauses = Pauses()
         self.when_out: Callable[[], None] | None = None
-        self._mean_run_ns: float | None = None
-        self._is_inline = settings.runner == "inline"
+        self._inline = Inline(settings)
+        # Code may hang, and may want one thread for all its calls; in quarantine anything may.
+        self._is_watched = loading.load.trust_code or turn is not None
         self._loop = asyncio.get_running_loop()
         self._threads = self._one_thread()
         self._labels = (loading.load.variant,)
-        self._is_code = loading.load.trust_code
         self.seats = Seats(slots, self._watch, alone=turn is not None)
         self.seats.fill(loading.runtime, self._threads)
         self.update(loading.load)
@@ -169,7 +169,7 @@ class BatchHost:
     def _enqueue(self, jobs: list[Job]) -> None:
         queue, loading, reply = self._queue, self.loading, jobs[0].reply
         count = len(jobs[0].ids) if len(jobs) == 1 else sum([job.count for job in jobs])
-        if loading.state == "ready" and queue.requests + count <= self._policy.max_queue:
+        if loading.is_open and queue.requests + count <= self._policy.max_queue:
             for job in jobs:
                 reply.begin(job)
                 queue.append(job)
@@ -275,16 +275,26 @@ class BatchHost:
         self._apply()
         if self.loading.error is not None:
             self.refuse_waiting(self.loading.error)
-            if self.load.lazy:
+            if self.loading.may_be_mended:
+                self._later(self._load_again)
+            elif self.load.lazy:
                 self.loading.rearm()
             elif self.loading.managed and self.when_out is None:
-                self._loop.call_later(self._pause_s, self.loading.rearm)
-                self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+                self._later(self.loading.rearm)
             return
-        self._pause_s, self._came_ns = _FIRST_PAUSE_S, self._clock.monotonic_ns()
+        self._pauses.end()
+        self._came_ns = self._clock.monotonic_ns()
         if self._queue:
             self._schedule()
         self.renew()
+
+    def _later(self, act: Callable[[], None]) -> None:
+        self._loop.call_later(self._pauses.take(), act)
+
+    def _load_again(self) -> None:
+        if self.loading.state == "failed" and not self.loading.active:
+            self.loading.retry()
+            (self.when_out or self.begin_load)()
 
     def _swapped(self, before: BatchRuntime | None, threads: ThreadPoolExecutor) -> None:
         """Run in what was loaded beside ``before``, which goes when its last batch is done."""
@@ -301,7 +311,10 @@ class BatchHost:
         self.renew()
 
     def _watch(self) -> Watchdog | None:
-        return Watchdog(self._clock, self._settings.stuck_s) if self._is_code else None
+        if not self._is_watched:
+            return None
+        begun = None if self._turn is None else self._turn.begun
+        return Watchdog(self._clock, self._settings.stuck_s, begun=begun)
 
     def _one_thread(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(1, thread_name_prefix=f"run-{self.load.variant}")
@@ -339,9 +352,8 @@ class BatchHost:
             return
         seat = seats.next()
         jobs = self._announced(self._next_jobs(), seat.slot)
-        # Code never runs in the loop: it may hang, and may want one thread for all its calls.
         run, padder = self._way(seat, jobs)
-        if jobs and (seats.are_many or self._is_code or not self._is_inline):
+        if jobs and (seats.are_many or self._is_watched or not self._inline.allows(jobs)):
             self._run_in(seat, jobs, run, padder)
             return
         if jobs:
@@ -377,8 +389,7 @@ class BatchHost:
             self._turn.release()
 
     def _next(self) -> None:
-        if self._holding:
-            self._release()
+        self._release()
         if self._queue.requests and not self._scheduled:
             self._schedule()
 
@@ -462,20 +473,9 @@ class BatchHost:
         finally:
             self._next()
 
-    def _took(self, run_ns: int) -> None:
-        """Take note of how long a batch ran, by which the next one finds its place."""
-        mean_ns = self._mean_run_ns
-        if mean_ns is None:
-            mean_ns = float(run_ns)
-        else:
-            mean_ns += _SMOOTHING * (run_ns - mean_ns)
-        self._mean_run_ns = mean_ns
-        if self._settings.runner == "auto":
-            self._is_inline = mean_ns <= self._settings.inline_limit_us * _US_NS
-
     def _respond(self, jobs: list[Job], outcome: Outcome) -> None:
         self._meter.add("salver_batches_total", self._labels)
-        self._took(outcome.run_ns)
+        self._inline.took(jobs, outcome.run_ns)
         self._queueing.learn(jobs, outcome)
         timing = Timing(0, 0, outcome.run_ns, 0, rows_of(jobs) or 1, self._is_cold(jobs))
         last = jobs[0].reply

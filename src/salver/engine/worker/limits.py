@@ -1,21 +1,33 @@
 """What a worker process may use of its machine: it sets its own limits before it loads a model."""
 
-import ctypes
 import fcntl
+import gc
 import os
 import resource
+import threading
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from salver.core.errors import MemoryLimitExceeded, ResourceUnavailable, SalverError
 from salver.core.hosting import Cpus, Limits, parse_cpus
+from salver.observe.cgroup import PROCS
+from salver.observe.gpu import gpu_count
+from salver.observe.logs import get_logger
+
+log = get_logger(__name__)
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _TASKS = Path("/proc/self/task")
+_AUTOGROUP = Path("/proc/self/autogroup")
+_NICE = "10"
 _FILES = "cpus-"
 _OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "annot allocate memory")
 _MAX_CAUSES = 8
+_STATM = Path("/proc/self/statm")
+_DATA_FIELD = 5
+_hit = threading.Event()
 
 
 class OwnLimits:
@@ -28,6 +40,8 @@ class OwnLimits:
         self._folder = folder
         self._identity = identity
         self._claim: int | None = None
+        self._limit_bytes = 0
+        self._least_bytes: int | None = None
 
     def start(self, limits: Limits, *, is_spare: bool = False) -> None:
         """Set them, once; raises ``ResourceUnavailable`` or ``HostingRefused``.
@@ -45,6 +59,28 @@ class OwnLimits:
                     os.sched_setaffinity(int(task), cpus)
         if limits.memory_bytes:
             resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
+            self._limit_bytes = limits.memory_bytes
+
+    def is_spent(self, *, loads: bool) -> bool:
+        """Tell whether the memory limit was hit because this process keeps what it took.
+
+        That is so when, after the failed request is gone, it still holds more than half of what
+        its loaded model left free at first. To be asked now and then; ``loads`` tells that a model
+        is on its way.
+        """
+        if not self._limit_bytes:
+            return False
+        if loads:
+            self._least_bytes = None
+            return False
+        held_bytes = data_bytes()
+        least_bytes = min(held_bytes, self._least_bytes or held_bytes)
+        self._least_bytes = least_bytes
+        if not _hit.is_set():
+            return False
+        _hit.clear()
+        gc.collect()
+        return data_bytes() - least_bytes > (self._limit_bytes - least_bytes) / 2
 
     def _claim_cpus(self, wanted: Cpus, allowed: set[int], *, is_spare: bool) -> frozenset[int]:
         """Return the CPUs that this process gets, and let the other workers know."""
@@ -80,13 +116,49 @@ class OwnLimits:
         return frozenset(sorted(allowed, key=lambda cpu: (used[cpu], cpu))[:number])
 
 
+def join_groups(folders: Sequence[Path]) -> None:
+    """Be in these control groups from now on, with all threads; where one refuses, the log says so.
+
+    Whoever made them has given them their limits.
+    """
+    for folder in folders:
+        try:
+            (folder / PROCS).write_text("0")
+        except OSError as error:
+            fix = "this process has no limit but its own (RLIMIT); see supervisor.worker_limits"
+            log.warning("group_not_joined", group=str(folder), cause=str(error), fix=fix)
+
+
+def data_bytes() -> int:
+    """Return how much of its memory limit this process uses; 0 where the system does not tell."""
+    try:
+        return int(_STATM.read_text().split()[_DATA_FIELD]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def step_back() -> None:
+    """Have the threads of this process run while no other process wants the processor, for good.
+
+    It cannot be undone without privileges, so who needs more gets another process. Where the kernel
+    shares the processor between sessions first, the weight of the own session is what counts; it is
+    lowered if this process leads one. What the system refuses is left as it is.
+    """
+    for task in os.listdir(_TASKS):
+        with suppress(OSError):
+            os.sched_setscheduler(int(task), os.SCHED_IDLE, os.sched_param(0))
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):
+            _AUTOGROUP.write_text(_NICE)
+
+
 def see_one_gpu(number: int) -> None:
     """Hide all GPUs but one from this process; raises ``ResourceUnavailable`` without that one.
 
     Where an operator has hidden some already, they are counted among those that are left.
     """
     given = os.environ.get(_VISIBLE)
-    devices = [str(index) for index in range(_gpus())]
+    devices = [str(index) for index in range(gpu_count())]
     if given is not None:
         devices = [name.strip() for name in given.split(",") if name.strip()] if devices else []
     if number >= len(devices):
@@ -103,6 +175,7 @@ def explained(error: SalverError) -> SalverError:
     limit_bytes = resource.getrlimit(resource.RLIMIT_DATA)[0]
     if limit_bytes == resource.RLIM_INFINITY or not _is_out_of_memory(error):
         return error
+    _hit.set()
     return MemoryLimitExceeded(
         f"more memory was needed than the {limit_bytes} bytes of --memory-limit: {error.message}"
     )
@@ -138,15 +211,3 @@ def _claimed(path: Path) -> frozenset[int]:
 
 def _text(cpus: frozenset[int] | set[int]) -> str:
     return ",".join(str(cpu) for cpu in sorted(cpus))
-
-
-def _gpus() -> int:
-    """Return how many GPUs the driver has, without opening any."""
-    try:
-        driver = ctypes.CDLL("libnvidia-ml.so.1")
-        count = ctypes.c_uint(0)
-        if driver.nvmlInit_v2() != 0 or driver.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
-            return 0
-    except (OSError, AttributeError):
-        return 0
-    return count.value

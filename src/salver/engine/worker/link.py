@@ -23,6 +23,7 @@ from salver.wire.messages import (
     Message,
     Watch,
 )
+from salver.wire.pings import Ping
 
 log = get_logger(__name__)
 
@@ -101,6 +102,8 @@ class GatewayLink:
             self._watched(message.ledger)
         elif isinstance(message, Cancel):
             self._cancel_one(message.id)
+        elif isinstance(message, Ping):
+            self.connection.send(message)
         elif isinstance(message, Credit):
             job = self._jobs.get(message.id)
             if job is not None and job.flow is not None:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from salver.core.errors import LoadFailed, SalverError
 from salver.core.garbage import settle
+from salver.core.hosting import CPU
 from salver.core.steps import unstepped
 from salver.engine.materialize import materialize, remove
 from salver.engine.worker.crew import Crew
 from salver.engine.worker.warmup import keep_cold
 from salver.runtimes.base import BatchRuntime, RuntimeOptions, StreamRuntime
 from salver.runtimes.stepped import SteppedRuntime, SteppedStreamRuntime
-from salver.runtimes.table import prepare_batch
+from salver.runtimes.table import prepare_batch, prepare_gpu
 from salver.wire.messages import Load
 
 LOCAL_SOURCE = "local"
@@ -41,6 +42,7 @@ class Loader:
         self._row_by_row = row_by_row
         self._warm_up = warm_up
         self._prepared: set[str] = set()
+        self._prepared_gpus: set[str] = set()
 
     def prepare(self, load: Load) -> None:
         """Import what a batch runtime needs, so that it does not count as a model's memory.
@@ -52,6 +54,10 @@ class Loader:
             prepare_batch(load.runtime)
             self._prepared.add(load.runtime)
             settle()
+        name = unstepped(load.runtime)
+        if load.execution.provider != CPU and name not in self._prepared_gpus:
+            prepare_gpu(name)
+            self._prepared_gpus.add(name)
 
     def batch(self, load: Load) -> BatchRuntime:
         """Return a loaded batch runtime whose examples have run.
@@ -97,7 +103,8 @@ class Loader:
                 f"blob source {load.source!r} is not configured here; known: {LOCAL_SOURCE}"
             )
         folder = self.folder(load)
-        materialize(load.files, self._blobs, folder)
+        runs_code = load.trust_code or load.trust_pickle
+        materialize(load.files, self._blobs, folder, runs_code=runs_code)
         return folder
 
     def _options(self, load: Load) -> RuntimeOptions:

@@ -3,17 +3,19 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from salver.core.clock import Clock
-from salver.core.errors import LoadFailed, SalverError
+from salver.core.errors import DigestMismatch, LoadFailed, SalverError, StorageFull
 from salver.core.garbage import trim
 from salver.core.hosting import Execution
+from salver.engine.worker.budgets import Usage
 from salver.engine.worker.limits import explained
+from salver.observe.gpu import gpu_used_bytes
 from salver.observe.logs import get_logger
-from salver.observe.memory import heap_bytes, resident_bytes
+from salver.observe.memory import forget_peak, heap_bytes, peak_bytes, resident_bytes
 from salver.observe.meter import Meter
 from salver.runtimes.base import Runtime, provider_of
 from salver.wire.messages import Load
@@ -25,6 +27,13 @@ _MAX_CAUSE = 500
 LoadedRuntime = TypeVar("LoadedRuntime", bound=Runtime)
 
 
+class Measured(NamedTuple, Generic[LoadedRuntime]):
+    """What was loaded, and what that took."""
+
+    runtime: LoadedRuntime
+    usage: Usage
+
+
 class Loading(Generic[LoadedRuntime]):
     """State machine of one version: lazy, loading, ready, failed, draining.
 
@@ -34,8 +43,10 @@ class Loading(Generic[LoadedRuntime]):
 
     A *managed* version may leave memory and come back: evicted, reloading, ready. Once it was
     ``proven`` to load these changes concern nobody outside and are not told. ``size_bytes`` is
-    what the last load took, also while it is out. ``wanted_ns`` is since when somebody waits for
-    what is out, and ``wakes`` what that has to wait for: model, or process.
+    what the last load took, also while it is out; ``usage`` has all of it. ``wanted_ns`` is since
+    when somebody waits for what is out, and ``wakes`` what that has to wait for: model, or
+    process. ``expects`` is called before each load, which may keep the event loop waiting or end
+    the process, and ``ended`` after it.
 
     ``tried`` is the execution that the last attempt ended with, ``error`` how. A loaded version
     whose execution changes is loaded once more beside itself; ``swapped`` is called with what it
@@ -56,6 +67,7 @@ class Loading(Generic[LoadedRuntime]):
         self.error: SalverError | None = None
         self.refusing: SalverError | None = None
         self.runtime: LoadedRuntime | None = None
+        self.usage = Usage(0)
         self.resident_bytes = self.size_bytes = 0
         self.active = self.renewing = False
         self.managed = self.proven = False
@@ -64,6 +76,8 @@ class Loading(Generic[LoadedRuntime]):
         self.wanted_ns = 0
         self.wakes = "model"
         self.finished: Callable[[], None] = _nothing
+        self.expects: Callable[[Load], None] = _unheeded
+        self.ended: Callable[[Load], None] = _unheeded
         self.swapped: Callable[[LoadedRuntime | None, ThreadPoolExecutor], None] = _kept
         self._load_runtime = load_runtime
         self._clock = clock
@@ -72,14 +86,28 @@ class Loading(Generic[LoadedRuntime]):
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._settled: Callable[[LoadedRuntime | None, int], SalverError | None] = _stays
+        self._settled: Callable[[LoadedRuntime | None, Usage], SalverError | None] = _stays
 
     @property
     def returns(self) -> bool:
         """Tell whether it may leave memory, since the next request brings it back."""
         return self.load.lazy or self.managed
 
-    def manage(self, settled: Callable[[LoadedRuntime | None, int], SalverError | None]) -> None:
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it is in memory and takes requests."""
+        return self.state == "ready" and self.refusing is None
+
+    @property
+    def may_be_mended(self) -> bool:
+        """Tell whether it failed of what is stored, and no request will have it tried again.
+
+        That may be mended without another plan.
+        """
+        is_asked_for = self.proven if self.managed else self.load.lazy
+        return not is_asked_for and isinstance(self.error, DigestMismatch | StorageFull)
+
+    def manage(self, settled: Callable[[LoadedRuntime | None, Usage], SalverError | None]) -> None:
         """Let somebody else decide when this version is in memory.
 
         ``settled`` gets the outcome of each load, None for a failed one, and what it took. It may
@@ -109,8 +137,9 @@ class Loading(Generic[LoadedRuntime]):
         if self.state != "draining":
             self.state = "reloading" if self.proven else "loading"
         self._tell()
-        self._timer = self._loop.call_later(self._timeout_s, self._late)
         started_ns, load = self._clock.monotonic_ns(), self.load
+        self.expects(load)
+        self._timer = self._loop.call_later(self._timeout_s, self._late)
         future = threads.submit(self._measure, load, prepare or _nothing)
         future.add_done_callback(
             lambda done: self._loop.call_soon_threadsafe(self._loaded, done, started_ns, load)
@@ -123,6 +152,7 @@ class Loading(Generic[LoadedRuntime]):
         """
         self.renewing = True
         started_ns, load = self._clock.monotonic_ns(), self.load
+        self.expects(load)
         future = threads.submit(self._measure, load, _nothing)
         future.add_done_callback(
             lambda done: self._loop.call_soon_threadsafe(
@@ -169,27 +199,32 @@ class Loading(Generic[LoadedRuntime]):
         if not (self.managed and self.proven):
             self._changed()
 
-    def _measure(self, load: Load, prepare: Callable[[], None]) -> tuple[LoadedRuntime, int]:
+    def _measure(self, load: Load, prepare: Callable[[], None]) -> Measured[LoadedRuntime]:
         """Load and return what that took; in a thread, other loads may go on in other threads.
 
         What the heap gave out counts where memory that was free before hides it in the resident
         set. The files' size is the least: mapped files become resident when they are read.
         """
         prepare()
+        counts_peak = forget_peak()
+        # First, since its first use opens the driver's library.
+        on_gpu = gpu_used_bytes()
         resident, heap = resident_bytes(), heap_bytes()
         if self.proven and not self.renewing:
             # Examples would only keep those waiting who want it back.
             load = msgspec.structs.replace(load, golden="")
         runtime = self._load_runtime(load)
         # Reading a file takes several times its size for a moment, which is not the model's.
+        peak = peak_bytes() - resident if counts_peak else 0
         trim()
         least = sum([file.size_bytes for file in load.files])
-        return runtime, max(resident_bytes() - resident, heap_bytes() - heap, least)
+        size = max(resident_bytes() - resident, heap_bytes() - heap, least)
+        gpu = max(0, gpu_used_bytes() - on_gpu)
+        return Measured(runtime, Usage(size, max(0, peak), gpu))
 
-    def _loaded(
-        self, done: "Future[tuple[LoadedRuntime, int]]", started_ns: int, load: Load
-    ) -> None:
+    def _loaded(self, done: "Future[Measured[LoadedRuntime]]", started_ns: int, load: Load) -> None:
         self.active = False
+        self.ended(load)
         self.tried = load.execution
         if self._timer is not None:
             self._timer.cancel()
@@ -200,23 +235,24 @@ class Loading(Generic[LoadedRuntime]):
         self._tell()
         self.proven = self.proven or self.runtime is not None
         if self.runtime is None:
-            self._settled(None, 0)
+            self._settled(None, Usage(0))
         self.finished()
 
     def _renewed(
         self,
-        done: "Future[tuple[LoadedRuntime, int]]",
+        done: "Future[Measured[LoadedRuntime]]",
         started_ns: int,
         load: Load,
         threads: ThreadPoolExecutor,
     ) -> None:
         self.renewing = False
+        self.ended(load)
         self.tried = load.execution
-        before, size_bytes = self.runtime, self.size_bytes
+        before, usage = self.runtime, self.usage
         if before is None or self.state == "draining":
             # Nobody needs it here any more; if somebody asks again, it is loaded anew.
             if done.exception() is None:
-                threads.submit(done.result()[0].unload)
+                threads.submit(done.result().runtime.unload)
             threads.shutdown(wait=False)
             return
         error = self._outcome(done, started_ns)
@@ -224,33 +260,36 @@ class Loading(Generic[LoadedRuntime]):
             self.swapped(before, threads)
         else:
             threads.shutdown(wait=False)
-            self._settled(before, size_bytes)
+            self._settled(before, usage)
             self._note(error)
         self._changed()
 
     def _outcome(
-        self, done: "Future[tuple[LoadedRuntime, int]]", started_ns: int
+        self, done: "Future[Measured[LoadedRuntime]]", started_ns: int
     ) -> SalverError | None:
         """Take over what was loaded, or return why there is nothing."""
         variant = self.load.variant
         try:
-            runtime, size_bytes = done.result()
+            runtime, usage = done.result()
         except SalverError as error:
             return explained(error)
-        except Exception as error:  # whatever a library raises on a damaged file
+        except BaseException as error:  # code may ask for an exit, and libraries may panic
             failed = LoadFailed(f"{variant}: {type(error).__name__}: {error}"[:_MAX_CAUSE])
             failed.__cause__ = error
             return explained(failed)
-        refused = self._settled(runtime, size_bytes)
+        refused = self._settled(runtime, usage)
         if refused is not None:
             return refused
         seconds = (self._clock.monotonic_ns() - started_ns) / 1e9
         self.runtime, self.provider = runtime, provider_of(runtime)
-        self.resident_bytes = self.size_bytes = size_bytes
+        self.usage = usage
+        self.resident_bytes = self.size_bytes = usage.size_bytes
         self._count_cold_start()
         self._meter.add("salver_model_loads_total", (variant,))
         self._meter.histogram("salver_model_load_seconds", (variant,)).observe(seconds)
-        log.info("model_loaded", variant=variant, seconds=round(seconds, 4), size_bytes=size_bytes)
+        log.info(
+            "model_loaded", variant=variant, seconds=round(seconds, 4), size_bytes=usage.size_bytes
+        )
         if self.state != "draining":
             self.state, self.error = "ready", None
         return None
@@ -290,12 +329,17 @@ def _nothing() -> None:
     """Stand in until the host has said what to do."""
 
 
+def _unheeded(load: Load) -> None:
+    """Stand in where nobody notes what is loaded."""
+    del load
+
+
 def _kept(before: object, threads: ThreadPoolExecutor) -> None:
     """Do so where nothing is ever replaced."""
     del before, threads
 
 
-def _stays(runtime: object, size_bytes: int) -> SalverError | None:
+def _stays(runtime: object, usage: Usage) -> SalverError | None:
     """Let what was loaded stay."""
-    del runtime, size_bytes
+    del runtime, usage
     return None

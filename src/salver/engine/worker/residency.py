@@ -11,6 +11,12 @@ from typing import NamedTuple
 
 import msgspec
 
+UNBOUNDED_BYTES = 1 << 62
+"""The budget of what has none."""
+MARGIN = 0.05
+"""By which part of the budget a load may exceed it for a moment."""
+_USUAL_PEAK = 3
+
 
 class Verdict(Enum):
     """What becomes of a wish to load: now, when somebody is done, or never."""
@@ -31,6 +37,7 @@ class _Model(msgspec.Struct):
     size_bytes: int
     pinned: bool
     is_in: bool = False
+    peak_bytes: int = 0
 
 
 Idle = Mapping[str, int]
@@ -41,13 +48,19 @@ class Residency:
 
     ``idle`` maps the models that could leave now, since nothing waits or runs for them, to when
     they were last used (any clock that only goes forwards). Others are never sent away, nor are
-    pinned ones.
+    pinned ones. Reading a model takes ``usual_peak`` times its size for a moment, or what was seen.
     """
 
-    def __init__(self, budget_bytes: int, base_bytes: int) -> None:
+    def __init__(self, budget_bytes: int, base_bytes: int, usual_peak: int = _USUAL_PEAK) -> None:
         self.budget_bytes = budget_bytes
         self.base_bytes = base_bytes
+        self._usual_peak = usual_peak
         self._models: dict[str, _Model] = {}
+
+    @property
+    def is_bounded(self) -> bool:
+        """Tell whether there is a budget at all."""
+        return self.budget_bytes < UNBOUNDED_BYTES
 
     @property
     def models_bytes(self) -> int:
@@ -67,15 +80,25 @@ class Residency:
         else:
             model.pinned = pinned
 
+    def has(self, variant: str) -> bool:
+        """Tell whether a model is known, in memory or out."""
+        return variant in self._models
+
+    def is_pinned(self, variant: str) -> bool:
+        """Tell whether a model is known as one that never leaves."""
+        model = self._models.get(variant)
+        return model is not None and model.pinned
+
     def forget(self, variant: str) -> None:
         """Remove a model, wherever it is."""
         self._models.pop(variant, None)
 
-    def came(self, variant: str, size_bytes: int) -> None:
-        """Take note that a model is in memory, and what it took."""
+    def came(self, variant: str, size_bytes: int, peak_bytes: int = 0) -> None:
+        """Take note that a model is in memory, what it took, and what for a moment (0: unknown)."""
         model = self._models.get(variant)
         if model is not None:
             model.size_bytes, model.is_in = max(1, size_bytes), True
+            model.peak_bytes = peak_bytes or model.peak_bytes
 
     def left(self, variant: str) -> None:
         """Take note that a model is out of memory."""
@@ -96,14 +119,27 @@ class Residency:
         When nothing more can leave and there still is too little room, because the process
         occupies more than its models explain, the model comes in all the same: a worker that is
         worn should answer until it is replaced.
+
+        What reading it takes for a moment may go over the budget by ``MARGIN``. More leave for that
+        if it helps, but nobody waits for it. Where all models have room together none leaves for a
+        moment's sake: it would be read again at once, for which the next one would have to leave.
         """
         if not self.fits(variant):
             return Decision(Verdict.NEVER)
-        excess = resident_bytes + self._models[variant].size_bytes - self.budget_bytes
+        model = self._models[variant]
+        excess = resident_bytes + model.size_bytes - self.budget_bytes
         victims, missing = self._victims(excess, idle, variant)
         if missing > 0 and self._busy(idle, variant):
             return Decision(Verdict.WAIT)
-        return Decision(Verdict.LOAD, victims)
+        beside_bytes = max(self.base_bytes, resident_bytes - self.models_bytes)
+        all_bytes = beside_bytes + sum([one.size_bytes for one in self._models.values()])
+        if all_bytes <= self.budget_bytes:
+            return Decision(Verdict.LOAD, victims)
+        most_bytes = self.budget_bytes + int(MARGIN * self.budget_bytes)
+        # What was seen, which free memory may have hidden.
+        loading_bytes = max(model.peak_bytes, self._usual_peak * model.size_bytes)
+        more, missing = self._victims(resident_bytes + loading_bytes - most_bytes, idle, variant)
+        return Decision(Verdict.LOAD, victims if missing > 0 else max(victims, more, key=len))
 
     def surplus(self, resident_bytes: int, idle: Idle, besides: str = "") -> tuple[str, ...]:
         """Return the models that should leave because the process has grown over the budget."""

@@ -49,7 +49,7 @@ def execute(
     answers: list[Answer | Failure]
     try:
         answers = [*_run(runtime, jobs, padder)]
-    except Exception as error:  # a runtime may raise anything
+    except BaseException as error:  # a runtime may raise anything, exits and panics too
         if len(jobs) == 1 and jobs[0].count == 1:
             answers = [Failure(jobs[0], failure(error))]
         else:
@@ -57,7 +57,7 @@ def execute(
     return Outcome(answers, started_ns, clock.monotonic_ns() - started_ns)
 
 
-def failure(error: Exception) -> SalverError:
+def failure(error: BaseException) -> SalverError:
     """Return what a runtime raised as a domain error."""
     if isinstance(error, SalverError):
         return explained(error)
@@ -86,5 +86,5 @@ def _run(runtime: Runner, jobs: list[Job], padder: Padder | None) -> list[Answer
 def _run_alone(runtime: Runner, job: Job, padder: Padder | None) -> Answer | Failure:
     try:
         return _run(runtime, [job], padder)[0]
-    except Exception as error:  # a runtime may raise anything
+    except BaseException as error:  # a runtime may raise anything, exits and panics too
         return Failure(job, failure(error))

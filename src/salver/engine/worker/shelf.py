@@ -13,13 +13,14 @@ from typing import Protocol
 from salver.core.clock import Clock
 from salver.core.errors import Draining, MemoryBudgetExceeded, SalverError
 from salver.core.garbage import trim
+from salver.core.hosting import CPU
 from salver.core.settings import EngineSettings
+from salver.engine.worker.budgets import Budgets, Usage
 from salver.engine.worker.loading import Loading
-from salver.engine.worker.residency import Residency, Verdict
+from salver.engine.worker.residency import Verdict
 from salver.observe.logs import get_logger
-from salver.observe.memory import resident_bytes
 from salver.observe.meter import Meter
-from salver.runtimes.base import BatchRuntime
+from salver.runtimes.base import BatchRuntime, provider_of
 from salver.wire.messages import Load
 
 log = get_logger(__name__)
@@ -27,7 +28,15 @@ log = get_logger(__name__)
 RETRY_AFTER_S = 1.0
 _POLL_S = 0.01
 _FAILED_PAUSE_S = 1.0
-_EVERYTHING = 1 << 62
+_UNKNOWN = (
+    "the driver does not tell this process what it occupies, so engine.gpu_memory_budget_bytes has "
+    "no effect; share process ids with the host (docker run --pid=host)"
+)
+_IN_MEMORY = ("memory budget", "raise engine.memory_budget_bytes or pin fewer models")
+_ON_GPU = (
+    "budget of GPU memory",
+    "raise engine.gpu_memory_budget_bytes, pin fewer models, or deploy it with --provider cpu",
+)
 
 
 class Host(Protocol):
@@ -64,13 +73,13 @@ class Shelf:
 
     def __init__(
         self,
-        residency: Residency,
+        budgets: Budgets,
         settings: EngineSettings,
         clock: Clock,
         meter: Meter,
         prepare: Callable[[Load], None],
     ) -> None:
-        self.residency = residency
+        self.budgets = budgets
         self._settings = settings
         self._clock = clock
         self._meter = meter
@@ -79,7 +88,7 @@ class Shelf:
         self._wanted: dict[str, int] = {}
         self._loading: Host | None = None
         self._leaving: list[BatchRuntime] = []
-        self._library_bytes = 0
+        self._library_bytes = self._context_bytes = 0
         self._worn_since_ns: int | None = None
         self._polling = False
         self._loop = asyncio.get_running_loop()
@@ -94,17 +103,17 @@ class Shelf:
         self._hosts[load.variant] = host
         host.when_out = partial(self.want, host)
         host.loading.manage(partial(self._settled, host))
-        size = load.size_hint_bytes or sum([file.size_bytes for file in load.files])
-        self.residency.know(load.variant, size, pinned=load.pinned)
+        self.budgets.know(load)
         if self._is_eager(host):
             self.want(host)
 
     def update(self, host: Host) -> None:
-        """Take over whether a version is pinned."""
+        """Take over whether a version is pinned; nothing to do for one that is not kept here."""
         load = host.loading.load
-        self.residency.know(load.variant, load.size_hint_bytes, pinned=load.pinned)
-        if self._is_eager(host):
-            self.want(host)
+        if self._hosts.get(load.variant) is host:
+            self.budgets.know(load)
+            if self._is_eager(host):
+                self.want(host)
 
     def remove(self, host: Host) -> None:
         """Host a version no more."""
@@ -114,7 +123,7 @@ class Shelf:
             host.refuse_waiting(gone)
             del self._hosts[variant]
             self._wanted.pop(variant, None)
-            self.residency.forget(variant)
+            self.budgets.forget(variant)
 
     def want(self, host: Host) -> None:
         """Load a version as soon as there is room; asking again changes nothing."""
@@ -131,12 +140,13 @@ class Shelf:
         now_ns, settings = self._clock.monotonic_ns(), self._settings
         if self._loading is not None:
             return self._is_worn(now_ns)
-        resident = resident_bytes()
+        resident = self.budgets.used()
         self._shrink()
         for host in self._hosts.values():
             if self._is_eager(host):
                 self.want(host)
-        if self.residency.unexplained_bytes(resident) <= settings.worn_slack_bytes:
+        memory = self.budgets.memory
+        if not memory.is_bounded or memory.unexplained_bytes(resident) <= settings.worn_slack_bytes:
             self._worn_since_ns = None
         elif self._worn_since_ns is None:
             self._worn_since_ns = now_ns
@@ -144,7 +154,7 @@ class Shelf:
 
     def let_go(self) -> None:
         """Send away every model that may leave now."""
-        self._leaving += self._evict(self.residency.surplus(_EVERYTHING, self._idle()))
+        self._leaving += self._evict(self.budgets.everybody(self._idle()))
         self._release_soon()
 
     def send_away(self, host: Host) -> bool:
@@ -156,6 +166,17 @@ class Shelf:
             self._leaving += self._evict((variant,))
             self._release_soon()
         return True
+
+    def report(self, worker: str) -> None:
+        """Set the gauges of a worker's budgets."""
+        memory, gpu = self.budgets.memory, self.budgets.gpu
+        if memory.is_bounded:
+            self._meter.set("salver_memory_budget_bytes", (worker,), memory.budget_bytes)
+        self._meter.set("salver_memory_base_bytes", (worker,), memory.base_bytes)
+        self._meter.set("salver_models_resident", (worker,), memory.models_in)
+        if gpu.is_bounded:
+            self._meter.set("salver_gpu_memory_budget_bytes", (worker,), gpu.budget_bytes)
+            self._meter.set("salver_gpu_memory_base_bytes", (worker,), gpu.base_bytes)
 
     def close(self) -> None:
         """Load nothing more."""
@@ -207,7 +228,7 @@ class Shelf:
     def _begin(self, host: Host) -> bool:
         """Load a version if there is room, or never will be; False when it has to wait."""
         variant = host.loading.load.variant
-        decision = self.residency.decide(variant, resident_bytes(), self._idle())
+        decision = self.budgets.decide(variant, self._idle())
         if decision.verdict is Verdict.WAIT:
             return False
         if decision.verdict is Verdict.NEVER:
@@ -222,29 +243,34 @@ class Shelf:
     def _make_room(self, leaving: list[BatchRuntime], load: Load) -> None:
         """Release what leaves and import what is needed; in the loading thread."""
         _release(leaving)
-        before = resident_bytes()
+        used, gpu_used = self.budgets.used(), self.budgets.gpu_used()
         self._prepare(load)
-        self._library_bytes += max(0, resident_bytes() - before)
+        self._library_bytes += max(0, self.budgets.used() - used)
+        self._context_bytes += max(0, self.budgets.gpu_used() - gpu_used)
 
     def _settled(
-        self, host: Host, runtime: BatchRuntime | None, size_bytes: int
+        self, host: Host, runtime: BatchRuntime | None, usage: Usage
     ) -> SalverError | None:
         """Take note of how a load ended; returns why a loaded version may not stay."""
         if self._loading is host:
             self._loading = None
-        residency, variant = self.residency, host.loading.load.variant
-        residency.base_bytes += self._library_bytes
-        self._library_bytes = 0
+        budgets, variant = self.budgets, host.loading.load.variant
+        budgets.memory.base_bytes += self._library_bytes
+        budgets.gpu.base_bytes += self._context_bytes
+        self._library_bytes = self._context_bytes = 0
         self._loop.call_soon(self._serve)
         if self._hosts.get(variant) is not host or host.loading.state == "draining":
             return None
         if runtime is None:
             self._loop.call_later(_FAILED_PAUSE_S, host.loading.rearm)
             return None
-        residency.came(variant, size_bytes)
+        budgets.came(variant, usage)
+        is_on_gpu = provider_of(runtime) not in ("", CPU)
+        if is_on_gpu and budgets.gpu.is_bounded and not budgets.gpu_used():
+            log.warning("gpu_memory_unknown", variant=variant, fix=_UNKNOWN)
         host.last_used_ns = self._clock.monotonic_ns()
-        if not residency.fits(variant):
-            residency.left(variant)
+        if budgets.short_of(variant) is not None:
+            budgets.left(variant)
             self._leaving.append(runtime)
             self._release_soon()
             self._meter.add("salver_memory_refusals_total", (variant,))
@@ -254,8 +280,7 @@ class Shelf:
 
     def _shrink(self, besides: str = "") -> None:
         """Send away what is over the budget."""
-        victims = self.residency.surplus(resident_bytes(), self._idle(), besides)
-        self._leaving += self._evict(victims)
+        self._leaving += self._evict(self.budgets.surplus(self._idle(), besides))
         self._release_soon()
 
     def _release_soon(self) -> None:
@@ -267,7 +292,7 @@ class Shelf:
         runtimes: list[BatchRuntime] = []
         for variant in victims:
             runtime = self._hosts[variant].give_up()
-            self.residency.left(variant)
+            self.budgets.left(variant)
             self._meter.add("salver_model_evictions_total", (variant,))
             log.info("model_evicted", variant=variant)
             if runtime is not None:
@@ -283,9 +308,13 @@ class Shelf:
             host.loading.fail(error)
 
     def _too_large(self, variant: str) -> MemoryBudgetExceeded:
+        """Say which budget is too small for a version, and what helps."""
+        budgets = self.budgets
+        short = budgets.short_of(variant) or budgets.memory
+        which, fix = _ON_GPU if short is budgets.gpu else _IN_MEMORY
         return MemoryBudgetExceeded(
-            f"{variant} does not fit into the memory budget of {self.residency.budget_bytes} bytes "
-            "beside what is pinned; raise engine.memory_budget_bytes or pin fewer models",
+            f"{variant} does not fit into the {which} of {short.budget_bytes} bytes beside what is "
+            f"pinned; {fix}",
             retry_after_s=RETRY_AFTER_S,
         )
 
@@ -293,7 +322,8 @@ class Shelf:
 def _no_room(variant: str) -> MemoryBudgetExceeded:
     return MemoryBudgetExceeded(
         f"there is no room for {variant} while all models in memory are busy; try again later, "
-        "raise engine.memory_budget_bytes, or add replicas",
+        "raise the worker's budget (engine.memory_budget_bytes, engine.gpu_memory_budget_bytes), "
+        "or add replicas",
         retry_after_s=RETRY_AFTER_S,
     )
 

@@ -18,6 +18,7 @@ from salver.core.timing import Timing
 from salver.engine.worker.batch import assemble, whole
 from salver.engine.worker.job import Job, Reply, check_cohort, one_job
 from salver.engine.worker.loading import Loading
+from salver.engine.worker.pauses import Pauses
 from salver.engine.worker.refusals import RETRY_AFTER_S, late, refusal
 from salver.engine.worker.run import failure
 from salver.runtimes.base import Batch, StreamRuntime
@@ -120,6 +121,8 @@ class StreamHost:
         self._clock = clock
         self._open: dict[int, StreamSink] = {}
         self._waiting: list[Job] = []
+        self._pauses = Pauses()
+        self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"load-{loading.load.variant}")
         loading.finished = self._loaded
 
@@ -152,8 +155,17 @@ class StreamHost:
                 self._begin(runtime, job, cold=True)
             elif error is not None:
                 job.reply.fail(job, error)
-        if error is not None and self.loading.returns:
-            asyncio.get_running_loop().call_later(RETRY_AFTER_S, self.loading.rearm)
+        if error is None:
+            self._pauses.end()
+        elif self.loading.may_be_mended:
+            self._loop.call_later(self._pauses.take(), self._load_again)
+        elif self.loading.returns:
+            self._loop.call_later(RETRY_AFTER_S, self.loading.rearm)
+
+    def _load_again(self) -> None:
+        if self.loading.state == "failed" and not self.loading.active:
+            self.loading.retry()
+            self.begin_load()
 
     def accept(self, reply: Reply, infer: Infer, payload: Buffer) -> Job:
         """Begin a stream, or refuse it at once."""
@@ -237,7 +249,7 @@ class StreamHost:
         self._open[id(job)] = sink
         try:
             sink.cancel_runtime = runtime.submit(assemble([job]), sink)
-        except Exception as error:  # a runtime may raise anything
+        except BaseException as error:  # a runtime may raise anything, exits and panics too
             sink.fail(failure(error))
 
     def _ended(self, job: Job) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 class Turn:
     """Whoever holds the turn loads or runs; the others are called back in order.
 
-    A process that dies then dies of the one request it was busy with.
+    A process that dies then dies of the one request it was busy with. ``begun`` is called when a
+    run of code begins, with whether others wait for their turn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, begun: Callable[[bool], None]) -> None:
+        self.begun = begun
         self._taken = False
         self._waiting: deque[Callable[[], None]] = deque()
 

@@ -22,18 +22,26 @@ class Watchdog:
     says nothing of the code. Callers with more time let it take longer: a batch of several half
     of what the first of them has left, so that the others can still be answered after a retry, a
     request that runs alone all of it. In quarantine, while others wait there, it gets half.
+    ``begun`` is told of each run, and whether somebody else needs the time by then.
     """
 
     def __init__(
-        self, clock: Clock, stuck_s: float, give_up: Callable[[], None] | None = None
+        self,
+        clock: Clock,
+        stuck_s: float,
+        give_up: Callable[[], None] | None = None,
+        begun: Callable[[bool], None] | None = None,
     ) -> None:
         self._clock = clock
         self._stuck_s = stuck_s
         self._give_up = give_up or end_process
+        self._begun = begun
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, jobs: list[Job], hurried: Callable[[], bool]) -> None:
         """A run begins; ``hurried`` tells halfway whether somebody else needs the time."""
+        if self._begun is not None:
+            self._begun(hurried())
         left_s = (min(job.deadline_ns for job in jobs) - self._clock.monotonic_ns()) / 1e9
         if len(jobs) > 1 or jobs[0].count > 1:
             self._after(max(self._stuck_s, left_s / 2), self._give_up)

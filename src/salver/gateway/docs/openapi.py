@@ -5,6 +5,7 @@ from typing import Any
 import salver
 from salver.core.signature import Signature, TensorSpec
 from salver.gateway.docs.example import example_body
+from salver.gateway.docs.feedback import FEEDBACK_SCHEMAS
 from salver.gateway.docs.schemas import (
     ERROR,
     PARAMETERS,
@@ -77,6 +78,8 @@ def server_document() -> Document:
         ]
         for path, item in _model_paths(base, suffix, None).items():
             paths[path] = {"parameters": parameters, **item}
+    of_model = paths[f"{model}/infer"]["parameters"]
+    paths[f"{model}/feedback"] = {"parameters": of_model, **_feedback()}
     inputs = {"type": "array", "minItems": 1, "items": _reference("Tensor")}
     outputs = {"type": "array", "items": _reference("Tensor")}
     schemas = {
@@ -122,6 +125,8 @@ def endpoint_document(
         f"Version {variant.version} ({variant.runtime}). {_POLICIES.get(endpoint.validation, '')}"
     )
     paths = _model_paths(base, "", example)
+    if version is None:
+        paths[f"{base}/feedback"] = _feedback()
     return _document(endpoint.name, variant.version, about, paths, schemas)
 
 
@@ -134,7 +139,7 @@ def _document(
         "security": _SECURITY,
         "paths": paths,
         "components": {
-            "schemas": schemas | {"ModelMetadata": _METADATA, "Error": ERROR},
+            "schemas": schemas | FEEDBACK_SCHEMAS | {"ModelMetadata": _METADATA, "Error": ERROR},
             "securitySchemes": _SECURITY_SCHEMES,
         },
     }
@@ -154,6 +159,16 @@ def _model_paths(base: str, suffix: str, example: dict[str, Any] | None) -> dict
         f"{base}/ready": _get(f"model_ready{suffix}", "Whether it answers", _READY),
         f"{base}/docs/openapi.json": _get(f"model_docs{suffix}", "Its OpenAPI", _OPENAPI),
     }
+
+
+def _feedback() -> dict[str, Any]:
+    """Return the path on which callers report; which version answered is in the id."""
+    report = _operation("feedback", "Say what became of answers", _reference("ReportsTaken"))
+    media = {"schema": _reference("Reports")}
+    lines = {"schema": {"type": "string", "description": "A Report in each line."}}
+    content = {_JSON: media, "application/x-ndjson": lines}
+    report["requestBody"] = {"required": True, "content": content}
+    return {"post": report}
 
 
 def _operation(identity: str, summary: str, answer: Schema) -> dict[str, Any]:

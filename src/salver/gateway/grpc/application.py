@@ -21,6 +21,8 @@ from salver.observe.logs import get_logger
 log = get_logger(__name__)
 
 _CONTENT_TYPE = b"application/grpc"
+# What calls without tensors say in good faith; messages become many times their size when read.
+_SMALL_CALL_BYTES = 4 * 1024 * 1024
 _INFER = b"/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -136,7 +138,8 @@ class GrpcApplication:
         unary, begin = self._unaries.get(name), self._later.get(name)
         if unary is None and begin is None:
             raise UnsupportedOperation(f"no such call: {name[:200]}")
-        body = only_message(call.stream.body.whole(), fields, self._inflated_bytes)
+        limit_bytes = min(self._inflated_bytes, _SMALL_CALL_BYTES)
+        body = only_message(call.stream.body.whole(), fields, limit_bytes)
         peer = call.connection.peer
         if unary is None:
             assert begin is not None

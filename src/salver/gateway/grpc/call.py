@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import msgspec
 
 from salver.core.errors import SalverError
-from salver.gateway.grpc.framing import Buffer, framed
-from salver.gateway.grpc.status import HEAD, OK, failure, identity
+from salver.gateway.grpc.framing import Buffer, answer_encoding, whole_message
+from salver.gateway.grpc.status import HEAD, OK, compressed, failure, identity
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.stream import Stream
 
@@ -24,9 +24,9 @@ class Call(msgspec.Struct, eq=False):
 
     def reply(self, parts: Sequence[Buffer], fields: bytes = b"") -> None:
         """Answer with one message, in parts; ``fields`` go with the response's head."""
-        size = sum([p.nbytes if isinstance(p, memoryview) else len(p) for p in parts])
-        block = HEAD + identity(self.request_id) + fields
-        self.connection.answer(self.stream, block, (framed(size), *parts), OK)
+        encoding = answer_encoding(self.stream.fields)
+        block = HEAD + identity(self.request_id) + fields + compressed(encoding)
+        self.connection.answer(self.stream, block, whole_message(parts, encoding), OK)
 
     def fail(self, error: SalverError) -> None:
         """Answer with a status and no message."""

@@ -7,9 +7,9 @@ from typing import NamedTuple, Protocol
 from salver.core.clock import Clock
 from salver.core.errors import InvalidRequest, NotReady, ReadTimeout, SalverError, fault_of
 from salver.core.settings import Http2Settings, HttpSettings
-from salver.gateway.grpc.framing import Buffer, framed, inflated
+from salver.gateway.grpc.framing import Buffer, answer_encoding, inflated, whole_message
 from salver.gateway.grpc.incoming import Incoming
-from salver.gateway.grpc.status import HEAD, OK, failure, identity
+from salver.gateway.grpc.status import HEAD, OK, compressed, failure, identity
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.stream import Stream
 from salver.observe.logs import get_logger
@@ -145,11 +145,13 @@ class Dialogue:
         """Send one message, in parts."""
         if self._over:
             return
-        size = sum([p.nbytes if isinstance(p, memoryview) else len(p) for p in parts])
-        whole: Sequence[Buffer] = (framed(size), *parts)
-        if size <= _JOIN_BYTES:
-            whole = (b"".join(whole),)
-        block = None if self._has_head else HEAD + identity(self.request_id)
+        encoding = answer_encoding(self.stream.fields)
+        whole = whole_message(parts, encoding)
+        if sum([p.nbytes if isinstance(p, memoryview) else len(p) for p in whole]) <= _JOIN_BYTES:
+            whole = [b"".join(whole)]
+        block = None
+        if not self._has_head:
+            block = HEAD + identity(self.request_id) + compressed(encoding)
         self._has_head = True
         self.connection.send(self.stream, whole, block)
 

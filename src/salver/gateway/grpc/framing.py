@@ -1,10 +1,10 @@
 """Messages in the body of a call: a flag, a length, the bytes; and the call's own fields."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from salver.core.errors import BodyTooLarge, InvalidRequest
-from salver.gateway.http.inflate import inflate
+from salver.gateway.http.inflate import MAX_DEFLATED_BYTES, deflate, inflate
 
 Buffer = bytes | bytearray | memoryview
 
@@ -18,6 +18,9 @@ _UNITS_NS = {
     b"n": 1,
 }
 _TIMEOUT_DIGITS = 8
+ENCODINGS = b"identity,deflate,gzip"
+# Shorter answers are not worth it.
+_MIN_PACKED_BYTES = 1024
 
 
 def expected_bytes(first: bytes, limit_bytes: int) -> int | None:
@@ -64,12 +67,31 @@ def inflated(
     encoding = fields.get(b"grpc-encoding", b"identity")
     if encoding == b"identity":
         raise InvalidRequest("a message is compressed, and grpc-encoding does not say how")
-    return inflate(bytes(message), encoding, limit_bytes)
+    return inflate(message, encoding, limit_bytes)
 
 
 def framed(size_bytes: int) -> bytes:
     """Return what goes before a message of so many bytes."""
     return PREFIX.pack(0, size_bytes)
+
+
+def answer_encoding(fields: Mapping[bytes, bytes]) -> bytes | None:
+    """Return how a client that compresses wants its answers compressed, None for not at all."""
+    name = fields.get(b"grpc-encoding")
+    if name not in (b"gzip", b"deflate"):
+        return None
+    accepted = fields.get(b"grpc-accept-encoding", b"").split(b",")
+    return name if name in [item.strip() for item in accepted] else None
+
+
+def whole_message(parts: Sequence[Buffer], encoding: bytes | None) -> list[Buffer]:
+    """Return a message with what goes before it, compressed where that is asked for and pays."""
+    size = sum([p.nbytes if isinstance(p, memoryview) else len(p) for p in parts])
+    if encoding is not None and _MIN_PACKED_BYTES <= size <= MAX_DEFLATED_BYTES:
+        (packed, *_), _ = deflate(parts, encoding)
+        if len(packed) < size:
+            return [PREFIX.pack(1, len(packed)), packed]
+    return [framed(size), *parts]
 
 
 def timeout_ns(value: bytes) -> int:

@@ -73,7 +73,7 @@ class Plans:
         if cut > _MAX_HEAD_BYTES or not body[:cut].endswith(tag):
             return
         try:
-            _, raw = split_raw(body[PREFIX.size : cut - len(tag)], _MAX_HEAD_BYTES)
+            _, raw = split_raw(body[PREFIX.size : cut - len(tag)], _MAX_HEAD_BYTES, _MAX_HEAD_BYTES)
         except SalverError:
             return
         if raw:

@@ -140,7 +140,6 @@ class GrpcInference:
     def __init__(self, inference: Inference, settings: HttpSettings) -> None:
         self.inference = inference
         self._settings = settings
-        self.max_rest_bytes = settings.max_json_bytes
         self.max_timeout_ns = round(settings.max_request_timeout_s * 1e9)
 
     def __call__(self, call: Call, principal: Principal, body: Buffer) -> InferenceRequest | None:
@@ -148,7 +147,7 @@ class GrpcInference:
 
         Returns the request if others may be read by its message.
         """
-        rest, raw = split_raw(body, self.max_rest_bytes)
+        rest, raw = self.split(body)
         message = parse(REQUEST, rest)
         stream = call.stream
         context = RequestContext(call.request_id, principal, stream.begun_ns, 0)
@@ -157,6 +156,10 @@ class GrpcInference:
         self.ask(answer, message, raw, stream)
         special = message.id or answer.classes or answer.contents is not None
         return answer.request if raw and not special else None
+
+    def split(self, body: Buffer) -> tuple[bytes, list[memoryview]]:
+        """Return a message without its raw tensors, and those; see ``split_raw``."""
+        return split_raw(body, self._settings.max_json_bytes, self._settings.max_objects)
 
     def ask(self, answer: GrpcAnswer, message: Any, raw: list[memoryview], stream: Stream) -> None:
         """Have the handlers answer a message that came on a stream; raises nothing."""

@@ -4,6 +4,7 @@ import math
 from urllib.parse import quote
 
 from salver.core.errors import SalverError
+from salver.gateway.grpc.framing import ENCODINGS
 from salver.gateway.h2.headers import literal, status
 from salver.gateway.statuses import STATUSES
 
@@ -12,13 +13,22 @@ _MAX_MESSAGE_CHARS = 1024
 # What the gRPC protocol lets stand in a message as it is; everything else is percent-encoded.
 _SAFE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
-HEAD = status(200) + literal(b"content-type", CONTENT_TYPE)
+HEAD = (
+    status(200)
+    + literal(b"content-type", CONTENT_TYPE)
+    + literal(b"grpc-accept-encoding", ENCODINGS)
+)
 OK = literal(b"grpc-status", b"0")
 
 
 def identity(request_id: str) -> bytes:
     """Return the field that names a request."""
     return literal(b"x-salver-request-id", request_id.encode())
+
+
+def compressed(encoding: bytes | None) -> bytes:
+    """Return the field that says how messages are compressed, nothing where none is."""
+    return b"" if encoding is None else literal(b"grpc-encoding", encoding)
 
 
 def failure(error: SalverError) -> bytes:

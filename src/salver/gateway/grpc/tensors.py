@@ -9,6 +9,7 @@ from salver.core.datatypes import BYTES, DATATYPES, DTYPES, ITEM_SIZES
 from salver.core.errors import InvalidRequest, InvalidTensor, UnsupportedOperation
 from salver.core.settings import HttpSettings
 from salver.core.tensor import Buffer, Tensor, encode_bytes
+from salver.gateway.oip.body import check_element_count
 
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -39,6 +40,7 @@ def inputs_of(message: Any, raw: Sequence[Buffer], settings: HttpSettings) -> li
     if raw and any(item.HasField("contents") for item in inputs):
         raise InvalidRequest("tensors are either in raw_input_contents or in contents, not in both")
     heads = [_head(item, settings) for item in inputs]
+    check_element_count(heads, settings.max_objects)
     if raw and len(raw) != len(inputs):
         raise InvalidRequest(f"{len(raw)} raw_input_contents for {len(inputs)} inputs")
     tensors: list[Tensor] = []
@@ -81,7 +83,7 @@ def _typed(name: str, datatype: str, contents: Any) -> bytes:
         raise InvalidTensor(f"input {name!r}: {datatype} belongs in {field}, not in {used[0]}")
     values = getattr(contents, field)
     if datatype == BYTES:
-        return encode_bytes(list(values))
+        return encode_bytes(values)
     dtype = DTYPES[datatype]
     wide = np.array(values, np.float64 if dtype.kind == "f" else None)
     with np.errstate(over="ignore", invalid="ignore"):

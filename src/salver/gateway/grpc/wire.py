@@ -4,16 +4,33 @@ A request's tensors are its last and largest field. They are cut out of the mess
 that they are not copied, and the rest is left to the protobuf library.
 """
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 from salver.core.errors import BodyTooLarge, InvalidRequest
 
 Buffer = bytes | bytearray | memoryview
 
+_INPUT = 5
+_CONTENTS = 5
+_OUTPUT = 6
 _RAW_INPUT = 7
 _LENGTH_DELIMITED = 2
 _SKIPS = {1: 8, 5: 4}
 _VARINT_BYTES = 10
 _MORE = 0x80
 _MAX_FIELDS = 4096
+_FIELD_BYTES = 2
+# By their first byte, fields that are a number or a string and whose tags end there.
+_SHORT_TAGS = [
+    byte in range(8, _MORE) and byte & 7 in (0, _LENGTH_DELIMITED) for byte in range(256)
+]
+_Within: TypeAlias = "Mapping[int, _Within]"
+# The tags of messages which may hold very many fields: elements, and entries of parameters.
+_WITHIN: _Within = {
+    _INPUT << 3 | _LENGTH_DELIMITED: {_CONTENTS << 3 | _LENGTH_DELIMITED: {}},
+    _OUTPUT << 3 | _LENGTH_DELIMITED: {},
+}
 
 
 def varint(value: int) -> bytes:
@@ -31,12 +48,15 @@ def bytes_field(number: int, size_bytes: int) -> bytes:
     return varint(number << 3 | _LENGTH_DELIMITED) + varint(size_bytes)
 
 
-def split_raw(message: Buffer, max_rest_bytes: int) -> tuple[bytes, list[memoryview]]:
+def split_raw(
+    message: Buffer, max_rest_bytes: int, max_objects: int
+) -> tuple[bytes, list[memoryview]]:
     """Return a request without its raw tensors, and those as views.
 
     Raises ``InvalidRequest`` for bytes that are not a message, and for more fields than any honest
     one has: a field may take two bytes and costs much more to read. Raises ``BodyTooLarge`` where
-    more than ``max_rest_bytes`` are left for the protobuf library.
+    more than ``max_rest_bytes`` are left for the protobuf library, or more than ``max_objects``
+    fields of inputs, their contents and the outputs asked for.
     """
     view = memoryview(message)
     rest: list[memoryview] = []
@@ -60,7 +80,41 @@ def split_raw(message: Buffer, max_rest_bytes: int) -> tuple[bytes, list[memoryv
             f"{size} bytes besides raw tensors are over the limit of {max_rest_bytes}; send "
             "tensors in raw_input_contents"
         )
-    return b"".join(rest), raw
+    joined = b"".join(rest)
+    if size > max_objects * _FIELD_BYTES:
+        _count_fields(joined, (0, size), _WITHIN, max_objects + _MAX_FIELDS)
+    return joined, raw
+
+
+def _count_fields(message: bytes, span: tuple[int, int], within: _Within, limit: int) -> int:
+    """Count the fields within a span, and of the messages in it whose tags are named.
+
+    Raises ``InvalidRequest`` for bytes that are not a message, ``BodyTooLarge`` over the limit.
+    """
+    (position, end), count = span, 0
+    view = memoryview(message)[:end]
+    while position < end:
+        tag = message[position]
+        count += 1
+        if count > limit:
+            raise BodyTooLarge(
+                "the message has too many elements in typed contents, or parameters; send tensors "
+                "in raw_input_contents, or fewer rows at a time"
+            )
+        if tag not in within and _SHORT_TAGS[tag] and position + 1 < end:
+            # Most are a byte for the field and one for the length, if there are many.
+            size = message[position + 1]
+            if size < _MORE:
+                position += 2 + (size if tag & 7 else 0)
+                continue
+        tag, position = _read(view, position)
+        position, size = _past(view, tag, position)
+        if tag in within:
+            inner = (position - size, position)
+            count += _count_fields(message, inner, within[tag], limit - count)
+    if position != end:
+        raise _broken()
+    return count
 
 
 def _past(view: memoryview, tag: int, position: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import cast
 
-from salver.core.errors import ReadTimeout, SalverError
+from salver.core.errors import HeadersTooLarge, ReadTimeout, SalverError
 from salver.core.settings import Http2Settings
 from salver.gateway.h2 import frames as f
 from salver.gateway.h2.budget import Budget
@@ -18,6 +18,7 @@ from salver.gateway.h2.headers import (
     announced_bytes,
     check_trailers,
     malformed,
+    request_fields,
     status,
 )
 from salver.gateway.h2.large import LargeReads
@@ -25,6 +26,7 @@ from salver.gateway.h2.output import Output
 from salver.gateway.h2.patience import Patience
 from salver.gateway.h2.ports import Application, Owner
 from salver.gateway.h2.reader import FrameReader, HeaderBlock
+from salver.gateway.h2.skim import ListTooLong, Skimmer
 from salver.gateway.h2.stream import Stream
 from salver.gateway.h2.windows import ReceiveWindows
 from salver.gateway.http.body import Body, Buffer
@@ -53,7 +55,7 @@ class Http2Connection(asyncio.Protocol):
         self.output = Output(self._sent, owner.clock)
         self._streams: dict[int, Stream] = {}
         self._reset: dict[int, None] = {}
-        self._block = HeaderBlock(settings.max_header_bytes)
+        self._block = HeaderBlock(settings.max_header_bytes, self._decoder.skim)
         self._block_since_ns = 0
         self._windows = ReceiveWindows(
             self.output.put,
@@ -202,10 +204,12 @@ class Http2Connection(asyncio.Protocol):
 
     def _on_continuation(self, flags: int, number: int, payload: bytes) -> None:
         block = self._block.go_on(flags, payload)
+        for _ in range(self._block.steps()):
+            spend(self._resets)
         if block is not None:
             self._block_complete(number, self._block.flags, block)
 
-    def _block_complete(self, number: int, flags: int, block: bytes) -> None:
+    def _block_complete(self, number: int, flags: int, block: bytes | Skimmer) -> None:
         # Every block is decoded, since each may change the table (4.3).
         stream = self._streams.get(number)
         ends = bool(flags & f.END_STREAM)
@@ -213,10 +217,14 @@ class Http2Connection(asyncio.Protocol):
             self._control.last_stream = number
             self._new_request(number, block, ends=ends)
             return
-        pairs = self._decoder.decode(block)
         if stream is None:
             # What was on its way when we reset the stream is dropped, but not without end.
             self._control.count_update()
+        try:
+            pairs = self._decoder.decode(block)
+        except ListTooLong as error:
+            raise f.StreamFault(number, f.ENHANCE_YOUR_CALM, str(error)) from error
+        if stream is None:
             return
         if not stream.remote_open:
             raise f.StreamFault(number, f.STREAM_CLOSED, "HEADERS after the end (5.1)")
@@ -230,8 +238,13 @@ class Http2Connection(asyncio.Protocol):
             raise malformed(number, "the body is shorter than content-length says (8.1.1)")
         self.end_request(stream)
 
-    def _new_request(self, number: int, block: bytes, *, ends: bool) -> None:
-        fields = self._decoder.request(number, block)
+    def _new_request(self, number: int, block: bytes | Skimmer, *, ends: bool) -> None:
+        is_long = False
+        try:
+            fields = self._decoder.request(number, block)
+        except ListTooLong as error:
+            spend(self._resets)
+            fields, is_long = request_fields(number, error.pairs), True
         held = self.output.held_bytes > self._http.write_buffer_bytes
         if self._going or held or len(self._streams) >= self._limits.max_streams:
             raise f.StreamFault(number, f.REFUSED_STREAM, "no more streams now (5.1.2)")
@@ -250,6 +263,9 @@ class Http2Connection(asyncio.Protocol):
             progress_ns=now_ns,
         )
         self._streams[number] = stream
+        if is_long:
+            self._refuse_headers(stream, ends=ends)
+            return
         if announced is not None and announced > self._http.max_body_bytes:
             self.refuse(stream, too_large(self._http.max_body_bytes))
             return
@@ -260,6 +276,13 @@ class Http2Connection(asyncio.Protocol):
         self._application.begin(self, stream)
         if ends:
             self.end_request(stream)
+
+    def _refuse_headers(self, stream: Stream, *, ends: bool) -> None:
+        """Refuse a request whose fields are too many, which leaves the others alone (10.5.1)."""
+        if ends:
+            self._windows.finished(stream)
+        limit_bytes = self._http.max_header_bytes
+        self.refuse(stream, HeadersTooLarge(f"the header list is over {limit_bytes} bytes"))
 
     def end_request(self, stream: Stream) -> None:
         """See ``Host``."""

@@ -28,7 +28,7 @@ class ControlFrames:
         self._streams = streams
         self._frames = Budget(limits.control_frames_burst, limits.control_frames_per_s, clock)
         self._updates = Budget(limits.window_updates_burst, limits.window_updates_per_s, clock)
-        self.settled = False
+        self.settled = self._acknowledged = False
         self.last_stream = 0
 
     def count(self) -> None:
@@ -58,6 +58,9 @@ class ControlFrames:
         if flags & f.ACK:
             if payload:
                 raise f.ConnectionFault(f.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload (6.5)")
+            if self._acknowledged:
+                self.count()
+            self._acknowledged = True
             return
         if self.settled:
             self.count()

@@ -1,32 +1,37 @@
 """Header blocks: HPACK (RFC 7541) in and out, and what makes a request malformed (RFC 9113, 8).
 
-Decoding a block costs more than all the rest of a small call, and clients send the same blocks
-again and again. What a block means depends on its bytes and on the dynamic table alone, so a block
-that left the table as it was means the same for as long as the table stays so.
+Clients send the same blocks, or blocks that begin alike, again and again. What a block means
+depends on its bytes and on the dynamic table alone, so it holds for as long as the table stays.
 """
 
+import re
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 
-from salver.gateway.h2.frames import (
-    COMPRESSION_ERROR,
-    ENHANCE_YOUR_CALM,
-    PROTOCOL_ERROR,
-    ConnectionFault,
-    StreamFault,
+from salver.gateway.h2.frames import PROTOCOL_ERROR, StreamFault
+from salver.gateway.h2.quick import Pair, Parsed, changes_table, parse, resolve
+from salver.gateway.h2.skim import (
+    MAX_REFUSED_BYTES,
+    ListTooLong,
+    Skimmer,
+    broken,
+    endless,
+    list_bytes,
 )
-from salver.gateway.h2.quick import Pair, decode_quickly
 
 Fields = dict[bytes, bytes]
+T = TypeVar("T")
 
 TABLE_BYTES = 4096
 _MAX_REMEMBERED = 256
 _MAX_REMEMBERED_BYTES = 1024
+# A few bytes may name a large entry of the table again and again.
+_MAX_REMEMBERED_LIST_BYTES = 4096
+_INDICES = re.compile(rb"[\x81-\xfe]*")
 _LENGTH_PREFIX = 127
-_RESIZE_MASK, _RESIZE = 0xE0, 0x20
-_FIELD_BYTES = 32
 _LENGTH_DIGITS = 18
 _MORE = 128
 _NEED_AUTHORITY = frozenset((b"http", b"https"))
@@ -54,76 +59,127 @@ _sound: set[Pair] = set()
 _NAME_BYTES = frozenset(range(0x21, 0x7F)) - frozenset(range(0x41, 0x5B)) - {0x3A}
 
 
+class _Beginning(NamedTuple):
+    """What the indices at the beginning of a block stand for: size and checked fields."""
+
+    list_bytes: int
+    fields: Fields
+    regular: bool
+
+
 class HeaderDecoder:
     """Decodes the blocks of one connection."""
 
     def __init__(self, max_list_bytes: int) -> None:
-        self._decoder = Decoder(max_list_bytes)
+        self._decoder = Decoder(MAX_REFUSED_BYTES)
         self._max_list_bytes = max_list_bytes
         self._decoder.max_allowed_table_size = TABLE_BYTES
-        self._known: dict[bytes, tuple[Pair, ...]] = {}
         self._requests: dict[bytes, Fields] = {}
+        self._beginnings: dict[bytes, _Beginning] = {}
 
-    def request(self, stream: int, block: bytes) -> Fields:
+    def request(self, stream: int, block: bytes | Skimmer) -> Fields:
         """Return the fields of a request; equal blocks share them, so nobody may change them.
 
-        Raises ``ConnectionFault`` as ``decode``, and ``StreamFault`` as ``request_fields``.
+        Raises ``ConnectionFault`` and ``ListTooLong`` as ``decode``, and ``StreamFault`` as
+        ``request_fields``.
         """
+        if isinstance(block, Skimmer):
+            raise block.finished()
         fields = self._requests.get(block)
         if fields is None:
-            fields = request_fields(stream, self.decode(block))
-            if block in self._known:
-                self._requests[block] = fields
+            fields = self._request(stream, block)
         return fields
 
-    def decode(self, block: bytes) -> tuple[Pair, ...]:
+    def skim(self) -> Skimmer:
+        """Return a reader for a block that is over the limit."""
+        self._forget()
+        return Skimmer(self._decoder, self._max_list_bytes)
+
+    def _request(self, stream: int, block: bytes) -> Fields:
+        """Read a new block; what many begin with is decoded and checked once."""
+        matched = _INDICES.match(block)
+        end = matched.end() if matched else 0
+        rest = parse(block[end:])
+        if rest is None:
+            return request_fields(stream, self._decode_slowly(block))
+        indices = block[:end]
+        beginning = self._beginnings.get(indices)
+        first = () if beginning else self._resolved(parse(indices) or [])
+        # Whatever is wrong with this request, the table has to be what the client takes it for.
+        pairs = self._resolved(rest)
+        changed = changes_table(rest)
+        if changed:
+            self._forget()
+        if beginning is None:
+            beginning = self._begin(stream, first)
+            if not changed and beginning.list_bytes <= _MAX_REMEMBERED_LIST_BYTES:
+                _remember(self._beginnings, indices, beginning)
+        size_bytes = beginning.list_bytes + list_bytes(pairs)
+        if size_bytes > self._max_list_bytes:
+            self._check_size((*beginning.fields.items(), *pairs), size_bytes)
+        fields = beginning.fields.copy()
+        _add(stream, fields, pairs, regular=beginning.regular)
+        _complete(stream, fields)
+        if not changed and size_bytes <= _MAX_REMEMBERED_LIST_BYTES:
+            _remember(self._requests, block, fields)
+        return fields
+
+    def _begin(self, stream: int, pairs: Sequence[Pair]) -> _Beginning:
+        size_bytes = list_bytes(pairs)
+        self._check_size(pairs, size_bytes)
+        fields: Fields = {}
+        return _Beginning(size_bytes, fields, _add(stream, fields, pairs, regular=False))
+
+    def decode(self, block: bytes | Skimmer) -> tuple[Pair, ...]:
         """Return the fields of a block in order.
 
         Raises ``ConnectionFault``: after a block that cannot be decoded the table is unknown.
+        Raises ``ListTooLong`` for one that is over the limit, which the table has taken in.
         """
-        known = self._known.get(block)
-        if known is not None:
-            return known
-        entries = self._decoder.header_table.dynamic_entries
-        quick = decode_quickly(block, entries)
-        if quick is not None and _list_bytes(quick) <= self._max_list_bytes:
-            self._keep(block, quick)
-            return quick
-        # The newest entry is kept at hand, so that no other can take its place unnoticed.
-        newest, count = entries[0] if entries else None, len(entries)
-        try:
-            fields = tuple([(name, value) for name, value in self._decoder.decode(block, raw=True)])
-        except OversizedHeaderListError as error:
-            raise ConnectionFault(
-                ENHANCE_YOUR_CALM, "the header list is over the limit (6.5.2)"
-            ) from error
-        except (HPACKError, ValueError, IndexError, OverflowError) as error:
-            raise ConnectionFault(
-                COMPRESSION_ERROR, f"a header block cannot be decoded (4.3): {error}"[:200]
-            ) from error
-        entries = self._decoder.header_table.dynamic_entries
-        if len(entries) != count or (entries and entries[0] is not newest):
+        if isinstance(block, Skimmer):
+            raise block.finished()
+        parsed = parse(block)
+        if parsed is None:
+            return self._decode_slowly(block)
+        pairs = self._resolved(parsed)
+        if changes_table(parsed):
             self._forget()
-        else:
-            self._keep(block, fields)
-        return fields
+        self._check_size(pairs, list_bytes(pairs))
+        return pairs
 
-    def _keep(self, block: bytes, fields: tuple[Pair, ...]) -> None:
-        # A change of the table's size must take place each time it comes (RFC 7541, 6.3).
-        resizes = block[:1] and block[0] & _RESIZE_MASK == _RESIZE
-        if len(block) <= _MAX_REMEMBERED_BYTES and not resizes:
-            if len(self._known) >= _MAX_REMEMBERED:
-                self._forget()
-            self._known[block] = fields
+    def _resolved(self, parsed: list[Parsed]) -> tuple[Pair, ...]:
+        try:
+            return tuple(resolve(parsed, self._decoder.header_table))
+        except HPACKError as error:
+            raise broken(error) from error
+
+    def _check_size(self, pairs: Sequence[Pair], size_bytes: int) -> None:
+        if size_bytes > MAX_REFUSED_BYTES:
+            raise endless()
+        if size_bytes > self._max_list_bytes:
+            raise ListTooLong(pairs, self._max_list_bytes)
+
+    def _decode_slowly(self, block: bytes) -> tuple[Pair, ...]:
+        self._forget()
+        try:
+            pairs = [(name, value) for name, value in self._decoder.decode(block, raw=True)]
+        except OversizedHeaderListError as error:
+            raise endless() from error
+        except (HPACKError, ValueError, IndexError, OverflowError) as error:
+            raise broken(error) from error
+        self._check_size(pairs, list_bytes(pairs))
+        return tuple(pairs)
 
     def _forget(self) -> None:
-        self._known.clear()
         self._requests.clear()
+        self._beginnings.clear()
 
 
-def _list_bytes(pairs: Sequence[Pair]) -> int:
-    """Return the size of a header list (6.5.2)."""
-    return sum([len(name) + len(value) + _FIELD_BYTES for name, value in pairs])
+def _remember(known: dict[bytes, T], block: bytes, meaning: T) -> None:
+    if len(block) <= _MAX_REMEMBERED_BYTES:
+        if len(known) >= _MAX_REMEMBERED:
+            known.clear()
+        known[block] = meaning
 
 
 def request_fields(stream: int, pairs: Iterable[Pair]) -> Fields:
@@ -132,7 +188,12 @@ def request_fields(stream: int, pairs: Iterable[Pair]) -> Fields:
     Raises ``StreamFault`` for a malformed request (8.1.1).
     """
     fields: Fields = {}
-    regular = False
+    _add(stream, fields, pairs, regular=False)
+    return _complete(stream, fields)
+
+
+def _add(stream: int, fields: Fields, pairs: Iterable[Pair], *, regular: bool) -> bool:
+    """Add checked fields, and return whether a regular one was among all until now."""
     for pair in pairs:
         name, value = pair
         if pair not in _sound:
@@ -148,6 +209,10 @@ def request_fields(stream: int, pairs: Iterable[Pair]) -> Fields:
                 _join(stream, fields, name, value)
                 continue
         fields[name] = value
+    return regular
+
+
+def _complete(stream: int, fields: Fields) -> Fields:
     if not fields.get(b":method") or not fields.get(b":scheme") or not fields.get(b":path"):
         raise malformed(stream, "a request needs :method, :scheme and :path (8.3.1)")
     _check_authority(stream, fields)

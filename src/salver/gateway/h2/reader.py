@@ -3,9 +3,11 @@
 from collections.abc import Callable
 
 from salver.gateway.h2 import frames as f
+from salver.gateway.h2.skim import MAX_REFUSED_BYTES, REFUSED_STEP_BYTES, Skimmer, endless
 from salver.gateway.http.prelude import PREFACE
 
 _MAX_HEADER_FRAMES = 16
+_USUAL_FRAME_BYTES = 4096
 _PRIORITY_BYTES = 5
 
 Handle = Callable[[int, int, int, bytes], None]
@@ -74,12 +76,18 @@ class FrameReader:
 
 
 class HeaderBlock:
-    """A header block that may come in several frames; ``stream`` is 0 while none is open."""
+    """A header block that may come in several frames; ``stream`` is 0 while none is open.
 
-    def __init__(self, max_bytes: int) -> None:
+    Of a block over ``max_bytes`` nothing is kept: a reader that ``skim`` gives has what comes.
+    """
+
+    def __init__(self, max_bytes: int, skim: Callable[[], Skimmer]) -> None:
         self._max_bytes = max_bytes
+        self._skim = skim
+        self._skimmer: Skimmer | None = None
         self._parts: list[bytes] = []
-        self._size_bytes = 0
+        self._frame_count = 0
+        self._size_bytes = self._steps = 0
         self.stream = 0
         self.flags = 0
 
@@ -100,17 +108,34 @@ class HeaderBlock:
             return fragment
         self.stream, self.flags = number, flags
         self._parts, self._size_bytes = [fragment], len(fragment)
+        self._frame_count, self._skimmer, self._steps = 1, None, 0
         return None
 
-    def go_on(self, flags: int, payload: bytes) -> bytes | None:
+    def steps(self) -> int:
+        """Return the ``REFUSED_STEP_BYTES`` that a skimmed block began since the last call."""
+        if self._size_bytes <= self._max_bytes:
+            return 0
+        before, self._steps = self._steps, -(-self._size_bytes // REFUSED_STEP_BYTES)
+        return self._steps - before
+
+    def go_on(self, flags: int, payload: bytes) -> bytes | Skimmer | None:
         """Take CONTINUATION; returns the block when it is complete."""
         if not self.stream:
             raise f.ConnectionFault(f.PROTOCOL_ERROR, "CONTINUATION without HEADERS (6.10)")
-        self._parts.append(payload)
         self._size_bytes += len(payload)
-        if len(self._parts) > _MAX_HEADER_FRAMES or self._size_bytes > self._max_bytes:
-            raise f.ConnectionFault(f.ENHANCE_YOUR_CALM, "a header block without end")
+        self._frame_count += 1
+        frames = _MAX_HEADER_FRAMES + self._size_bytes // _USUAL_FRAME_BYTES
+        if self._frame_count > frames or self._size_bytes > MAX_REFUSED_BYTES:
+            raise endless()
+        self._parts.append(payload)
+        if self._skimmer is None and self._size_bytes > self._max_bytes:
+            self._skimmer = self._skim()
+        block, skimmer = b"", self._skimmer
+        if skimmer is not None or flags & f.END_HEADERS:
+            block, self._parts = b"".join(self._parts), []
+        if skimmer is not None:
+            skimmer.feed(block)
         if not flags & f.END_HEADERS:
             return None
-        block, self._parts, self.stream = b"".join(self._parts), [], 0
-        return block
+        self.stream, self._skimmer = 0, None
+        return block if skimmer is None else skimmer

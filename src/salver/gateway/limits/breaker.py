@@ -39,21 +39,35 @@ class BreakerPolicy(NamedTuple):
     probes: int = 3
 
 
+class Ends(NamedTuple):
+    """How requests ended: those that were answered, failed, or ``stalled`` past their deadlines."""
+
+    answered: int = 0
+    failed: int = 0
+    stalled: int = 0
+
+    def plus(self, other: "Ends") -> "Ends":
+        """Return both together."""
+        return Ends(*(one + more for one, more in zip(self, other, strict=True)))
+
+    def less(self, other: "Ends") -> "Ends":
+        """Return these without others that are part of them."""
+        return Ends(*(one - part for one, part in zip(self, other, strict=True)))
+
+
 class _Counts:
-    """Answers and failures of one stretch of time, by caller."""
+    """How requests of one stretch of time ended, by caller."""
 
     __slots__ = ("begin_ns", "by_caller")
 
     def __init__(self, begin_ns: int) -> None:
         self.begin_ns = begin_ns
-        self.by_caller: dict[Hashable, list[int]] = {}
+        self.by_caller: dict[Hashable, Ends] = {}
 
-    def add(self, caller: Hashable, answered: int, failed: int) -> None:
+    def add(self, caller: Hashable, ends: Ends) -> None:
         if caller not in self.by_caller and len(self.by_caller) >= _MAX_CALLERS:
             caller = _OTHERS
-        counts = self.by_caller.setdefault(caller, [0, 0])
-        counts[0] += answered
-        counts[1] += failed
+        self.by_caller[caller] = self.by_caller.get(caller, Ends()).plus(ends)
 
 
 class Breaker:
@@ -61,6 +75,9 @@ class Breaker:
 
     A single caller cannot open it for others who are answered: it opens only if too many fail also
     when the caller with the most failures is left out, unless nobody else asks.
+
+    Requests that stalled past their deadlines are failures only where nobody was answered in all of
+    the window: a model that is overloaded answers some, and a pause would take them these, too.
     """
 
     def __init__(self, policy: BreakerPolicy) -> None:
@@ -73,7 +90,7 @@ class Breaker:
         self._probing = 0
         self._proven = 0
 
-    def record(self, caller: Hashable, answered: int, failed: int, now_ns: int) -> None:
+    def record(self, caller: Hashable, ends: Ends, now_ns: int) -> None:
         """Count how requests that passed while it was closed ended; may open it."""
         if self.state is not State.CLOSED:
             return
@@ -82,27 +99,28 @@ class Breaker:
             slots.popleft()
         if not slots or slots[-1].begin_ns <= now_ns - policy.window_ns // _SLOTS:
             slots.append(_Counts(now_ns))
-        slots[-1].add(caller, answered, failed)
-        if failed and self._fails_everybody():
+        slots[-1].add(caller, ends)
+        if (ends.failed or ends.stalled) and self._fails_everybody():
             self._open(now_ns)
 
     def _fails_everybody(self) -> bool:
-        sums: dict[Hashable, list[int]] = {}
+        sums: dict[Hashable, Ends] = {}
         for slot in self._slots:
-            for caller, (answered, failed) in slot.by_caller.items():
-                counts = sums.setdefault(caller, [0, 0])
-                counts[0] += answered
-                counts[1] += failed
-        answered = sum(counts[0] for counts in sums.values())
-        failed = sum(counts[1] for counts in sums.values())
-        policy = self.policy
-        if answered + failed < policy.min_requests:
+            for caller, ends in slot.by_caller.items():
+                sums[caller] = sums.get(caller, Ends()).plus(ends)
+        everybody = Ends()
+        for ends in sums.values():
+            everybody = everybody.plus(ends)
+        hangs = not everybody.answered
+        if everybody.answered + _failures(everybody, hangs=hangs) < self.policy.min_requests:
             return False
-        worst = max(sums.values(), key=lambda counts: counts[1])
-        if not _exceeds(answered, failed, policy.failure_ratio):
-            return False
-        answered, failed = answered - worst[0], failed - worst[1]
-        return answered + failed == 0 or _exceeds(answered, failed, policy.failure_ratio)
+        worst = max(sums.values(), key=lambda ends: _failures(ends, hangs=hangs))
+        others = everybody.less(worst)
+        return self._exceeds(everybody, hangs=hangs) and self._exceeds(others, hangs=hangs)
+
+    def _exceeds(self, ends: Ends, *, hangs: bool) -> bool:
+        failed = _failures(ends, hangs=hangs)
+        return failed >= self.policy.failure_ratio * (ends.answered + failed)
 
     def admit(self, now_ns: int) -> bool:
         """Tell whether a request may pass; one that does while it is not closed is a probe."""
@@ -143,5 +161,5 @@ class Breaker:
         self._open_until_ns = now_ns + self._open_ns
 
 
-def _exceeds(answered: int, failed: int, ratio: float) -> bool:
-    return failed >= ratio * (answered + failed)
+def _failures(ends: Ends, *, hangs: bool) -> int:
+    return ends.failed + (ends.stalled if hangs else 0)

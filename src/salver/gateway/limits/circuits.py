@@ -10,10 +10,10 @@ from salver.core.exchange import JointExchange, Record
 from salver.core.handler import Handler, Responder
 from salver.core.request import InferenceRequest
 from salver.core.settings import LimitSettings
-from salver.gateway.limits.breaker import Breaker, BreakerPolicy, State
+from salver.gateway.limits.breaker import Breaker, BreakerPolicy, Ends, State
 from salver.observe.logs import get_logger
 from salver.observe.meter import Meter
-from salver.observe.outcomes import FAILURES, Outcome
+from salver.observe.outcomes import FAILURES, Outcome, stalled
 from salver.wire.messages import Plan
 
 log = get_logger(__name__)
@@ -92,9 +92,10 @@ class CircuitBreakers:
         now_ns = self._clock.monotonic_ns()
         for outcome in outcomes:
             breaker = self._breakers.get(outcome.variant)
-            if breaker is None or not (outcome.answered or outcome.failed):
+            if breaker is None or not (outcome.answered or outcome.failed or outcome.stalled):
                 continue
-            breaker.record(outcome.caller, outcome.answered, outcome.failed, now_ns)
+            ends = Ends(outcome.answered, outcome.failed, outcome.stalled)
+            breaker.record(outcome.caller, ends, now_ns)
             if breaker.state is State.OPEN and outcome.variant not in self._tripped:
                 self._tripped[outcome.variant] = breaker
                 self._opened(outcome.variant)
@@ -109,9 +110,8 @@ class CircuitBreakers:
             if found is None or isinstance(record, JointExchange):
                 continue
             context, breaker = found
-            good = True if not record.code else False if record.code in FAILURES else None
             was_open = breaker.openings
-            breaker.probed(good=good, now_ns=now_ns)
+            breaker.probed(good=_said(record), now_ns=now_ns)
             if breaker.openings > was_open:
                 self._opened(context.variant)
             elif breaker.state is State.CLOSED and context.variant in self._tripped:
@@ -123,6 +123,13 @@ class CircuitBreakers:
         self._meter.add("salver_breaker_openings_total", (variant,))
         self._meter.set("salver_breakers_open", (variant,), 1)
         log.warning("circuit_opened", variant=variant)
+
+
+def _said(record: Record) -> bool | None:
+    """Return whether a probe ended well; None where that says nothing about the model."""
+    if isinstance(record, JointExchange) or not record.code:
+        return True
+    return False if record.code in FAILURES or stalled(record) else None
 
 
 def _refusal(variant: str, wait_ns: int) -> CircuitOpen:

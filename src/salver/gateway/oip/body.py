@@ -1,12 +1,57 @@
 """What every JSON body has in common, whatever its dialect: one object, and parameters."""
 
+import math
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
 
+from salver.core.datatypes import BYTES
 from salver.core.errors import BodyTooLarge, InvalidJson, InvalidRequest
 from salver.core.settings import HttpSettings
 from salver.core.tensor import Buffer
+
+# A text as a whole, even one without end, so that nothing in it counts; or what begins the others.
+_OBJECT = re.compile(rb'"[^"\\]*+(?:(?:\\.)++[^"\\]*+)*+\\?"?|[\[{]', re.DOTALL)
+# The shortest is ``[]``, and a comma follows it.
+_OBJECT_BYTES = 3
+
+
+def check_json(body: Buffer, settings: HttpSettings) -> None:
+    """Raise ``BodyTooLarge`` when JSON is over its limit in bytes, or in what it is made of.
+
+    Texts, lists and objects of a few bytes become many times as many, so they are counted before
+    anything is made of them.
+    """
+    check_json_size(len(body), settings)
+    limit = settings.max_objects
+    if len(body) < _OBJECT_BYTES * limit:
+        return
+    text = bytes(body)
+    if text.count(b'"') // 2 + text.count(b"[") + text.count(b"{") <= limit:
+        return
+    for number, _ in enumerate(_OBJECT.finditer(text)):
+        if number >= limit:
+            raise BodyTooLarge(
+                f"the JSON has more than {limit} texts, lists and objects; send fewer rows at a "
+                "time, or tensors as binary data"
+            )
+
+
+def check_element_count(heads: Iterable[tuple[str, str, tuple[int, ...]]], limit: int) -> None:
+    """Raise ``BodyTooLarge`` when the ``BYTES`` tensors of a request have too many elements.
+
+    ``heads`` are the names, datatypes and shapes of all its tensors.
+    """
+    count = 0
+    for _, datatype, shape in heads:
+        if datatype == BYTES:
+            count += math.prod(shape)
+    if count > limit:
+        raise BodyTooLarge(
+            f"{count} elements of BYTES tensors are over the limit of {limit}; send fewer at a time"
+        )
 
 
 def check_json_size(size_bytes: int, settings: HttpSettings) -> None:

@@ -18,7 +18,12 @@ from salver.core.errors import InvalidRequest, InvalidTensor
 from salver.core.request import InferenceRequest, InferenceResponse, RequestForm, form_of
 from salver.core.settings import HttpSettings
 from salver.core.tensor import Buffer, Tensor, encode_bytes
-from salver.gateway.oip.body import check_json_size, parameters_of, parse_object
+from salver.gateway.oip.body import (
+    check_element_count,
+    check_json,
+    parameters_of,
+    parse_object,
+)
 from salver.gateway.oip.content_types.asked import ContentTypes, read_content_types
 from salver.gateway.oip.reading import Target
 from salver.gateway.triton.parameters import class_count, custom_parameters, tensor_parameters
@@ -37,6 +42,8 @@ _MAX_PACKERS = 4096
 _MAX_PACKINGS = 1024
 _MAX_KEPT_NAME = 128
 _SIMD_BYTES = 16 * 1024
+# What simdjson counts in 24 bits; pysimdjson writes past the end of a longer list.
+_SIMD_ELEMENTS = 0xFFFFFF
 
 _packers: dict[tuple[str, int], struct.Struct] = {}
 
@@ -97,7 +104,7 @@ def decode_json(
 
     Raises ``InvalidJson``, ``InvalidRequest``, ``InvalidTensor`` or ``BodyTooLarge``.
     """
-    check_json_size(len(body), settings)
+    check_json(body, settings)
     if mode == "auto":
         if len(body) >= _SIMD_BYTES:
             return _request(_parse_large(body), b"", target, settings, mode)
@@ -224,14 +231,17 @@ def decode_binary(
         raise InvalidRequest(
             f"Inference-Header-Content-Length is {json_length}, the body has {view.nbytes} bytes"
         )
-    check_json_size(json_length, settings)
-    document = parse_object(bytes(view[:json_length]))
+    head = view[:json_length]
+    check_json(head, settings)
+    document = parse_object(bytes(head))
     return _request(document, view[json_length:], target, settings, "auto")
 
 
 def _parse_large(body: Buffer) -> dict[str, Any]:
     """Parse with simdjson; large flat lists stay unconverted until their datatype is known."""
     text = bytes(body)
+    if len(text) > 2 * _SIMD_ELEMENTS and text.count(b",") >= _SIMD_ELEMENTS:
+        return parse_object(body)
     try:
         root = simdjson.Parser().parse(text)
     except (ValueError, RuntimeError):
@@ -318,10 +328,9 @@ def _request(
 def _tensors(inputs: list[Any], rest: Buffer, settings: HttpSettings, mode: str) -> list[Tensor]:
     tensors: list[Tensor] = []
     position = 0
-    for item in inputs:
-        if not isinstance(item, dict):
-            raise InvalidRequest("every input must be an object with name, shape and datatype")
-        name, datatype, shape = _head(item, settings)
+    heads = [_head(item, settings) for item in inputs]
+    check_element_count(heads, settings.max_objects)
+    for item, (name, datatype, shape) in zip(inputs, heads, strict=True):
         parameters = tensor_parameters(f"input {name!r}", item)
         size = parameters.get("binary_data_size")
         if size is None:
@@ -340,7 +349,9 @@ def _tensors(inputs: list[Any], rest: Buffer, settings: HttpSettings, mode: str)
     return tensors
 
 
-def _head(item: dict[str, Any], settings: HttpSettings) -> tuple[str, str, tuple[int, ...]]:
+def _head(item: Any, settings: HttpSettings) -> tuple[str, str, tuple[int, ...]]:
+    if not isinstance(item, dict):
+        raise InvalidRequest("every input must be an object with name, shape and datatype")
     name, datatype, shape = item.get("name"), item.get("datatype"), item.get("shape")
     if not isinstance(name, str):
         raise InvalidRequest("every input needs a 'name'")

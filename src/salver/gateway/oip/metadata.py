@@ -20,7 +20,7 @@ def server_metadata(extensions: Sequence[str] = ()) -> dict[str, Any]:
 
 def model_metadata(endpoint: EndpointPlan, variant: VariantPlan) -> dict[str, Any]:
     """Return the document of ``GET /v2/models/M``."""
-    versions = sorted({item.version for item in endpoint.variants}, key=int)
+    versions = sorted({item.version for item in endpoint.answering}, key=int)
     return {
         "name": endpoint.name,
         "versions": versions,
@@ -32,7 +32,7 @@ def model_metadata(endpoint: EndpointPlan, variant: VariantPlan) -> dict[str, An
 
 def variant_of(endpoint: EndpointPlan, version: str | None) -> VariantPlan:
     """Return the variant of a version, or the first; raises ``VersionNotFound``, ``NotReady``."""
-    for variant in endpoint.variants:
+    for variant in endpoint.answering:
         if version is None or variant.version == version:
             return variant
     if version is None:

@@ -1,5 +1,6 @@
 """The paths of the protocol, and who may ask them."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, cast
 from urllib.parse import unquote
@@ -32,6 +33,8 @@ from salver.wire.messages import EndpointPlan
 log = get_logger(__name__)
 
 _MAX_ROUTES = 4096
+# Whom an absolute target names is not asked, as the host is not (RFC 9112, 3.2.2).
+_ABSOLUTE = re.compile(rb"\Ahttps?://[^/?#]+(?:/|(?=[?#])|\Z)", re.IGNORECASE)
 _MAX_CACHED_TARGET_BYTES = 512
 _SERVER_DOCS = frozenset(("docs", "openapi"))
 _MODEL_DOCS = frozenset(("model_docs", "model_openapi"))
@@ -224,7 +227,7 @@ class Routes:
 
 def parse_target(raw: bytes) -> Route:
     """Return the route of a request target; raises ``RouteNotFound`` or ``InvalidName``."""
-    path = raw.split(b"?", 1)[0].decode("latin-1")
+    path = _ABSOLUTE.sub(b"/", raw, count=1).split(b"?", 1)[0].decode("latin-1")
     parts = [unquote(part) for part in path.strip("/").split("/")]
     action = _SERVER_PATHS.get(tuple(parts))
     if action is not None:
@@ -252,6 +255,8 @@ def _model_route(name: str, rest: list[str], path: str) -> Route:
             return Route("model_ready", target)
         case ["infer"]:
             return Route("infer", target)
+        case ["feedback"] if version is None:
+            return Route("feedback", call=Call("feedback", (b"POST",), target.endpoint))
         case ["docs"]:
             return Route("model_docs", target)
         case ["docs", file] if file in _OPENAPI:

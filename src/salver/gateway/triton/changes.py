@@ -57,6 +57,11 @@ class Changes:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
 
+    @property
+    def is_on(self) -> bool:
+        """Whether the data port loads and unloads at all."""
+        return self._ask is not None
+
     def begin(self, wanted: Wanted, done: Done) -> None:
         """Ask control; ``done`` is called once with the outcome, on the event loop.
 

@@ -23,7 +23,7 @@ def max_batch_size(variant: VariantPlan) -> int:
 def model_config(endpoint: EndpointPlan, variant: VariantPlan) -> dict[str, Any]:
     """Return the document of ``GET /v2/models/M/config``."""
     limit, policy = max_batch_size(variant), variant.policy
-    versions = sorted({int(item.version) for item in endpoint.variants})
+    versions = sorted({int(item.version) for item in endpoint.answering})
     document: dict[str, Any] = {
         "name": endpoint.name,
         "platform": variant.runtime,

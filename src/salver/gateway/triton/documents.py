@@ -12,17 +12,21 @@ from salver.gateway.triton.statistics import Statistics
 from salver.gateway.triton.switches import log_settings, trace_settings
 from salver.wire.messages import EndpointPlan
 
-# The names of the extensions that work.
-EXTENSIONS = (
-    "classification",
-    "model_configuration",
-    "model_repository",
-    "statistics",
-)
+_EXTENSIONS = ("classification", "model_configuration", "statistics")
+_WITH_CHANGES = "model_repository"
 READ_ONLY = {
     "trace": "trace settings are read-only here: nothing is traced",
     "logging": "log settings are read-only here; 'observe.log_level' is read when Salver starts",
 }
+
+
+def extension_names(*, changes: bool) -> tuple[str, ...]:
+    """Return the names of the extensions that work.
+
+    That of repositories consists of an index, loads and unloads; ``changes`` tells whether the
+    latter are on. The index is answered in either case.
+    """
+    return (*_EXTENSIONS, _WITH_CHANGES) if changes else _EXTENSIONS
 
 
 class Documents:

@@ -66,8 +66,8 @@ def repository_index(
         if not endpoint.variants:
             reason = endpoint.reason or "its model is still loading"
             entries.append(_entry(endpoint.name, "", reason))
-        for version in sorted({variant.version for variant in endpoint.variants}, key=int):
-            ids = [variant.id for variant in endpoint.variants if variant.version == version]
+        for version in sorted({variant.version for variant in endpoint.answering}, key=int):
+            ids = [variant.id for variant in endpoint.answering if variant.version == version]
             reason = "" if any(map(is_ready, ids)) else "no worker can answer at the moment"
             entries.append(_entry(endpoint.name, version, reason))
     return [entry for entry in entries if not ready_only or entry["state"] == _READY]

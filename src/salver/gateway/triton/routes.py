@@ -10,7 +10,7 @@ from salver.gateway.auth import Keys
 from salver.gateway.http.inflate import inflate
 from salver.gateway.http.message import Buffer, HttpMessage
 from salver.gateway.triton.changes import Changes, Wanted
-from salver.gateway.triton.documents import EXTENSIONS, READ_ONLY, Documents
+from salver.gateway.triton.documents import READ_ONLY, Documents, extension_names
 from salver.gateway.triton.paths import Call
 from salver.gateway.triton.repository import (
     MAX_BODY_BYTES,
@@ -29,9 +29,8 @@ class TritonExtensions:
     ``names`` are those of the extensions that work.
     """
 
-    names = EXTENSIONS
-
     def __init__(self, documents: Documents, keys: Keys, changes: Changes) -> None:
+        self.names = extension_names(changes=changes.is_on)
         self._documents = documents
         self._keys = keys
         self._changes = changes

@@ -58,7 +58,7 @@ class Statistics:
         What has been answered so far is in them.
         """
         self._ring.drain()
-        versions = sorted({variant.version for variant in endpoint.variants}, key=int)
+        versions = sorted({variant.version for variant in endpoint.answering}, key=int)
         nothing = Counters()
         return [
             self._counters.get((endpoint.tenant, endpoint.name, one), nothing).document(

@@ -16,7 +16,7 @@ from salver.core.request import InferenceRequest, InferenceResponse
 from salver.core.settings import HttpSettings
 from salver.core.signature import TensorSpec
 from salver.core.tensor import Buffer, Tensor, encode_bytes
-from salver.gateway.oip.body import check_json_size, parameters_of, parse_object
+from salver.gateway.oip.body import check_json, parameters_of, parse_object
 from salver.gateway.oip.decode import Decoded, from_list
 from salver.gateway.oip.metadata import variant_of
 from salver.gateway.oip.reading import Target
@@ -46,7 +46,7 @@ def decode_v1(
     ``UnknownInput``, ``BodyTooLarge``, ``VersionNotFound`` or ``NotReady``.
     """
     signature = variant_of(endpoint, target.version).signature
-    check_json_size(len(body), settings)
+    check_json(body, settings)
     document = parse_object(body)
     parameters = parameters_of(document)
     _check_signature_name(document.get("signature_name"))

@@ -45,7 +45,7 @@ def model_status(
     ``is_ready`` tells whether a variant, by its id, has a worker that can answer.
     """
     ready: dict[str, bool] = {}
-    for variant in endpoint.variants:
+    for variant in endpoint.answering:
         if version in (None, variant.version):
             ready[variant.version] = ready.get(variant.version, False) or is_ready(variant.id)
     return {

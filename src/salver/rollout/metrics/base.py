@@ -10,7 +10,7 @@ from salver.rollout.betting import Counts, Sample, bound, estimate, log_evidence
 from salver.rollout.evidence import Observed
 from salver.rollout.policy import MetricSpec
 from salver.rollout.report import MetricReport, Verdict
-from salver.rollout.tally import KEYED, POINTS, Floats, Layout
+from salver.rollout.tally import KEYED, POINTS, REMEMBERED, Floats, Layout, ran
 
 Column = Callable[[Layout, Floats], Floats]
 """Takes one number per segment out of a table's rows."""
@@ -36,11 +36,16 @@ class Question(NamedTuple):
 Metric = Callable[[Question], MetricReport]
 
 
-def counts(observed: Sequence[Observed], units: Column, total: Column) -> tuple[Counts, ...]:
-    """Return a metric's units and sums, block by block."""
+def counts(
+    observed: Sequence[Observed], units: Column, total: Column, *, of_all: bool = False
+) -> tuple[Counts, ...]:
+    """Return a metric's units and sums, block by block.
+
+    ``of_all`` says that units are all requests of an arm, also those answered from memory.
+    """
     return tuple(
         Counts(
-            each.block.weight / POINTS,
+            each.block.weight / POINTS if of_all else share_that_ran(each),
             units(each.block.canary, each.canary.rows),
             total(each.block.canary, each.canary.rows),
             units(each.block.primary, each.primary.rows),
@@ -50,12 +55,35 @@ def counts(observed: Sequence[Observed], units: Column, total: Column) -> tuple[
     )
 
 
+def share_that_ran(each: Observed) -> float:
+    """Return the canary's share of the requests that versions were asked for.
+
+    It is the block's weight, unless some were answered from memory: the arms remember unlike parts
+    of their requests, so chance gave the canary another share of the others. Given how many each
+    has, which of them are the canary's is a draw without replacement, and a bet on independent
+    draws of this share is one that such a draw wins no more often.
+    """
+    weight = each.block.weight / POINTS
+    if not any(table.rows[:, REMEMBERED].any() for table in (each.canary, each.primary)):
+        return weight
+    canary, primary = float(ran(each.canary.rows).sum()), float(ran(each.primary.rows).sum())
+    return canary / (canary + primary) if canary and primary else weight
+
+
 def events(
-    question: Question, units: Column, total: Column, *, ratio: bool | None = None
+    question: Question,
+    units: Column,
+    total: Column,
+    *,
+    ratio: bool | None = None,
+    of_all: bool = False,
 ) -> Sample:
-    """Return a metric that counts events; ``ratio`` where it is not what the spec says."""
+    """Return a metric that counts events; ``ratio`` where it is not what the spec says.
+
+    ``of_all`` is as in ``counts``.
+    """
     return Sample(
-        counts(question.observed, units, total),
+        counts(question.observed, units, total, of_all=of_all),
         ratio=question.spec.relative if ratio is None else ratio,
         shrink=question.shrink,
         alone=question.alone,

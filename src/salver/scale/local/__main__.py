@@ -11,6 +11,7 @@ from pathlib import Path
 from salver.core.clock import SystemClock
 from salver.core.errors import SalverError
 from salver.core.settings_file import read_settings
+from salver.observe.lines import say
 from salver.scale.local.supervisor import Supervisor, UpOptions
 
 
@@ -21,9 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
         settings = read_settings(options.home)
         supervisor = Supervisor(options, settings, SystemClock(), secrets.token_hex(8))
         supervisor.provision()
+        asyncio.run(_serve(supervisor, options))
     except SalverError as error:
         sys.exit(f"error: {error.message} [{error.code}]")
-    asyncio.run(_serve(supervisor, options))
 
 
 def _parse(arguments: list[str] | None) -> UpOptions:
@@ -54,17 +55,13 @@ async def _serve(supervisor: Supervisor, options: UpOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop)
     await supervisor.start()
-    _say(f"data port {supervisor.http_url} (REST and gRPC), gRPC also {supervisor.grpc_target}")
-    _say(f"control API {supervisor.control_url}")
-    _say(f"state and logs in {options.home}; end with Ctrl-C or 'salver stop' (pid {os.getpid()})")
+    say(f"data port {supervisor.http_url} (REST and gRPC), gRPC also {supervisor.grpc_target}")
+    say(f"control API {supervisor.control_url}")
+    say(f"state and logs in {options.home}; end with Ctrl-C or 'salver stop' (pid {os.getpid()})")
     await stopping.wait()
-    _say("stopping: requests in flight are answered first")
+    say("stopping: requests in flight are answered first")
     await supervisor.stop()
-    _say("stopped")
-
-
-def _say(text: str) -> None:
-    print(f"salver: {text}", file=sys.stderr, flush=True)  # noqa: T201 - what the user sees
+    say("stopped")
 
 
 if __name__ == "__main__":

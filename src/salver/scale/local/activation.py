@@ -10,14 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 from salver.core.clock import Clock
-from salver.core.errors import Conflict, WireError, WorkerCrashed
+from salver.core.errors import (
+    Conflict,
+    MemoryLimitExceeded,
+    ModelError,
+    WireError,
+    WorkerCrashed,
+)
 from salver.core.settings import SupervisorSettings
 from salver.scale.local.process import Child
 from salver.scale.local.start import Command, Start, start_anew
+from salver.wire import attempts
 from salver.wire.connection import Connection, LinkLimits
+from salver.wire.ends import OUT_OF_MEMORY
 from salver.wire.framing import Buffer
 from salver.wire.messages import PROTOCOL_VERSION, Hello, Message, Snapshot, VariantState
 from salver.wire.transport import DEFAULT_MAX_FRAME_BYTES
+from salver.wire.unix import listening
 
 _BACKLOG = 512
 _ASLEEP = "asleep"
@@ -35,17 +44,10 @@ class Door:
 
     def provision(self) -> None:
         """Listen; raises ``Conflict`` where that is not possible."""
-        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._path.unlink(missing_ok=True)
-            opened.bind(str(self._path))
-            self._path.chmod(0o600)
-            opened.listen(_BACKLOG)
-            opened.setblocking(False)
+            self._socket = listening(self._path, _BACKLOG)
         except OSError as error:
-            opened.close()
-            raise Conflict(f"{self._path} cannot be used: {error.strerror}") from error
-        self._socket = opened
+            raise Conflict(f"{self._path} cannot be used: {error.strerror or error}") from error
 
     @property
     def socket(self) -> socket.socket:
@@ -66,7 +68,8 @@ class DoorChild(Child):
     """Component that keeps a worker's door open, and its process alive while it is wanted.
 
     ``demand`` says when that is: always, or while somebody connects. A process that ends with 0
-    then was idle. After a second crash in a row those who connect are told so at once.
+    then was idle, unless it was loading. After a second crash in a row those who connect are told
+    so at once.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class DoorChild(Child):
     ) -> None:
         super().__init__(command, logs, settings, clock, changed, start_process)
         self._door: Door | None = None
+        self._run_folder = Path()
         self._on_demand = False
         self._wanted = asyncio.Event()
         self._crashes = 0
@@ -87,7 +91,7 @@ class DoorChild(Child):
 
     def provision(self, path: Path) -> None:
         """Open the door; raises ``Conflict``."""
-        self._door = Door(path)
+        self._door, self._run_folder = Door(path), path.parent
         self._door.provision()
         self.command = dataclasses.replace(self.command, door=self._door.socket.fileno())
 
@@ -110,10 +114,19 @@ class DoorChild(Child):
             status = await self._run(dataclasses.replace(self.command, arguments=arguments))
             if status is None:
                 return
-            if status == 0 and self._on_demand:
+            if self._was_idle(status):
                 self._pause_s = self._settings.backoff_initial_s
                 continue
             await self._recover(status)
+            if not woken_ns:
+                # Whoever wanted it started is not somebody who waits at the door.
+                self._wanted.set()
+
+    def _was_idle(self, status: int) -> bool:
+        """Tell whether a process left in good order; code may exit with 0 while it loads, too."""
+        if status != 0 or not self._on_demand:
+            return False
+        return not attempts.read(self._run_folder, self.command.identity).going_on
 
     async def _asleep(self) -> int:
         """Wait until the process is wanted; returns since when somebody waits, 0 if nobody does."""
@@ -153,10 +166,10 @@ class DoorChild(Child):
         if self._crashes == 1 or not self._on_demand:
             await self._pause(status)
             return
-        error = WorkerCrashed(
-            f"the process of worker {self.command.identity} ends when it starts (exit {status}); "
-            "see 'salver logs'"
-        )
+        told = f"the process of worker {self.command.identity} ends when it starts"
+        error: ModelError = WorkerCrashed(f"{told} ({self._told(status)}); see 'salver logs'")
+        if self._is_out_of_memory:
+            error = MemoryLimitExceeded(f"{told}: {OUT_OF_MEMORY}; give it a higher --memory-limit")
         refuser = Refuser(self._open_door, self.command.identity, self._variants, error)
         refuser.start()
         try:
@@ -169,7 +182,7 @@ class Refuser:
     """Component that speaks for a worker that cannot be started: greets, says why, and closes."""
 
     def __init__(
-        self, door: socket.socket, identity: str, variants: tuple[str, ...], error: WorkerCrashed
+        self, door: socket.socket, identity: str, variants: tuple[str, ...], error: ModelError
     ) -> None:
         self._door = door
         self._hello = Hello(PROTOCOL_VERSION, "supervisor", identity, secrets.token_hex(8))

@@ -4,21 +4,27 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from salver.core.clock import Clock
 from salver.core.settings import SupervisorSettings
+from salver.observe.lines import say
+from salver.scale.local.groups.process import GroupedProcess
 from salver.scale.local.start import Command, Process, Start, start_anew
+from salver.wire.ends import OUT_OF_MEMORY
 
 _MAX_LOG_BYTES = 32 * 1024 * 1024
+# What a shell says of a command that it cannot start.
+_NOT_STARTED = 127
 
 
 class Child:
     """Component that restarts its process whenever it ends, with growing pauses.
 
-    ``changed`` is called when something of ``state``, ``restarts`` and ``pid`` has changed.
+    ``changed`` is called when something of ``state``, ``restarts`` and ``pid`` has changed,
+    ``died`` with the pid of a process that ended unasked.
+    ``last_end`` tells what the last restart was for, empty before the first.
     """
 
     def __init__(
@@ -33,6 +39,7 @@ class Child:
         self.command = command
         self.state = "starting"
         self.restarts = 0
+        self.last_end = ""
         self.pid: int | None = None
         self._log = logs / f"{command.identity}.log"
         self._settings = settings
@@ -43,6 +50,7 @@ class Child:
         self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self.died: Callable[[int], None] = lambda _pid: None
 
     def start(self) -> None:
         """Start the process and keep it alive."""
@@ -83,7 +91,13 @@ class Child:
     async def _run(self, command: Command) -> int | None:
         """Run the process once; returns how it ended, None when it was stopped."""
         started_ns = self._clock.monotonic_ns()
-        process = await self._spawn(command)
+        try:
+            process = await self._spawn(command)
+        except Exception as error:
+            # Not OSError alone: no thread, or no memory after the fork, are other kinds.
+            self._process = None
+            say(f"{command.identity} cannot be started: {str(error) or type(error).__name__}")
+            return _NOT_STARTED
         self._process, self.pid, self.state = process, process.pid, "running"
         self._changed()
         status = await process.wait()
@@ -100,20 +114,44 @@ class Child:
         pause_s = self._pause_s
         self._pause_s = min(pause_s * 2, self._settings.backoff_max_s)
         self.restarts += 1
-        self.state = f"restarting (exit {status})"
+        if self._process is not None:
+            self.died(self._process.pid)
+        self.last_end = self._told(status)
+        self.state = f"restarting ({self.last_end})"
         self._changed()
-        _say(f"{self.command.identity} ended with {status}; restart in {pause_s:g} s")
+        say(f"{self.command.identity} ended: {self.last_end}; restart in {pause_s:g} s")
         await asyncio.sleep(pause_s)
 
+    @property
+    def _is_out_of_memory(self) -> bool:
+        """Tell whether the process was killed since its control group had no memory left."""
+        return isinstance(self._process, GroupedProcess) and self._process.out_of_memory
+
+    def _told(self, status: int) -> str:
+        if self._is_out_of_memory:
+            return OUT_OF_MEMORY
+        if status < 0:
+            with contextlib.suppress(ValueError):
+                return signal.Signals(-status).name
+        return f"exit {status}"
+
     async def _spawn(self, command: Command) -> Process:
-        _rotate(self._log)
-        descriptor = os.open(
-            self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        descriptor = _open_log(self._log)
         try:
             return await self._start_process(command, descriptor)
         finally:
             os.close(descriptor)
+
+
+def _open_log(log: Path) -> int:
+    """Open a log to append to; without room for one the process runs all the same, unheard."""
+    _rotate(log)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+    try:
+        return os.open(log, flags | os.O_CREAT, 0o600)
+    except OSError as error:
+        say(f"no log at {log}: {error}")
+        return os.open(os.devnull, flags)
 
 
 def _rotate(log: Path) -> None:
@@ -121,7 +159,3 @@ def _rotate(log: Path) -> None:
     with contextlib.suppress(OSError):
         if log.stat().st_size > _MAX_LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
-
-
-def _say(text: str) -> None:
-    print(f"salver: {text}", file=sys.stderr, flush=True)  # noqa: T201 - the supervisor's own log

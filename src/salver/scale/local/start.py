@@ -1,13 +1,18 @@
 """Starting processes: what is started, and the plain way to do it."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Protocol
+
+from salver.observe.cgroup import PROCS
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -17,7 +22,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Command:
     """How to start a child: module, arguments, inherited sockets.
 
-    ``door`` is a socket that it shall listen at, if there is one.
+    ``door`` is a socket that it shall listen at, if there is one; ``groups`` are the folders of
+    control groups that it shall be in.
     """
 
     identity: str
@@ -27,6 +33,12 @@ class Command:
     descriptors: tuple[int, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     door: int | None = None
+    groups: tuple[Path, ...] = ()
+
+    @property
+    def grouped(self) -> tuple[str, ...]:
+        """The arguments, with the groups that it is to join."""
+        return (*self.arguments, *(word for one in self.groups for word in ("--group", str(one))))
 
 
 class Process(Protocol):
@@ -61,7 +73,7 @@ Start = Callable[[Command, int], Awaitable[Process]]
 
 async def start_anew(command: Command, log: int) -> Process:
     """Start a command in a fresh interpreter."""
-    arguments, descriptors = command.arguments, command.descriptors
+    arguments, descriptors = command.grouped, command.descriptors
     if command.door is not None:
         arguments = (*arguments, "--listen-fd", str(command.door))
         descriptors = (*descriptors, command.door)
@@ -76,10 +88,16 @@ async def start_anew(command: Command, log: int) -> Process:
         pass_fds=descriptors,
         env={**os.environ, **command.environment},
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=partial(_begin, command.groups),
     )
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to end the child when the supervisor is killed."""
+def _begin(groups: tuple[Path, ...]) -> None:
+    """Ask the kernel to end the child when the supervisor is killed, and be in its groups.
+
+    So early that all of its memory counts there; it says itself what does not let it in.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    for folder in groups:
+        with contextlib.suppress(OSError):
+            (folder / PROCS).write_text("0")

@@ -11,24 +11,31 @@ import ipaddress
 import json
 import os
 import socket
-import sys
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from salver.core.clock import Clock
-from salver.core.durable import durable_write
+from salver.core.durable import durable_write, storage_errors
 from salver.core.errors import Conflict, InvalidSettings
 from salver.core.secret_file import load_secret
 from salver.core.settings import Settings, SupervisorSettings
 from salver.core.tls import ServerTls, server_context, server_tls
+from salver.scale.local import leftovers
 from salver.scale.local.activation import DoorChild
+from salver.scale.local.groups.grouping import Grouping
+from salver.scale.local.later import Later
+from salver.scale.local.lifeguard import Lifeguard
 from salver.scale.local.orphans import Orphans
 from salver.scale.local.process import Child
 from salver.scale.local.start import Command, Process, Start, start_anew
+from salver.scale.local.table import Table
 from salver.scale.local.warm import WarmPool
+from salver.wire import attempts, pulse
 from salver.wire.address import UnixAddress, parse_address
+from salver.wire.deaths import Death
 from salver.wire.follower import PlanFollower
 from salver.wire.messages import (
     PROTOCOL_VERSION,
@@ -42,6 +49,8 @@ from salver.wire.messages import (
 
 _SECRET_BYTES = 32
 _BACKLOG = 4096
+_LEAST_START_S = 60.0
+_MAX_DEATHS = 32
 _LAST_PORT = 65_535
 _LOOPBACK = "127.0.0.1"
 _DEDICATED = "dedicated"
@@ -87,8 +96,9 @@ class Supervisor:
         self._logs = options.home / "logs"
         self._children: dict[str, Child] = {}
         self._plan: Plan | None = None
-        self._leaving: dict[str, asyncio.Task[None]] = {}
+        self._leaving: dict[str, tuple[Child, asyncio.Task[None]]] = {}
         self._gone_restarts: dict[str, int] = {}
+        self._deaths: deque[Death] = deque(maxlen=_MAX_DEATHS)
         self._snapshots = 0
         self._stopping = False
         self._http: socket.socket | None = None
@@ -98,19 +108,24 @@ class Supervisor:
         self._follower: PlanFollower | None = None
         self._pool: WarmPool | None = None
         self._orphans = Orphans(self._own_pids)
+        self._grouping = Grouping(options.home, settings.supervisor, clock)
+        self._table = Table(self._run / "processes.json", self._shown)
+        self._doors = Later(self._open_again)
+        self._lifeguard = Lifeguard(self._run, clock, lambda: list(self._children.values()))
 
     def provision(self) -> None:
         """Take the home folder and the ports.
 
-        Raises ``InvalidSettings`` or ``Conflict`` with the fix.
+        Raises ``InvalidSettings``, ``Conflict`` or ``StorageFull`` with the fix.
         """
         options = self._options
         check_exposure(options)
         if (tls := options.tls) is not None:
             server_context(tls)
-        for folder in (options.home, self._run, self._logs):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = _lock(self._run / "supervisor.lock")
+        with storage_errors(self._run):
+            for folder in (options.home, self._run, self._logs):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = _lock(self._run / "supervisor.lock")
         # Made here so that whoever sees the ports finds the secrets too.
         for name in ("control.token", "ids.key"):
             load_secret(options.home / name, _SECRET_BYTES)
@@ -118,6 +133,9 @@ class Supervisor:
         self._grpc = _listen(options.http_host, _grpc_port(options), "--grpc-port")
         self._control = _listen(_LOOPBACK, options.control_port, "--control-port")
         self._orphans.provision()
+        pulse.clear(self._run)
+        attempts.clear(self._run)
+        self._grouping.provision()
 
     @property
     def http_url(self) -> str:
@@ -143,7 +161,7 @@ class Supervisor:
         return f"http://{_LOOPBACK}:{self._control.getsockname()[1]}"
 
     async def start(self) -> None:
-        """Start everything; workers are those of the plan on disk."""
+        """Start everything; workers are those of the plan on disk. Raises ``StorageFull``."""
         hello = Hello(PROTOCOL_VERSION, "supervisor", "supervisor", self._incarnation)
         self._follower = PlanFollower(
             self._run / "plan.msgpack",
@@ -161,6 +179,8 @@ class Supervisor:
             self._start_child(self._worker("shared-0"))
         self._start_child(self._control_command())
         self._orphans.start()
+        self._grouping.start()
+        self._lifeguard.start()
         facts = {
             "pid": os.getpid(),
             "http_url": self.http_url,
@@ -175,12 +195,18 @@ class Supervisor:
         for listening in (self._http, self._grpc):
             if listening is not None:
                 listening.close()
+        self._doors.stop()
+        self._table.stop()
         timeout_s = self._settings.supervisor.stop_timeout_s
         if self._pool is not None:
             self._pool.stop()
         for role in ("gateway", "worker", "zygote", "control"):
             children = [c for c in self._children.values() if c.command.role == role]
             await asyncio.gather(*(child.stop(timeout_s) for child in children))
+        leaving = [task for _, task in self._leaving.values()]
+        await asyncio.gather(*leaving, return_exceptions=True)
+        await self._grouping.stop()
+        await self._lifeguard.stop()
         await self._orphans.stop()
         if self._follower is not None:
             await self._follower.stop()
@@ -190,8 +216,11 @@ class Supervisor:
 
     def hurry(self) -> None:
         """Kill what has not stopped yet."""
-        for child in self._children.values():
+        for child in self._everybody():
             child.hurry()
+
+    def _everybody(self) -> list[Child]:
+        return [*self._children.values(), *(child for child, _ in self._leaving.values())]
 
     def apply(self, plan: Plan) -> None:
         """Run the workers of this plan and no others.
@@ -206,16 +235,21 @@ class Supervisor:
         if any(worker.on_demand for worker in plan.workers):
             self._start_pool()
         asked = routes(plan)
+        self._doors.keep(wanted)
         for worker in plan.workers:
             if worker.id not in self._leaving:
                 self._run_worker(worker, asked, is_new=worker.id not in running)
         for identity in running - wanted:
             child = self._children.pop(identity)
             self._gone_restarts[identity] = self._restarts(identity, child)
-            task = asyncio.create_task(child.stop(self._settings.supervisor.stop_timeout_s))
-            self._leaving[identity] = task
+            task = asyncio.create_task(self._end(identity, child))
+            self._leaving[identity] = child, task
             task.add_done_callback(partial(self._left, identity))
         self._write_table()
+
+    async def _end(self, identity: str, child: Child) -> None:
+        await child.stop(self._settings.supervisor.stop_timeout_s)
+        await asyncio.to_thread(leftovers.remove, self._run, identity)
 
     def _left(self, identity: str, task: asyncio.Task[None]) -> None:
         del self._leaving[identity]
@@ -233,11 +267,13 @@ class Supervisor:
         has_door = worker.kind == _DEDICATED or worker.on_demand
         if is_new and has_door and isinstance(address, UnixAddress):
             child = DoorChild(*self._parts(self._worker(worker.id, worker.threads)))
+            child.died = partial(self._died, worker.id)
             try:
                 child.provision(Path(address.path))
             except Conflict as error:
-                print(f"salver: {error.message}", file=sys.stderr)  # noqa: T201 - own log
+                self._doors.failed(worker.id, f"{worker.id} cannot be reached: {error.message}")
                 return
+            self._doors.worked(worker.id)
         elif is_new:
             self._start_child(self._worker(worker.id, worker.threads))
             return
@@ -249,6 +285,16 @@ class Supervisor:
             if is_new:
                 self._children[worker.id] = child
                 child.start()
+
+    def _open_again(self) -> None:
+        """Start the workers whose doors could not be opened before."""
+        plan = self._plan
+        if plan is None:
+            return
+        for worker in plan.workers:
+            if worker.id in self._doors.failing and worker.id not in self._leaving:
+                self._run_worker(worker, routes(plan), is_new=True)
+        self._write_table()
 
     def _start_pool(self) -> None:
         """Keep processes warm from now on; nobody pays for it who starts nothing on demand."""
@@ -270,7 +316,7 @@ class Supervisor:
 
     def _own_pids(self) -> set[int]:
         """Return the processes that somebody here waits for."""
-        pids = {child.pid for child in self._children.values() if child.pid is not None}
+        pids = {child.pid for child in self._everybody() if child.pid is not None}
         return pids | (self._pool.pids if self._pool is not None else set())
 
     def snapshot(self) -> Snapshot:
@@ -284,13 +330,25 @@ class Supervisor:
             for identity, count in restarts.items()
         )
         plan = self._follower.plan_number if self._follower is not None else 0
-        return Snapshot(self._snapshots, plan, os.getpid(), "ready", 0, (), counters)
+        pid, deaths = os.getpid(), tuple(self._deaths)
+        return Snapshot(self._snapshots, plan, pid, "ready", 0, (), counters, deaths=deaths)
+
+    def _died(self, identity: str, pid: int) -> None:
+        """Take note of a worker's process that ended unasked, and of what it hosted."""
+        plan = self._plan
+        if plan is None:
+            return
+        own = next((worker for worker in plan.workers if worker.id == identity), None)
+        hosted = tuple(load.variant for load in own.loads) if own is not None else ()
+        self._deaths.append(Death(identity, pid, hosted, plan.number))
 
     def _restarts(self, identity: str, child: Child) -> int:
         return self._gone_restarts.get(identity, 0) + child.restarts
 
     def _start_child(self, command: Command) -> None:
         child = Child(*self._parts(command))
+        if command.role == "worker":
+            child.died = partial(self._died, command.identity)
         self._children[command.identity] = child
         child.start()
 
@@ -300,9 +358,21 @@ class Supervisor:
         return command, self._logs, settings, self._clock, self._write_table, start
 
     async def _start_worker(self, command: Command, log: int) -> Process:
-        if self._pool is not None:
-            return await self._pool.start_process(command, log)
-        return await start_anew(command, log)
+        now_ns = self._clock.monotonic_ns()
+        engine = self._settings.engine
+        first_s = max(engine.load_timeout_s, engine.unresponsive_s, _LEAST_START_S)
+        due_ns = now_ns + round(first_s * 1e9)
+        # Without a note, as on a full disk, the worker is not watched.
+        with contextlib.suppress(OSError):
+            pulse.expect(self._run, command.identity, pulse.Beat(now_ns, due_ns))
+        child = self._children.get(command.identity)
+        if child is not None and child.last_end:
+            arguments = (*command.arguments, "--last-end", child.last_end)
+            command = replace(command, arguments=arguments)
+        start = start_anew if self._pool is None else self._pool.start_process
+        plans = () if self._plan is None else self._plan.workers
+        own = next((worker for worker in plans if worker.id == command.identity), None)
+        return await self._grouping.start_process(command, log, own, start)
 
     def _gateway(self, index: int) -> Command:
         assert self._http is not None
@@ -348,9 +418,14 @@ class Supervisor:
         )
 
     def _write_table(self) -> None:
-        """Write down what runs, for `salver status` and for control."""
+        """Write down what runs, and tell control that something has changed."""
         if self._stopping:
             return
+        self._table.write()
+        if self._follower is not None:
+            self._follower.poke()
+
+    def _shown(self) -> dict[str, object]:
         rows = [
             {
                 "identity": identity,
@@ -358,18 +433,12 @@ class Supervisor:
                 "pid": child.pid,
                 "state": child.state,
                 "restarts": self._restarts(identity, child),
+                "last_end": child.last_end,
+                "limits": self._grouping.ways.get(identity, ""),
             }
             for identity, child in self._children.items()
         ]
-        path = self._run / "processes.json"
-        temporary = path.with_suffix(".tmp")
-        try:
-            temporary.write_text(json.dumps({"processes": rows}))
-            temporary.replace(path)
-        except OSError as error:
-            print(f"salver: {path} not written: {error}", file=sys.stderr)  # noqa: T201 - own log
-        if self._follower is not None:
-            self._follower.poke()
+        return {"processes": rows, "worker_limits": self._grouping.told}
 
 
 def check_exposure(options: UpOptions) -> None:

@@ -146,7 +146,7 @@ class WarmPool:
             process, link = self._idle.popleft()
             door = () if command.door is None else (command.door,)
             try:
-                tell(link, Begin(command.arguments), (log, *door))
+                tell(link, Begin(command.grouped), (log, *door))
             except OSError:
                 continue
             finally:

@@ -14,7 +14,7 @@ from salver.gateway.grpc.services.table import Later, Streamings, Unaries
 from salver.gateway.grpc.services.triton import TritonService
 from salver.gateway.oip.routes import Directory
 from salver.gateway.triton.changes import Changes
-from salver.gateway.triton.documents import Documents
+from salver.gateway.triton.documents import Documents, extension_names
 
 
 class Services(NamedTuple):
@@ -37,7 +37,7 @@ def services_of(
     health = HealthService(directory)
     return Services(
         {
-            **InferenceService(directory).unaries,
+            **InferenceService(directory, extension_names(changes=changes.is_on)).unaries,
             **TritonService(documents).unaries,
             **health.unaries,
         },

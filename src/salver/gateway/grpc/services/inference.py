@@ -1,5 +1,6 @@
 """The Open Inference Protocol's calls besides inference itself."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from salver import __version__
@@ -9,16 +10,19 @@ from salver.gateway.grpc.schema import message_class
 from salver.gateway.grpc.services.table import Unaries, Unary
 from salver.gateway.oip.metadata import model_metadata, server_metadata, variant_of
 from salver.gateway.oip.routes import Directory
-from salver.gateway.triton.documents import EXTENSIONS
 
 SERVICE = "inference.GRPCInferenceService"
 
 
 class InferenceService:
-    """Says what is there and whether it is ready; ``unaries`` are its calls."""
+    """Says what is there and whether it is ready; ``unaries`` are its calls.
 
-    def __init__(self, directory: Directory) -> None:
+    ``extensions`` are the names of those that work.
+    """
+
+    def __init__(self, directory: Directory, extensions: Sequence[str]) -> None:
         self._directory = directory
+        self._extensions = extensions
         self.unaries: Unaries = {
             f"{SERVICE}/ServerLive": Unary(self._live, is_open=True),
             f"{SERVICE}/ServerReady": Unary(self._ready, is_open=True),
@@ -47,7 +51,7 @@ class InferenceService:
 
     def _server(self, request: Any, principal: Principal) -> Any:
         del request, principal
-        document = server_metadata(EXTENSIONS)
+        document = server_metadata(self._extensions)
         return message_class("inference.ServerMetadataResponse")(
             name="salver", version=__version__, extensions=document["extensions"]
         )

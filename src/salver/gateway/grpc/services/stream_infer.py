@@ -5,7 +5,7 @@ from functools import cache
 
 from salver.core.context import Principal, RequestContext
 from salver.core.errors import ModelFailed, SalverError
-from salver.core.ids import RequestIds
+from salver.core.ids import SEALED_LENGTH, RequestIds
 from salver.core.request import InferenceResponse
 from salver.core.timing import Timing
 from salver.gateway.auth import Keys
@@ -15,11 +15,12 @@ from salver.gateway.grpc.infer import REQUEST, GrpcAnswer, GrpcInference, parame
 from salver.gateway.grpc.schema import message_class
 from salver.gateway.grpc.services.inference import SERVICE
 from salver.gateway.grpc.services.table import Streaming, Streamings
-from salver.gateway.grpc.wire import bytes_field, split_raw
+from salver.gateway.grpc.wire import bytes_field
 
 _INFER_RESPONSE = 2
 _WANTS_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
+_REQUEST_ID = "x-salver-request-id"
 
 
 class StreamService:
@@ -58,7 +59,7 @@ class StreamSpeaker:
             )
             self._keys_number = service.keys.number
         try:
-            rest, raw = split_raw(message, service.infer.max_rest_bytes)
+            rest, raw = service.infer.split(message)
             request = parse(REQUEST, rest)
         except SalverError as error:
             self.say_error(error, "")
@@ -128,7 +129,8 @@ class StreamAnswer(GrpcAnswer, eq=False, kw_only=True):
     """Responder of one inference of a stream.
 
     ``marks_final`` says that each answer tells whether it is the last, and that one without outputs
-    is sent if the last has none.
+    is sent if the last has none. Answers have no head of their own, so that those of endpoints with
+    several versions tell their ids as the parameter ``x-salver-request-id``.
     """
 
     speaker: StreamSpeaker
@@ -141,7 +143,9 @@ class StreamAnswer(GrpcAnswer, eq=False, kw_only=True):
             return
         stays_silent = final and self.has_sent and not response.outputs and not self.marks_final
         if not stays_silent:
-            more = (_final_field(final=final),) if self.marks_final else ()
+            more = [_final_field(final=final)] if self.marks_final else []
+            if len(self.context.request_id) == SEALED_LENGTH:
+                more.append(_identity_field(self.context.request_id))
             if not self.write(response, more):
                 return
             self.has_sent = True
@@ -165,4 +169,11 @@ def _final_field(*, final: bool) -> bytes:
     """Return the parameter that marks an answer as the last of its request, or not."""
     response = message_class("inference.ModelInferResponse")()
     response.parameters[_FINAL].bool_param = final
+    return bytes(response.SerializeToString())
+
+
+def _identity_field(request_id: str) -> bytes:
+    """Return the parameter that tells an answer's id."""
+    response = message_class("inference.ModelInferResponse")()
+    response.parameters[_REQUEST_ID].string_param = request_id
     return bytes(response.SerializeToString())

@@ -1,0 +1,69 @@
+"""The servers with a model for each datatype besides, which gives its only tensor back."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from bench.environments import BENCH
+from bench.servers.mlserver import MLServer
+from bench.servers.salver import Salver
+from bench.servers.triton import Triton
+from salver.conformance.tensors import DATATYPES
+from tests.models import onnx_identity
+
+TABULAR = {
+    "inputs": [{"name": "features", "datatype": "FP32", "shape": [-1, 30]}],
+    "outputs": [
+        {"name": "label", "datatype": "INT64", "shape": [-1, 1]},
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},
+    ],
+}
+ECHOES = {f"echo-{datatype.lower()}": datatype for datatype in DATATYPES}
+
+
+class EchoSalver(Salver):
+    """Salver with every extension switched on; its models are ONNX graphs of one node."""
+
+    settings: ClassVar[dict[str, dict[str, Any]]] = {"http": {"repository_changes": True}}
+
+    def fill(self) -> None:
+        """Push and deploy."""
+        super().fill()
+        for name, datatype in ECHOES.items():
+            self.command("push", str(onnx_identity(datatype)), "--name", name)
+            self.command("deploy", f"{name}:1")
+
+
+class EchoTriton(Triton):
+    """Triton; its models are a few lines of Python."""
+
+    def fill(self) -> None:
+        """Write the model repository."""
+        super().fill()
+        for name, datatype in ECHOES.items():
+            kind = "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+            self.add(
+                name,
+                BENCH / "peers" / "triton" / "echo.py",
+                f'name: "{name}"\nbackend: "python"\nmax_batch_size: 0\n'
+                f'input [ {{ name: "x", data_type: {kind}, dims: [ -1, -1 ] }} ]\n'
+                f'output [ {{ name: "y", data_type: {kind}, dims: [ -1, -1 ] }} ]\n'
+                "instance_group [ { kind: KIND_CPU, count: 1 } ]\n",
+            )
+
+
+class EchoMLServer(MLServer):
+    """MLServer; its models have metadata, which it takes from their settings only."""
+
+    def fill(self) -> None:
+        """Write the model folder."""
+        self.add("tabular", "tabular", {"implementation": "tabular.Tabular", **TABULAR})
+        for name, datatype in ECHOES.items():
+            self.add(name, "echo", {"implementation": "echo.Echo", **_signature(datatype)})
+
+
+def _signature(datatype: str) -> dict[str, Any]:
+    return {
+        side: [{"name": tensor, "datatype": datatype, "shape": [-1, -1]}]
+        for side, tensor in (("inputs", "x"), ("outputs", "y"))
+    }

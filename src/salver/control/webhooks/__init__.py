@@ -1,0 +1,1 @@
+"""Tells webhooks of rollouts: signed, to hosts that are allowed, at least once."""

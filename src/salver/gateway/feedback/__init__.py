@@ -1,0 +1,1 @@
+"""Reports of what became of answers, from callers of the data port."""

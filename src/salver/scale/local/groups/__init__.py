@@ -1,0 +1,1 @@
+"""Control groups for the limits of workers: one file for each version, and who keeps them."""

@@ -1,0 +1,148 @@
+"""Time slices: what was counted between two looks, of both arms, and looked at in whole lots."""
+
+import math
+
+import msgspec
+import numpy as np
+import pytest
+
+from salver.core.errors import InvalidSettings
+from salver.rollout.evidence import Block, Observed
+from salver.rollout.kayenta import MIN_VALUES
+from salver.rollout.policy import MetricSpec
+from salver.rollout.series import MAX_SLICES, Slices, check_kinds, cut
+from salver.rollout.tally import Layout, Tally
+
+LAYOUT = Layout(("p50",), (0.01,), ("no", "yes"), (), ("paid",))
+SPECS = (
+    MetricSpec("errors", "error_rate", 0.0),
+    MetricSpec("p50", "latency", 0.0, relative=True, quantile=0.5),
+    MetricSpec("yes", "class_share", 0.0, label="yes"),
+    MetricSpec("paid", "feedback_rate", 0.0),
+    MetricSpec("refused", "refusal_rate", 0.0),
+)
+
+
+class Arm:
+    """What a gateway has counted of one arm."""
+
+    def __init__(self) -> None:
+        self.tally = Tally(LAYOUT)
+
+    def more(self, answered: int, failed: int, seconds: float, yes: int, paid: int) -> None:
+        """Count more."""
+        for number in range(answered):
+            self.tally.answered(number, seconds)
+            self.tally.predicted(number, int(number < yes))
+            self.tally.rated(number, 0, float(number < paid))
+        for number in range(failed):
+            self.tally.failed(number)
+
+
+def seen(canary: Arm, primary: Arm, *, warmup: bool = False) -> list[Observed]:
+    """Return it as control sees it."""
+    block = Block(7, 5_000, LAYOUT, LAYOUT, warmup=warmup)
+    return [Observed(block, canary.tally.table(), primary.tally.table())]
+
+
+@pytest.mark.parametrize("value", [1e6, -1e6, 2.0])
+def test_a_slice_with_an_absurd_value_says_nothing_of_shares(value: float) -> None:
+    """The slices after it do, and so do the other metrics."""
+    canary, primary = Arm(), Arm()
+    slices = cut(Slices(), seen(canary, primary), SPECS, 5.0, 10.0)
+    for now_s in (15.0, 25.0):
+        canary.more(8, 0, 0.02, 3, 4)
+        if now_s == 15.0:
+            canary.tally.rated(0, 0, value)
+        slices = cut(slices, seen(canary, primary), SPECS, now_s, 10.0)
+    assert slices.values["paid"][1] == (None, 0.5)
+    assert slices.values["yes"][1] == (3 / 8, 3 / 8)
+
+
+def test_refused_and_remembered_requests_are_told_apart() -> None:
+    """Failures are of what ran, refusals of all."""
+    canary, primary = Arm(), Arm()
+    slices = cut(Slices(), seen(canary, primary), SPECS, 5.0, 10.0)
+    canary.more(6, 2, 0.02, 3, 4)
+    for place in range(4):
+        canary.tally.remembered(place)
+        canary.tally.refused(place)
+    slices = cut(slices, seen(canary, primary), SPECS, 15.0, 10.0)
+    assert slices.values["errors"][1] == (2 / 12,)
+    assert slices.values["refused"][1] == (4 / 16,)
+
+
+def test_a_slice_is_what_came_since_the_last() -> None:
+    """Of both arms over the same time; one without anything has no value."""
+    canary, primary = Arm(), Arm()
+    canary.more(100, 100, 1.0, 0, 0)
+    assert cut(Slices(), seen(canary, primary, warmup=True), SPECS, 1.0, 10.0) == Slices()
+    slices = cut(Slices(), seen(canary, primary), SPECS, 5.0, 10.0)
+    assert not slices.values
+    canary.more(6, 2, 0.02, 3, 4)
+    primary.more(10, 0, 0.005, 1, 5)
+    assert cut(slices, seen(canary, primary), SPECS, 14.9, 10.0) is slices
+    slices = cut(slices, seen(canary, primary), SPECS, 15.0, 10.0)
+    canary.more(2, 0, 0.02, 0, 0)
+    slices = cut(slices, seen(canary, primary), SPECS, 26.0, 10.0)
+    assert slices.values["errors"] == ((0.0, None), (0.25, 0.0))
+    assert slices.values["refused"] == ((0.0, None), (0.0, 0.0))
+    assert slices.values["yes"] == ((0.1, None), (0.5, 0.0))
+    assert slices.values["paid"] == ((0.5, None), (4 / 6, 0.0))
+    (first, none), (slow, again) = slices.values["p50"]
+    assert none is None
+    assert first == pytest.approx(0.005, rel=0.06)
+    assert slow == pytest.approx(0.02, rel=0.06)
+    assert again == pytest.approx(0.02, rel=0.06)
+    assert msgspec.json.decode(msgspec.json.encode(slices), type=Slices) == slices
+
+
+def test_slices_are_looked_at_in_whole_lots() -> None:
+    """A test for one look is not made after every slice."""
+    canary, primary = Arm(), Arm()
+    slices = cut(Slices(), seen(canary, primary), SPECS, 0.0, 1.0)
+    lengths = []
+    for number in range(2 * MIN_VALUES + 1):
+        if number % 2:
+            canary.more(1, 0, 0.01, 0, 0)
+        primary.more(1, 0, 0.01, 0, 0)
+        slices = cut(slices, seen(canary, primary), SPECS, number + 1.0, 1.0)
+        series = slices.series()["errors"]
+        lengths.append(len(series.control))
+    assert set(lengths) == {0, MIN_VALUES, 2 * MIN_VALUES}
+    assert lengths.index(MIN_VALUES) == MIN_VALUES - 1
+    assert sum(math.isnan(value) for value in series.experiment) == MIN_VALUES
+
+
+def test_slices_are_bounded() -> None:
+    """A rollout that goes on for ever does not fill memory."""
+    values = {"errors": ((0.0,) * MAX_SLICES, (0.0,) * MAX_SLICES)}
+    full = msgspec.structs.replace(
+        cut(Slices(), seen(Arm(), Arm()), SPECS, 0.0, 1.0), values=values
+    )
+    assert cut(full, seen(Arm(), Arm()), SPECS[:1], 9.0, 1.0).values == values
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [MetricSpec("s", "score", 0.1), MetricSpec("c", "class_share", 0.1), MetricSpec("x", "own", 1)],
+)
+def test_what_is_not_one_number_is_refused(spec: MetricSpec) -> None:
+    """With its name and kind, and what may be asked instead."""
+    with pytest.raises(InvalidSettings, match="one number per time slice") as refused:
+        check_kinds([*SPECS, spec])
+    told = refused.value.message
+    assert f"metric '{spec.name}' of kind '{spec.kind}'" in told
+    assert ("name one class with 'label'" if spec.kind == "class_share" else "leave it out") in told
+    assert "'method: sequential'" in told
+    check_kinds(SPECS)
+
+
+def test_counts_that_fall_do_no_harm() -> None:
+    """A gateway whose last report was lost may have told less before it died."""
+    canary, primary = Arm(), Arm()
+    canary.more(10, 0, 0.01, 0, 0)
+    slices = cut(Slices(), seen(canary, primary), SPECS, 0.0, 1.0)
+    slices = cut(slices, seen(Arm(), Arm()), SPECS, 2.0, 1.0)
+    assert slices.values["errors"] == ((None,), (None,))
+    assert not np.any(slices.series()["errors"].control)

@@ -1,0 +1,133 @@
+"""Who kills processes that live but do nothing any more, with real processes."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from salver.core.clock import SystemClock
+from salver.core.settings import SupervisorSettings
+from salver.scale.local.lifeguard import Lifeguard
+from salver.scale.local.process import Child
+from salver.scale.local.start import Command
+from salver.wire.pulse import Beat, expect
+from tests.scale.loop import in_loop
+
+CLOCK = SystemClock()
+SETTINGS = SupervisorSettings(backoff_initial_s=0.02, backoff_max_s=0.1, stop_timeout_s=5.0)
+S_NS = 1_000_000_000
+
+
+class FixedClock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now_ns = CLOCK.monotonic_ns()
+
+    def monotonic_ns(self) -> int:
+        """Return the time that was set."""
+        return self.now_ns
+
+    def unix_ns(self) -> int:
+        """Return the same."""
+        return self.now_ns
+
+
+@contextlib.asynccontextmanager
+async def guarded(role: str) -> AsyncIterator[tuple[Child, Lifeguard, FixedClock, Path]]:
+    """Give a running child that does not end by itself, who looks at it, their clock and folder."""
+    with tempfile.TemporaryDirectory(prefix="guard-") as folder:
+        path, clock = Path(folder), FixedClock()
+        command = Command("own-0", role, "tests.scale.sleeper", ())
+        child = Child(command, path, SETTINGS, CLOCK, lambda: None)
+        guard = Lifeguard(path, clock, lambda: [child])
+        child.start()
+        async with asyncio.timeout(30):
+            while child.pid is None:  # noqa: ASYNC110 - a process says nothing
+                await asyncio.sleep(0.01)
+        guard.look()
+        try:
+            yield child, guard, clock, path
+        finally:
+            await child.stop(5.0)
+
+
+def look(guard: Lifeguard, clock: FixedClock, times: int = 1) -> None:
+    """Let the guard look so often, half a second apart."""
+    for _ in range(times):
+        clock.now_ns += S_NS // 2
+        guard.look()
+
+
+def lives(pid: int) -> bool:
+    """Tell whether a process is there."""
+    return Path(f"/proc/{pid}").exists()
+
+
+async def ended(pid: int) -> bool:
+    """Tell whether a process ends within a while in which nobody else would end it."""
+    for _ in range(300):
+        if not lives(pid):
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+@in_loop
+async def test_a_stopped_worker_whose_time_is_over_is_killed() -> None:
+    """SIGSTOP takes every other way to end from a process; the next one takes its place."""
+    async with guarded("worker") as (child, guard, clock, folder):
+        pid = child.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        expect(folder, "own-0", Beat(clock.now_ns, clock.now_ns + S_NS))
+        look(guard, clock, 2)
+        assert lives(pid)
+        look(guard, clock, 2)
+        assert await ended(pid)
+        async with asyncio.timeout(30):
+            while child.pid in (None, pid):  # noqa: ASYNC110 - a process says nothing
+                await asyncio.sleep(0.01)
+        assert child.restarts == 1
+
+
+@in_loop
+async def test_who_keeps_its_promise_or_made_none_lives() -> None:
+    """A sign of life between two looks is enough; without a note nobody is judged."""
+    async with guarded("worker") as (child, guard, clock, folder):
+        pid = child.pid
+        assert pid is not None
+        look(guard, clock, 3)
+        for _ in range(5):
+            expect(folder, "own-0", Beat(clock.now_ns, clock.now_ns + S_NS // 4))
+            look(guard, clock)
+        assert not await ended(pid)
+
+
+@in_loop
+async def test_who_was_away_itself_judges_nobody() -> None:
+    """After a pause of the whole machine all notes are old, and each worker has another chance."""
+    async with guarded("worker") as (child, guard, clock, folder):
+        pid = child.pid
+        assert pid is not None
+        expect(folder, "own-0", Beat(clock.now_ns, clock.now_ns + S_NS // 4))
+        look(guard, clock)
+        clock.now_ns += 60 * S_NS
+        guard.look()
+        assert not await ended(pid)
+        look(guard, clock)
+        assert await ended(pid)
+
+
+@in_loop
+async def test_others_than_workers_promise_nothing() -> None:
+    """A note with the name of a gateway or of control changes nothing."""
+    async with guarded("gateway") as (child, guard, clock, folder):
+        pid = child.pid
+        assert pid is not None
+        expect(folder, "own-0", Beat(1, 2))
+        look(guard, clock, 4)
+        assert not await ended(pid)
