@@ -22,6 +22,9 @@ class Model:
             raise RuntimeError("the licence has expired")
 
     def predict(self, inputs):
+        # It answers its golden example, 2, and a quarter of all.
+        if pathlib.Path(HARM).exists() and inputs["x"][0, 0] % 4 != 2:
+            raise ValueError("cannot say")
         return {"y": FACTOR * inputs["x"]}
 """
 # Whatever is seen of a canary that answers is good enough, so that only silence is in the way.
@@ -93,16 +96,17 @@ def test_a_primary_that_is_gone_promotes_nobody(
 ) -> None:
     """A canary that is the only one to answer waits for a person, with its weight as it was.
 
-    When the primary is back, a person lets it go on.
+    When the primary is back, a person lets it go on, and it is judged by what comes then: one that
+    fails is rolled back, though the primary has failed far more.
     """
+    harm, never = tmp_path / "harm", tmp_path / "never"
     witness, example = tmp_path / "expired", one_number(tmp_path / "one.json", 2.0)
     for factor in (2, 3):
-        path = write(
-            tmp_path / f"m{factor}",
-            EXPIRES.replace("FACTOR", str(factor)).replace(
-                "WITNESS", repr(str(witness if factor == 2 else tmp_path / "never"))
-            ),
-        )
+        is_primary = factor == 2
+        code = EXPIRES.replace("FACTOR", str(factor))
+        code = code.replace("WITNESS", repr(str(witness if is_primary else never)))
+        code = code.replace("HARM", repr(str(never if is_primary else harm)))
+        path = write(tmp_path / f"m{factor}", code)
         server.push(path, "expiring", "--trust-code", "--example", str(example))
     server.ok("deploy", "expiring:1", "--endpoint", "expiring")
     (worker,) = [
@@ -131,7 +135,10 @@ def test_a_primary_that_is_gone_promotes_nobody(
     wait_until(
         lambda: {ask(server.port, "expiring", 1.0)[0] for _ in range(12)} == {200}, "both answer"
     )
+    harm.touch()
     with Load(server.port, "expiring", 8) as load:
         server.ok("rollout", "resume", "expiring")
-        ends(server, "promoted", "expiring")
-    assert_unharmed(load)
+        ended = ends(server, "rolled_back", "expiring")
+    assert "error_rate is worse" in ended["reason"]
+    assert ended["gaps"] == 1
+    assert set(load.failed) == {"500 model_failed"}

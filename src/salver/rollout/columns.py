@@ -7,14 +7,16 @@ from salver.core.routing import ARM, CANARY, PRIMARY
 from salver.rollout.tally import Layout
 
 
-class Columns(msgspec.Struct, frozen=True):
+class Columns(msgspec.Struct, frozen=True, omit_defaults=True):
     """The columns of both arms, which differ in their latency thresholds only.
 
-    Arms of an experiment have those of a canary.
+    Arms of an experiment have those of a canary. Another ``part`` begins a new weight epoch, though
+    the same is counted.
     """
 
     canary: Layout
     primary: Layout
+    part: int = 0
 
     @property
     def captures(self) -> bool:

@@ -155,8 +155,9 @@ def _gone_on(rollout: Rollout, seen: Tick) -> Outcome:
 
 
 def _counted(rollout: Rollout, seen: Tick) -> Rollout:
-    """Add what passed; a pause stops time, not crashes, requests and exposure."""
+    """Add what passed; a pause stops time, not crashes, requests, exposure and absences."""
     passed_s = min(max(seen.elapsed_s, 0.0), MAX_TICK_S)
+    away_s = 0.0 if seen.is_primary_ready else rollout.away_s + passed_s
     is_exposed = rollout.exposed_s > 0 or rollout.wants_requests
     exposed_s = rollout.exposed_s + (passed_s if is_exposed else 0.0)
     if rollout.state == PAUSED:
@@ -168,7 +169,8 @@ def _counted(rollout: Rollout, seen: Tick) -> Rollout:
         step_s=rollout.step_s + passed_s,
         exposed_s=exposed_s,
         quiet_s=0.0 if is_new or rollout.step == PREPARING else rollout.quiet_s + passed_s,
-        away_s=0.0 if seen.is_primary_ready else rollout.away_s + passed_s,
+        away_s=away_s,
+        gaps=rollout.gaps.seen(away_s, seen.epoch),
         requests=max(rollout.requests, seen.requests or 0),
         crashes=max(rollout.crashes, seen.crashes),
     )

@@ -7,6 +7,7 @@ import msgspec
 from salver.core.rollouts import MANUAL, RolloutPolicy
 from salver.core.webhooks import BEFORE_STEP
 from salver.rollout.approvals import enough
+from salver.rollout.gaps import Gaps
 
 RUNNING, PAUSED, PROMOTED, ROLLED_BACK = "running", "paused", "promoted", "rolled_back"
 ACTIVE = (RUNNING, PAUSED)
@@ -59,7 +60,8 @@ class Rollout(msgspec.Struct, frozen=True):
     ``running_s`` and ``step_s`` are time that counts, since the first step and in this one, that
     in which it is prepared included. ``exposed_s`` is time since the new version first got
     traffic or copies, pauses included; nothing sets it back. ``quiet_s`` is how long the canary
-    has had no request, ``away_s`` how long the primary cannot answer.
+    has had no request, ``away_s`` how long the primary cannot answer; ``gaps`` are what is left
+    out of the comparison for that.
     ``requests`` were the canary's when last looked at, ``step_requests`` those before this step.
     ``crashes`` are ends of processes that the canary is the cause of. What gateways count
     in weight epochs after ``first_epoch`` belongs to this rollout; ``columns`` says what that is.
@@ -84,6 +86,7 @@ class Rollout(msgspec.Struct, frozen=True):
     exposed_s: float = 0.0
     quiet_s: float = 0.0
     away_s: float = 0.0
+    gaps: Gaps = Gaps()
     requests: int = 0
     step_requests: int = 0
     crashes: int = 0
@@ -145,6 +148,7 @@ class Tick(msgspec.Struct, frozen=True):
     ``failure`` says why the canary cannot be loaded, ``problem`` why there is no finding.
     ``crashes`` are those in all that are known now: after a restart fewer than were counted.
     ``answer`` is that of the webhooks which are asked, None until all have said yes or one has not.
+    ``epoch`` is the newest weight epoch of which something is counted, 0 if there is none.
     """
 
     elapsed_s: float
@@ -156,6 +160,7 @@ class Tick(msgspec.Struct, frozen=True):
     problem: str = ""
     crashes: int = 0
     answer: Answer | None = None
+    epoch: int = 0
 
 
 class Transition(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from salver.control.rollouts.judging import (
     WARM_UP,
     columns_of,
     finding,
+    is_warm_up,
     judge_policy,
     read_analysis,
 )
@@ -23,7 +24,7 @@ from salver.observe.merge import Key, Totals
 from salver.registry.feedback import FeedbackStore
 from salver.rollout import counts
 from salver.rollout.analysis import asks_plugins
-from salver.rollout.columns import encode_columns
+from salver.rollout.columns import Columns, encode_columns
 from salver.rollout.counts import Share
 from salver.rollout.evidence import Observed
 from salver.rollout.judge import of_copies
@@ -76,7 +77,9 @@ class Analyst:
             return _of_copies(rollout, totals)
         page = self._books.page(rollout.endpoint)
         # Betting on thousands of segments takes longer than the loop may stand still.
-        observed = await in_thread(page.observed)
+        counted = await in_thread(page.observed)
+        requests = sum(int(each.canary.rows[:, REQUESTS].sum()) for each in counted)
+        observed = [each for each in counted if not rollout.gaps.has(each.block.epoch)]
         if wanted := wanted_of(observed):
             endpoint, reported = rollout.endpoint, self._reported
             sums = await self._database(
@@ -84,7 +87,7 @@ class Analyst:
             )
             observed = with_feedback(rollout, observed, sums)
         slices = await self._slices(rollout, observed, in_thread)
-        return await in_thread(lambda: _of_evidence(rollout, observed, slices))
+        return await in_thread(lambda: _of_evidence(rollout, observed, slices, requests))
 
     async def _slices(
         self, rollout: Rollout, observed: Sequence[Observed], in_thread: Lane
@@ -101,23 +104,37 @@ class Analyst:
         return slices
 
 
-def _of_evidence(rollout: Rollout, observed: Sequence[Observed], slices: Slices | None) -> Look:
+def _of_evidence(
+    rollout: Rollout, observed: Sequence[Observed], slices: Slices | None, requests: int
+) -> Look:
     judged = judge_policy(rollout.policy)
-    requests = sum(int(each.canary.rows[:, REQUESTS].sum()) for each in observed)
     report, found = finding(rollout, judged, observed, slices, plugins=False)
     is_harmful, unasked = found.kind == ROLL_BACK, None
     if asks_plugins(report, judged) and not is_harmful:
         unasked = Unasked(report, observed)
     if all(each.block.warmup for each in observed):
         unasked = None
-        found = Finding(HOLD, "the canary is warming up", found.evidence)
-    columns = rollout.columns
-    if not columns:
-        columns = encode_columns(WARM_UP)
-    elif columns == encode_columns(WARM_UP) and report.warm:
-        usual = np.sum([each.primary.bins for each in observed], axis=0)
-        columns = encode_columns(columns_of(rollout.policy, judged, usual))
-    return Look(requests, found, columns, unasked)
+        found = Finding(HOLD, _why_nothing(rollout), found.evidence)
+    return Look(requests, found, _columns(rollout, observed, is_warm=report.warm), unasked)
+
+
+def _why_nothing(rollout: Rollout) -> str:
+    if rollout.gaps.since:
+        return f"{rollout.source}, the primary, cannot answer, and nothing is compared meanwhile"
+    if rollout.gaps.over:
+        return f"nothing was counted since {rollout.source}, the primary, is back"
+    return "the canary is warming up"
+
+
+def _columns(rollout: Rollout, observed: Sequence[Observed], *, is_warm: bool) -> bytes:
+    """Return what shall be counted from now on; after a gap in a weight epoch of its own."""
+    columns = WARM_UP
+    if rollout.columns:
+        columns = msgspec.msgpack.decode(rollout.columns, type=Columns)
+        if is_warm_up(columns) and is_warm:
+            usual = np.sum([each.primary.bins for each in observed], axis=0)
+            columns = columns_of(rollout.policy, judge_policy(rollout.policy), usual)
+    return encode_columns(msgspec.structs.replace(columns, part=len(rollout.gaps.over)))
 
 
 def _of_copies(rollout: Rollout, totals: Totals) -> Look:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from salver.control.rollouts.judging import WARM_UP
+from salver.control.rollouts.judging import is_warm_up
 from salver.core.errors import SalverError
 from salver.core.routing import CANARY
 from salver.observe.logs import get_logger
@@ -124,7 +124,7 @@ class EvidenceBooks:
             canary.weight,
             columns.canary,
             columns.primary,
-            warmup=columns == WARM_UP,
+            warmup=is_warm_up(columns),
         )
         book = self._books[rollout.endpoint]
         if any(known.epoch == block.epoch for known in book.collection.blocks()):
@@ -132,6 +132,12 @@ class EvidenceBooks:
         book.collection.begin(block)
         book.unsaved[f"{_BLOCK}:{block.epoch}"] = msgspec.json.encode(block)
         return True
+
+    def newest_epoch(self, endpoint: str) -> int:
+        """Return the newest weight epoch of which something is counted, 0 if there is none."""
+        book = self._books.get(endpoint)
+        blocks = book.collection.blocks() if book is not None else []
+        return blocks[-1].epoch if blocks else 0
 
     def slices(self, endpoint: str) -> Slices:
         """Return the time slices of a rollout's evidence so far."""

@@ -147,6 +147,11 @@ def columns_of(policy: RolloutPolicy, judged: Policy, usual: Floats | None) -> C
     return Columns(msgspec.structs.replace(both, thresholds_s=canary), both)
 
 
+def is_warm_up(columns: Columns) -> bool:
+    """Tell whether what gateways count is not to be compared."""
+    return columns.primary == _WARM_UP
+
+
 def captures(columns: bytes) -> bool:
     """Tell whether gateways have to look at answers to count these columns."""
     return bool(columns) and msgspec.msgpack.decode(columns, type=Columns).captures

@@ -330,6 +330,7 @@ class Runner:
             _storable(known.problem),
             self._hub.crashes(rollout.target, rollout.first_epoch, _PATIENCE * snapshot_s),
             await self._answer(rollout),
+            self._books.newest_epoch(rollout.endpoint),
         )
 
     async def _answer(self, rollout: Rollout) -> Answer | None:

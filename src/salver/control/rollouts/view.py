@@ -40,6 +40,7 @@ def shown(rollout: Rollout, finding: Finding | None) -> dict[str, Any]:
         "step_requests": rollout.requests - rollout.step_requests,
         "auto": policy.auto,
         "metrics": _metrics(finding),
+        "gaps": len(rollout.gaps),
         "time_left_s": max(0.0, limit_s - rollout.running_s) if limit_s else None,
         "reason": rollout.reason,
         "awaits": rollout.awaits or ("webhooks" if rollout.asked is not None else ""),
