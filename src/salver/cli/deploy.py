@@ -12,7 +12,7 @@ from salver.cli.options import (
     OutputOption,
     admin_client,
 )
-from salver.cli.output import emit, say
+from salver.cli.output import tell
 from salver.client.admin import DeployOptions, deploy
 from salver.client.rollouts import RolloutOptions
 
@@ -107,11 +107,12 @@ def _carried_out(
 
 
 def _tell(deployed: dict[str, Any], output: Output) -> None:
-    if output is not Output.TABLE:
-        emit(deployed, output)
-        return
-    say(f"{deployed['name']} serves {deployed['model']}:{deployed['version']}: {deployed['url']}")
-    say(f"next: salver predict {deployed['name']} rows.json")
+    tell(
+        deployed,
+        output,
+        f"{deployed['name']} serves {deployed['model']}:{deployed['version']}: {deployed['url']}",
+        f"next: salver predict {deployed['name']} rows.json",
+    )
 
 
 def _policy(steps: str | None, *, auto: bool) -> RolloutOptions | None:

@@ -16,7 +16,7 @@ from salver.cli.options import (
     OutputOption,
     admin_client,
 )
-from salver.cli.output import emit, say
+from salver.cli.output import emit, say, tell
 from salver.client.documents import read_document
 
 app = typer.Typer(help="Find out which of several versions does better.", no_args_is_help=True)
@@ -84,13 +84,14 @@ def start(
             raise typer.BadParameter(f"say --{name}, here or in the file")
     with admin_client(home, control_url) as client:
         answer = client.start_experiment(endpoint, force=force, **chosen)
-    if output is not Output.TABLE:
-        emit(answer, output)
-        return
     parts = ", ".join(f"{name} {part:g} %" for name, part in answer["percent"].items())
     follows = ", and follows success" if answer["split"] == _THOMPSON else ""
-    say(f"{endpoint} is split: {parts}{follows}")
-    say(f"next: report outcomes with 'salver feedback {endpoint}', then salver experiment report")
+    tell(
+        answer,
+        output,
+        f"{endpoint} is split: {parts}{follows}",
+        f"next: report outcomes with 'salver feedback {endpoint}', then salver experiment report",
+    )
 
 
 @app.command()
@@ -141,10 +142,7 @@ def stop(
     """
     with admin_client(home, control_url) as client:
         answer: dict[str, Any] = client.stop_experiment(endpoint)
-    if output is not Output.TABLE:
-        emit(answer, output)
-        return
-    say(f"the experiment of {endpoint} has ended; its report stays")
+    tell(answer, output, f"the experiment of {endpoint} has ended; its report stays")
 
 
 @app.command()
@@ -191,10 +189,7 @@ def covariate(
     """
     with admin_client(home, control_url) as client:
         callers = client.covariate_file(endpoint, file)
-    if output is not Output.TABLE:
-        emit({"callers": callers}, output)
-        return
-    say(f"what was known of {callers} callers is taken into account")
+    tell({"callers": callers}, output, f"what was known of {callers} callers is taken into account")
 
 
 def _split(text: str) -> list[float] | str:

@@ -9,7 +9,7 @@ from salver.cli.options import (
     ReasonOption,
     admin_client,
 )
-from salver.cli.output import emit, say
+from salver.cli.output import tell
 
 
 def command(
@@ -25,8 +25,9 @@ def command(
     """
     with admin_client(home, control_url) as client:
         answer = client.freeze(endpoint, reason)
-    if output is not Output.TABLE:
-        emit(answer, output)
-        return
-    say(f"{endpoint} is frozen; it goes on answering")
-    say(f"next: salver unfreeze {endpoint}")
+    tell(
+        answer,
+        output,
+        f"{endpoint} is frozen; it goes on answering",
+        f"next: salver unfreeze {endpoint}",
+    )

@@ -32,6 +32,15 @@ def say(text: str, output: Output = Output.TABLE) -> None:
         typer.echo(text)
 
 
+def tell(result: Any, output: Output, *lines: str) -> None:
+    """Print a result for programs, or for people in lines what it means and what comes next."""
+    if output is not Output.TABLE:
+        emit(result, output)
+        return
+    for line in lines:
+        typer.echo(line)
+
+
 def note(text: str) -> None:
     """Tell a person something that is not a result; goes to standard error."""
     typer.echo(text, err=True)

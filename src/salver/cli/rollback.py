@@ -10,7 +10,7 @@ from salver.cli.options import (
     ReasonOption,
     admin_client,
 )
-from salver.cli.output import emit, say
+from salver.cli.output import tell
 
 
 def command(
@@ -27,8 +27,6 @@ def command(
     """
     with admin_client(home, control_url) as client:
         answer = client.rollback(endpoint, reason, force=force)
-    if output is not Output.TABLE:
-        emit(answer, output)
-        return
-    say(f"{endpoint} serves {answer['version']} again")
-    say("next: salver get endpoints")
+    tell(
+        answer, output, f"{endpoint} serves {answer['version']} again", "next: salver get endpoints"
+    )

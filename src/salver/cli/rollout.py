@@ -17,7 +17,7 @@ from salver.cli.options import (
     admin_client,
     duration_option,
 )
-from salver.cli.output import emit, say
+from salver.cli.output import emit, say, tell
 from salver.cli.rollout_view import STATES, event_lines, status_lines
 
 app = typer.Typer(help="Change an endpoint's version step by step.", no_args_is_help=True)
@@ -98,11 +98,12 @@ def start(
             webhooks=webhooks,
             force=force,
         )
-    if output is not Output.TABLE:
-        emit(answer, output)
-        return
-    say(f"{endpoint} rolls out {answer['to']} in place of {answer['from']}")
-    say(f"next: salver rollout status {endpoint} --watch")
+    tell(
+        answer,
+        output,
+        f"{endpoint} rolls out {answer['to']} in place of {answer['from']}",
+        f"next: salver rollout status {endpoint} --watch",
+    )
 
 
 @app.command()
@@ -260,8 +261,9 @@ def history(
 
 
 def _told(answer: dict[str, Any], output: Output) -> None:
-    if output is not Output.TABLE:
-        emit(answer, output)
-        return
-    say(f"{answer['endpoint']}: rollout {answer['rollout']} is {answer['state']}")
-    say(f"next: {answer['next']}")
+    tell(
+        answer,
+        output,
+        f"{answer['endpoint']}: rollout {answer['rollout']} is {answer['state']}",
+        f"next: {answer['next']}",
+    )

@@ -13,7 +13,7 @@ from salver.cli.options import (
     OutputOption,
     admin_client,
 )
-from salver.cli.output import emit, say
+from salver.cli.output import tell
 
 app = typer.Typer(help="Try a version on copies of real requests.", no_args_is_help=True)
 
@@ -36,12 +36,13 @@ def start(
     """
     with admin_client(home, control_url) as client:
         answer = client.start_shadow(endpoint, version, sample, force=force)
-    if output is not Output.TABLE:
-        emit(answer, output)
-        return
     (name,) = answer["percent"]
-    say(f"{name} gets copies of {100 * sample:g} % of the requests of {endpoint} when it is loaded")
-    say(f"next: salver shadow report {endpoint}")
+    tell(
+        answer,
+        output,
+        f"{name} gets copies of {100 * sample:g} % of the requests of {endpoint} when it is loaded",
+        f"next: salver shadow report {endpoint}",
+    )
 
 
 @app.command()
@@ -57,11 +58,7 @@ def report(
     """
     with admin_client(home, control_url) as client:
         answer = client.shadow(endpoint)
-    if output is not Output.TABLE:
-        emit(answer, output)
-        return
-    for line in _lines(answer):
-        say(line)
+    tell(answer, output, *_lines(answer))
 
 
 @app.command()
@@ -77,10 +74,7 @@ def stop(
     """
     with admin_client(home, control_url) as client:
         answer = client.stop_shadow(endpoint)
-    if output is not Output.TABLE:
-        emit(answer, output)
-        return
-    say(f"the shadow of {endpoint} has ended; its report stays")
+    tell(answer, output, f"the shadow of {endpoint} has ended; its report stays")
 
 
 def _lines(answer: dict[str, Any]) -> list[str]:

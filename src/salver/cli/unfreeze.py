@@ -8,7 +8,7 @@ from salver.cli.options import (
     OutputOption,
     admin_client,
 )
-from salver.cli.output import emit, say
+from salver.cli.output import tell
 
 
 def command(
@@ -23,8 +23,9 @@ def command(
     """
     with admin_client(home, control_url) as client:
         answer = client.unfreeze(endpoint)
-    if output is not Output.TABLE:
-        emit(answer, output)
-        return
-    say(f"{endpoint} may be changed again")
-    say(f"next: salver rollout status {endpoint}")
+    tell(
+        answer,
+        output,
+        f"{endpoint} may be changed again",
+        f"next: salver rollout status {endpoint}",
+    )

@@ -31,8 +31,8 @@ class _Samples(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield one family for each metric that has samples."""
-        yield from _counter_families(self._counters)
-        yield from _gauge_families(self._gauges)
+        yield from _families(self._counters, CounterMetricFamily)
+        yield from _families(self._gauges, GaugeMetricFamily)
         yield from _histogram_families(self._histograms)
 
 
@@ -48,29 +48,17 @@ def render(
     return generate_latest(_Samples(counters, gauges, histograms))
 
 
-def _counter_families(samples: Iterable[Sample]) -> Iterator[Metric]:
-    families: dict[str, CounterMetricFamily] = {}
+def _families(
+    samples: Iterable[Sample], family_of: type[CounterMetricFamily | GaugeMetricFamily]
+) -> Iterator[Metric]:
+    families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
     for sample in samples:
         metric = METRICS.get(sample.name)
         if metric is None:
             continue
         family = families.get(sample.name)
         if family is None:
-            family = CounterMetricFamily(sample.name, metric.help, labels=metric.labels)
-            families[sample.name] = family
-        family.add_metric(sample.labels, sample.value)
-    yield from families.values()
-
-
-def _gauge_families(samples: Iterable[Sample]) -> Iterator[Metric]:
-    families: dict[str, GaugeMetricFamily] = {}
-    for sample in samples:
-        metric = METRICS.get(sample.name)
-        if metric is None:
-            continue
-        family = families.get(sample.name)
-        if family is None:
-            family = GaugeMetricFamily(sample.name, metric.help, labels=metric.labels)
+            family = family_of(sample.name, metric.help, labels=metric.labels)
             families[sample.name] = family
         family.add_metric(sample.labels, sample.value)
     yield from families.values()
