@@ -116,6 +116,8 @@ def test_settings_come_from_file_and_environment() -> None:
         ({"http": {"request_timout_s": 1}}, "did you mean 'request_timeout_s'"),
         ({"http": {"max_tensors": "many"}}, "whole number"),
         ({"http": {"max_tensors": 1.5}}, "whole number"),
+        ({"control": {"database_url": "mysql+pymysql://host/x"}}, "'mysql' is not supported"),
+        ({"control": {"database_url": "postgresql:/salver"}}, "is no URL; it looks like"),
         ({"engine": {"coalesce": 3}}, "true or false"),
         ({"http": 5}, "keys and values"),
     ],

@@ -6,7 +6,6 @@ import os
 import random
 import secrets
 import socket
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -44,6 +43,7 @@ from salver.control.webhooks.deliverer import Deliverer
 from salver.control.webhooks.opening import open_sender
 from salver.core.clock import SystemClock
 from salver.core.errors import SalverError
+from salver.core.exits import give_up
 from salver.core.ids import RequestIds
 from salver.core.secret_file import load_secret
 from salver.core.settings import ControlSettings, Settings
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
         _register(settings.control)
         uvloop.run(_serve(home, settings, _listening_socket(options), options.http_url))
     except SalverError as error:
-        sys.exit(f"error: {error.message} [{error.code}]")
+        give_up(error)
 
 
 def _register(settings: ControlSettings) -> None:

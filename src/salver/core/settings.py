@@ -7,10 +7,11 @@ that names the nearest known one.
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard, TypeVar
 
+from salver.core.database_url import check_database_url
 from salver.core.errors import InvalidSettings
 
 _ENV_PREFIX = "SALVER_"
@@ -18,9 +19,12 @@ _ENV_SEPARATOR = "__"
 _MIB = 1024 * 1024
 
 
-def setting(default: Any, text: str) -> Any:
-    """Declare one setting with its default and the help that the docs print."""
-    return field(default=default, metadata={"help": text})
+def setting(default: Any, text: str, check: Callable[[str], None] | None = None) -> Any:
+    """Declare one setting with its default and the help that the docs print.
+
+    ``check`` raises ``InvalidSettings`` for a text that no process could begin with.
+    """
+    return field(default=default, metadata={"help": text, "check": check})
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +288,9 @@ class AutoscaleSettings:
 class ControlSettings:
     """The control process."""
 
-    database_url: str = setting("", "SQL database; empty = SQLite in the home folder")
+    database_url: str = setting(
+        "", "SQL database; empty = SQLite in the home folder", check_database_url
+    )
     reconcile_interval_s: float = setting(1.0, "longest pause between two reconcile runs")
     deploy_timeout_s: float = setting(120.0, "time a deploy waits for the endpoint to answer")
     max_upload_bytes: int = setting(16_384 * _MIB, "largest file of a pushed model")
@@ -389,7 +395,8 @@ def load_settings(
 ) -> Settings:
     """Build the settings from a parsed file and the environment, which wins.
 
-    Raises ``InvalidSettings`` for an unknown section or key and for a value of the wrong type.
+    Raises ``InvalidSettings`` for an unknown section or key, for a value of the wrong type, and for
+    one that nothing could be started with.
     """
     values = {name: dict(_section(name, part)) for name, part in (document or {}).items()}
     for variable, text in (environ or {}).items():
@@ -419,6 +426,8 @@ def _build(name: str, values: Mapping[str, object]) -> Any:
         if item is None:
             raise InvalidSettings(f"unknown setting {name}.{key}{_hint(key, fields)}")
         converted[key] = _convert(f"{name}.{key}", value, type(item.default))
+        if (check := item.metadata["check"]) is not None:
+            check(converted[key])
     return section(**converted)
 
 

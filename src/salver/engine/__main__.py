@@ -11,6 +11,8 @@ from pathlib import Path
 import uvloop
 
 from salver.core.clock import SystemClock
+from salver.core.errors import InvalidSettings
+from salver.core.exits import give_up
 from salver.core.garbage import settle
 from salver.core.settings import Settings
 from salver.core.settings_file import read_settings
@@ -30,6 +32,13 @@ _LEAVE_TIMEOUT_S = 5.0
 def main(arguments: list[str] | None = None) -> None:
     """Run a worker until it is told to stop."""
     options = _parse(arguments)
+    try:
+        _run(options)
+    except InvalidSettings as error:
+        give_up(error)
+
+
+def _run(options: argparse.Namespace) -> None:
     home = Path(options.home)
     settings = read_settings(home)
     configure_logs(settings.observe.log_level, process=options.id, pid=os.getpid())

@@ -7,13 +7,13 @@ import random
 import secrets
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import uvloop
 
 from salver.core.clock import SystemClock
 from salver.core.errors import SalverError
+from salver.core.exits import give_up
 from salver.core.garbage import settle
 from salver.core.secret_file import load_secret
 from salver.core.settings import Settings
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         configure_logs(settings.observe.log_level, process=options.id, pid=os.getpid())
         uvloop.run(_serve(options, home, settings))
     except SalverError as error:
-        sys.exit(f"error: {error.message} [{error.code}]")
+        give_up(error)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

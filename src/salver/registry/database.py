@@ -11,6 +11,7 @@ from alembic.config import Config
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from salver.core.database_url import NO_URL, check_database_url
 from salver.core.errors import ControlUnavailable, InvalidSettings, StorageFull
 from salver.registry.postgresql import ANSWER_S, meaning_of, open_postgresql
 
@@ -52,23 +53,16 @@ class Database:
         database does not answer, and ``StorageFull``.
         """
         self.close()
+        check_database_url(self._url)
         try:
             url = sa.make_url(self._url)
-        except sa.exc.ArgumentError as error:
-            # It may hold a password, so it is not shown.
-            raise InvalidSettings(
-                "'control.database_url' is no URL; it looks like "
-                "postgresql+pg8000://USER:PASSWORD@HOST:5432/DATABASE"
-            ) from error
+        except sa.exc.ArgumentError:
+            # It may hold a password, so neither it nor what SQLAlchemy says is shown.
+            raise InvalidSettings(NO_URL) from None
         if url.get_backend_name() == "sqlite":
             self._engine = _sqlite(url)
-        elif url.get_backend_name() == "postgresql":
-            self._engine = open_postgresql(url, self._answer_s)
         else:
-            raise InvalidSettings(
-                f"database {url.get_backend_name()!r} is not supported; use sqlite or "
-                "postgresql+pg8000"
-            )
+            self._engine = open_postgresql(url, self._answer_s)
         with translated():
             if url.get_backend_name() == "postgresql":
                 self._migrate_patiently(url)

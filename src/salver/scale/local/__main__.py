@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from salver.core.clock import SystemClock
-from salver.core.errors import SalverError
+from salver.core.errors import InvalidSettings, SalverError
 from salver.core.settings_file import read_settings
 from salver.observe.lines import say
 from salver.scale.local.supervisor import Supervisor, UpOptions
@@ -54,14 +54,18 @@ async def _serve(supervisor: Supervisor, options: UpOptions) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop)
+    supervisor.refused = stopping.set
     await supervisor.start()
     say(f"data port {supervisor.http_url} (REST and gRPC), gRPC also {supervisor.grpc_target}")
     say(f"control API {supervisor.control_url}")
     say(f"state and logs in {options.home}; end with Ctrl-C or 'salver stop' (pid {os.getpid()})")
     await stopping.wait()
-    say("stopping: requests in flight are answered first")
+    if not supervisor.refusal:
+        say("stopping: requests in flight are answered first")
     await supervisor.stop()
     say("stopped")
+    if supervisor.refusal:
+        raise InvalidSettings(supervisor.refusal)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from salver.core.clock import Clock
+from salver.core.exits import BAD_SETTINGS, PREFIX
 from salver.core.settings import SupervisorSettings
 from salver.observe.lines import say
 from salver.scale.local.groups.process import GroupedProcess
 from salver.scale.local.start import Command, Process, Start, start_anew
 from salver.wire.ends import OUT_OF_MEMORY
 
+_LAST_BYTES = 4096
 _MAX_LOG_BYTES = 32 * 1024 * 1024
 # What a shell says of a command that it cannot start.
 _NOT_STARTED = 127
@@ -23,7 +25,8 @@ class Child:
     """Component that restarts its process whenever it ends, with growing pauses.
 
     ``changed`` is called when something of ``state``, ``restarts`` and ``pid`` has changed,
-    ``died`` with the pid of a process that ended unasked.
+    ``died`` with the pid of a process that ended unasked, and ``refused`` with what the first one
+    said if it could not begin with these settings.
     ``last_end`` tells what the last restart was for, empty before the first.
     """
 
@@ -51,6 +54,7 @@ class Child:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self.died: Callable[[int], None] = lambda _pid: None
+        self.refused: Callable[[str], None] = lambda _told: None
 
     def start(self) -> None:
         """Start the process and keep it alive."""
@@ -114,6 +118,8 @@ class Child:
         pause_s = self._pause_s
         self._pause_s = min(pause_s * 2, self._settings.backoff_max_s)
         self.restarts += 1
+        if status == BAD_SETTINGS and self.restarts == 1:
+            self.refused(_last_words(self._log))
         if self._process is not None:
             self.died(self._process.pid)
         self.last_end = self._told(status)
@@ -152,6 +158,17 @@ def _open_log(log: Path) -> int:
     except OSError as error:
         say(f"no log at {log}: {error}")
         return os.open(os.devnull, flags)
+
+
+def _last_words(log: Path) -> str:
+    """Return what a process that gave up has written last, which may be several lines."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+        text = "\n" + file.read().decode(errors="replace")
+        _, is_there, told = text.rpartition(f"\n{PREFIX}")
+        if is_there:
+            return " ".join(told.rpartition(" [")[0].split())
+    return f"see {log}"
 
 
 def _rotate(log: Path) -> None:

@@ -6,7 +6,6 @@ plan, first from disk, then from control.
 
 import asyncio
 import contextlib
-import fcntl
 import ipaddress
 import json
 import os
@@ -25,6 +24,7 @@ from salver.core.settings import Settings, SupervisorSettings
 from salver.core.tls import ServerTls, server_context, server_tls
 from salver.scale.local import leftovers
 from salver.scale.local.activation import DoorChild
+from salver.scale.local.claims import listen, lock
 from salver.scale.local.groups.grouping import Grouping
 from salver.scale.local.later import Later
 from salver.scale.local.lifeguard import Lifeguard
@@ -83,7 +83,11 @@ class UpOptions:
 
 
 class Supervisor:
-    """Component of the supervisor process."""
+    """Component of the supervisor process.
+
+    ``refused`` is called when something that is started first cannot begin with these settings;
+    ``refusal`` is what it said.
+    """
 
     def __init__(
         self, options: UpOptions, settings: Settings, clock: Clock, incarnation: str
@@ -111,6 +115,8 @@ class Supervisor:
         self._grouping = Grouping(options.home, settings.supervisor, clock)
         self._table = Table(self._run / "processes.json", self._shown)
         self._doors = Later(self._open_again)
+        self.refusal = ""
+        self.refused: Callable[[], None] = lambda: None
         self._lifeguard = Lifeguard(self._run, clock, lambda: list(self._children.values()))
 
     def provision(self) -> None:
@@ -125,13 +131,13 @@ class Supervisor:
         with storage_errors(self._run):
             for folder in (options.home, self._run, self._logs):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = _lock(self._run / "supervisor.lock")
+            self._lock = lock(self._run / "supervisor.lock")
         # Made here so that whoever sees the ports finds the secrets too.
         for name in ("control.token", "ids.key"):
             load_secret(options.home / name, _SECRET_BYTES)
-        self._http = _listen(options.http_host, options.http_port, "--http-port")
-        self._grpc = _listen(options.http_host, _grpc_port(options), "--grpc-port")
-        self._control = _listen(_LOOPBACK, options.control_port, "--control-port")
+        self._http = listen(options.http_host, options.http_port, "--http-port")
+        self._grpc = listen(options.http_host, _grpc_port(options), "--grpc-port")
+        self._control = listen(_LOOPBACK, options.control_port, "--control-port")
         self._orphans.provision()
         pulse.clear(self._run)
         attempts.clear(self._run)
@@ -178,6 +184,8 @@ class Supervisor:
             # Control's first plan has it too; starting now saves the first deploy the wait.
             self._start_child(self._worker("shared-0"))
         self._start_child(self._control_command())
+        for child in self._children.values():
+            child.refused = partial(self._refused, child.command.identity)
         self._orphans.start()
         self._grouping.start()
         self._lifeguard.start()
@@ -342,6 +350,11 @@ class Supervisor:
         hosted = tuple(load.variant for load in own.loads) if own is not None else ()
         self._deaths.append(Death(identity, pid, hosted, plan.number))
 
+    def _refused(self, identity: str, told: str) -> None:
+        """Serve nobody rather than half: at the start people look, and can mend it."""
+        self.refusal = self.refusal or f"{identity} cannot begin: {told}"
+        self.refused()
+
     def _restarts(self, identity: str, child: Child) -> int:
         return self._gone_restarts.get(identity, 0) + child.restarts
 
@@ -462,32 +475,3 @@ def _grpc_port(options: UpOptions) -> int:
     if options.grpc_port is not None:
         return options.grpc_port
     return options.http_port + 1 if 0 < options.http_port < _LAST_PORT else 0
-
-
-def _lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.read(descriptor, 32).decode(errors="replace").strip() or "another process"
-        os.close(descriptor)
-        raise Conflict(
-            f"a server already runs from {path.parent.parent} (pid {owner}); stop it with "
-            "'salver stop' or use another --home"
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
-    return descriptor
-
-
-def _listen(host: str, port: int, option: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise Conflict(
-            f"{host}:{port} cannot be used ({error.strerror}); choose another {option}, 0 for any"
-        ) from error
-    listening.setblocking(False)
-    listening.set_inheritable(True)
-    return listening
