@@ -9,10 +9,19 @@ import pytest
 
 from tests.e2e.load import Load, assert_unharmed
 from tests.e2e.server import Server, wait_until, write_rows
+from tests.e2e.test_code import write
 from tests.models import onnx_identity
 from tests.postgres import Postgres
 
 AWAY = "the database does not answer"
+WITNESS = """
+import pathlib
+
+class Model:
+    def predict(self, inputs):
+        pathlib.Path(PATH).touch()
+        return {"y": inputs["x"]}
+"""
 
 
 @pytest.fixture
@@ -65,8 +74,10 @@ def changes(folder: Path) -> list[tuple[str, ...]]:
     """Return commands that change something."""
     example = write_rows(folder / "rows.json", [[1.0]])
     model = str(onnx_identity("FP32", 2))
+    code = write(folder / "code", WITNESS.replace("PATH", repr(str(folder / "examined"))))
     return [
         ("push", model, "--name", "late", "--example", str(example)),
+        ("push", str(code), "--name", "seen", "--example", str(example), "--trust-code"),
         ("deploy", "scaled:2", "--endpoint", "scaled"),
         ("alias", "scaled@champion", "1"),
         ("rollout", "abort", "scaled"),
@@ -105,7 +116,8 @@ def test_everything_is_kept_in_it(server: Server, tmp_path: Path) -> None:
 def test_it_is_killed_and_comes_back(server: Server, postgres: Postgres, tmp_path: Path) -> None:
     """Serving goes on, changes are refused with the cause, and control goes on by itself.
 
-    Also when control is killed while its database is away, and whatever else dies then.
+    What cannot be stored is not examined. Also when control is killed while its database is away,
+    and whatever else dies then.
     """
     two_versions(server, tmp_path)
     with Load(server.port, "scaled", connections=16) as load:
@@ -131,6 +143,7 @@ def test_it_is_killed_and_comes_back(server: Server, postgres: Postgres, tmp_pat
         wait_until(lambda: load.factors[3.0] > goal, "the new version answers")
     assert_unharmed(load)
     assert counted(server) >= before
+    assert not (tmp_path / "examined").exists()
 
 
 def test_it_is_away_when_everything_starts(server: Server, postgres: Postgres) -> None:

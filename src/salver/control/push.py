@@ -99,6 +99,8 @@ class Pusher:
         if push.alias:
             check_name(push.alias, "alias")
         await asyncio.to_thread(self._check_files, push.files)
+        # An examination takes a while, and would be for nothing.
+        await self._database(self._catalog.reach)
         async with self._slots:
             report = await self._examine(push)
         manifest = self._manifest(push, report)

@@ -29,6 +29,11 @@ class Catalog:
         self._clock = clock
         self._tenant = tenant
 
+    def reach(self) -> None:
+        """Raise ``ControlUnavailable`` while the database does not answer."""
+        with self._database.read():
+            pass
+
     def create_version(
         self, model: str, manifest: Manifest, created_by: str, marks: Mapping[str, str]
     ) -> tuple[VersionRecord, bool]:
