@@ -16,6 +16,7 @@ PARTS = (
     "json-large",
     "startup",
     "cold",
+    "rollback",
     "text",
     "image",
     "overload",

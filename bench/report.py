@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bench import report_hosting, report_real
@@ -39,6 +39,7 @@ def render(results: Results) -> str:
         _json_large(results),
         _startup(results),
         _cold(results),
+        _rollback(results),
         *report_real.sections(results),
         *report_hosting.sections(results),
     ]
@@ -202,17 +203,33 @@ def _startup(results: Results) -> str:
 def _cold(results: Results) -> str:
     if not results.cold:
         return ""
-    rows = [
-        [
-            way,
-            f"{1e3 * median(figures, float):.0f}",
-            f"{1e3 * min(figures):.0f} to {1e3 * max(figures):.0f}",
-            str(len(figures)),
-        ]
-        for way, figures in results.cold.items()
-    ]
     header = ["where the model runs", "first answer ms, median", "range", "starts"]
+    rows = _milliseconds(results.cold)
     return "## From no replica to the first answer\n\n" + table(header, rows)
+
+
+def _rollback(results: Results) -> str:
+    if not results.rollback:
+        return ""
+    header = ["until", "median ms", "range", "rollbacks"]
+    columns = {
+        "the last answer of the version that is left": [r.last_answer_s for r in results.rollback],
+        "the end of the command": [r.command_s for r in results.rollback],
+    }
+    return "## From `salver rollback` on\n\n" + table(header, _milliseconds(columns))
+
+
+def _milliseconds(figures: Mapping[str, list[float]]) -> list[list[str]]:
+    """One row each: median, range and count of seconds."""
+    return [
+        [
+            name,
+            f"{1e3 * median(values, float):.0f}",
+            f"{1e3 * min(values):.0f} to {1e3 * max(values):.0f}",
+            str(len(values)),
+        ]
+        for name, values in figures.items()
+    ]
 
 
 def _targets(results: Results) -> str:

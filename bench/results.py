@@ -150,6 +150,14 @@ class Shadow:
     load_1m: float
 
 
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """Seconds from the command to the last answer of the version it leaves, and to its end."""
+
+    last_answer_s: float
+    command_s: float
+
+
 @dataclass(slots=True)
 class Results:
     """Samples by server, then by connections or variant; position in each list is the round."""
@@ -166,6 +174,7 @@ class Results:
     json_large: dict[str, list[Sample]] = field(default_factory=dict)
     startup: dict[str, list[StartUp]] = field(default_factory=dict)
     cold: dict[str, list[float]] = field(default_factory=dict)
+    rollback: list[Rollback] = field(default_factory=list)
     text: dict[str, list[Capacity]] = field(default_factory=dict)
     image: dict[str, list[float]] = field(default_factory=dict)
     overload: dict[str, Overload] = field(default_factory=dict)

@@ -26,6 +26,7 @@ OF_TRITON = 2.5
 P50_OF_CEILING = 1.6
 FIRST_ANSWER_S = 1.5
 MEMORY_MB = 350.0
+ROLLBACK_S = 1.0
 COLD_S = {"own process, warm": 0.15, "own process, started anew": 1.0}
 RECOVERY_S = 2.0
 GRPC_OF_CEILING = 0.6
@@ -113,7 +114,7 @@ def _hosting(results: Results) -> list[Verdict]:
 
 
 def _cold(results: Results) -> list[Verdict]:
-    """From no replica to the first answer, with a warm process and without."""
+    """From no replica to the first answer, with a warm process and without, and back again."""
     found = []
     for way, bound_s in COLD_S.items():
         starts = results.cold.get(way)
@@ -121,7 +122,9 @@ def _cold(results: Results) -> list[Verdict]:
         found.append(
             _at_most(f"Salver, first answer of a cold model, {way} (s)", median_s, bound_s)
         )
-    return found
+    last_s = max((one.last_answer_s for one in results.rollback), default=None)
+    what = "Salver, last answer of a version after a rollback (s), the slowest"
+    return [*found, _at_most(what, last_s, ROLLBACK_S)]
 
 
 def _grpc(results: Results) -> list[Verdict]:
