@@ -13,7 +13,8 @@ from salver.core.clock import ManualClock
 from salver.core.rollouts import RolloutPolicy, check_policy
 from salver.rollout.columns import Columns
 from salver.rollout.gaps import MIN_S, Gaps
-from salver.rollout.machine import HOLD, ROLL_BACK, Command, Rollout, Tick, command, tick
+from salver.rollout.machine import ADVANCE, HOLD, ROLL_BACK, Command, Rollout, Tick, command, tick
+from salver.wire.messages import Evidence
 from tests.control.test_rollout_evidence import counted, plan
 
 ERRORS = {"name": "errors", "kind": "error_rate", "max_increase": 0.01}
@@ -106,16 +107,94 @@ def test_failures_of_a_primary_that_was_gone_excuse_no_canary(course: Course) ->
     assert look.requests == 10 + 1500 + 1500
 
 
-def test_what_was_counted_before_stays(course: Course) -> None:
-    """Epochs that ended before the primary went are compared all the same."""
+def test_what_was_counted_before_stays_and_leads_to_no_step(course: Course) -> None:
+    """Epochs that ended before the primary went are compared, and none of them stands for this one.
+
+    The step wants its own requests, counted since the primary is back.
+    """
     course.take("canary", 1500, 0)
     course.take("primary", 1500, 0)
     course.begin(9)
-    course.take("canary", 700, 0)
+    course.take("canary", 700, 700)
     course.take("primary", 700, 700)
     course.pass_by(GONE, 6)
     course.pass_by(HERE, 1)
-    assert errors(course.look())[1] == 1500
+    look = course.look()
+    assert errors(look)[1] == 1500
+    assert look.finding is not None
+    assert look.finding.kind == HOLD
+    course.begin(10)
+    assert look.finding.kind == HOLD
+    course.rollout, line = tick(course.rollout, tick_of(course.look()))
+    assert line is None
+    course.take("canary", 90, 0)
+    course.take("primary", 90, 0)
+    course.rollout, line = tick(course.rollout, tick_of(course.look()))
+    assert line is None
+    course.books.take("g2", epoch_10("canary", 60, course))
+    course.books.take("g2", epoch_10("primary", 60, course))
+    look = course.look()
+    assert look.finding is not None
+    assert look.finding.kind == ADVANCE
+    course.rollout, line = tick(course.rollout, tick_of(look))
+    assert line is not None
+    assert line.kind == "step"
+
+
+def tick_of(look: Look) -> Tick:
+    """Return a tick that brings what a look has found."""
+    return msgspec.structs.replace(HERE, requests=look.requests, finding=look.finding)
+
+
+def epoch_10(arm: str, requests: int, course: Course) -> Evidence:
+    """Return what another gateway has counted in epoch 10."""
+    assert course.columns is not None
+    return msgspec.structs.replace(counted(course.columns, arm, requests, 0), epoch=10)
+
+
+def test_harm_that_was_shown_before_is_acted_on_meanwhile(course: Course) -> None:
+    """An absence saves no canary that has done harm in an epoch that is over."""
+    course.take("canary", 1500, 150)
+    course.take("primary", 1500, 0)
+    course.begin(9)
+    course.pass_by(GONE, 6)
+    look = course.look()
+    assert look.finding is not None
+    assert look.finding.kind == ROLL_BACK
+
+
+def test_the_epoch_in_which_it_went_is_left_out_too(course: Course) -> None:
+    """Also where another began before the absence was long enough to be one."""
+    course.take("canary", 700, 0)
+    course.pass_by(GONE, 2)
+    course.begin(9)
+    course.pass_by(GONE, 4)
+    assert course.rollout.gaps.since == 8
+    course.pass_by(HERE, 1)
+    assert course.rollout.gaps == Gaps(((8, 9),))
+
+
+def test_one_look_alone_shows_no_absence(course: Course) -> None:
+    """After a while in which nobody looked, workers may only not have come back to control yet."""
+    course.pass_by(msgspec.structs.replace(GONE, elapsed_s=60.0), 1)
+    course.pass_by(HERE, 1)
+    assert course.rollout.gaps == Gaps()
+
+
+def test_an_end_that_nothing_is_known_of_ends_no_absence(course: Course) -> None:
+    """Until control knows what was counted, it cannot know what to leave out."""
+    course.pass_by(GONE, 6)
+    course.rollout, _ = tick(course.rollout, HERE)
+    assert course.rollout.gaps.since == 8
+    course.pass_by(HERE, 1)
+    assert course.rollout.gaps == Gaps(((8, 8),))
+
+
+def test_without_traffic_there_is_nothing_to_leave_out(course: Course) -> None:
+    """A canary that was set back to 0 % has had its last epoch before the primary went."""
+    course.rollout = msgspec.structs.replace(course.rollout, weight=0)
+    course.pass_by(GONE, 6)
+    assert course.rollout.gaps == Gaps()
 
 
 def test_a_short_absence_is_a_failure_like_others(course: Course) -> None:

@@ -9,13 +9,16 @@ import pytest
 import sqlalchemy as sa
 
 from salver.control.hub import GATEWAY, SUPERVISOR
+from salver.control.rollouts.analyst import Look
 from salver.control.rollouts.journal import line_of, record_of, rollout_of
 from salver.control.rollouts.judging import columns_of, judge_policy
+from salver.control.rollouts.looks import Seen
 from salver.core.clock import ManualClock
 from salver.core.errors import NotReady
 from salver.registry.lease import STALE_S
 from salver.rollout.columns import encode_columns
-from salver.rollout.machine import Command, Rollout, command
+from salver.rollout.gaps import Gaps
+from salver.rollout.machine import ADVANCE, Command, Finding, Rollout, command
 from salver.wire.deaths import Death
 from tests.control.parts import Control, control, variant
 from tests.control.test_rollout_evidence import POLICY, counted
@@ -77,6 +80,21 @@ def test_after_a_takeover_evidence_is_that_of_the_rollout_which_is_on(
     assert parts.runner.current["e"].state == "running"
     assert parts.runner.current["e"].requests == 0
     assert parts.books.observed("e") == []
+
+
+def test_a_look_at_what_is_left_out_by_now_decides_nothing(parts: Control) -> None:
+    """An analysis may take longer than an absence of the primary, and is of before or within it."""
+    rollout = parts.begin(ROLLOUT)
+    finding = Finding(ADVANCE, "no metric is worse")
+    seen = Seen(Look(900, finding))
+    seen_tick = asyncio.run(parts.runner._ticked(rollout, seen, 1.0))
+    assert seen_tick.finding == finding
+    short = msgspec.structs.replace(rollout, gaps=Gaps(begun=7))
+    assert asyncio.run(parts.runner._ticked(short, seen, 1.0)).finding == finding
+    for gaps in (Gaps(since=7), Gaps(((7, 8),))):
+        later = msgspec.structs.replace(rollout, gaps=gaps)
+        seen_tick = asyncio.run(parts.runner._ticked(later, seen, 1.0))
+        assert (seen_tick.finding, seen_tick.requests) == (None, 900)
 
 
 def test_a_control_that_is_in_charge_again_begins_with_what_is_stored(

@@ -36,6 +36,9 @@ def test_settings_that_nothing_can_begin_with_end_the_start(
     assert told in last
     assert last.endswith("[invalid_settings]")
     assert run("status", "--home", str(home)).returncode != 0
+    done = run("up", "--home", str(home), "--detach", *PORTS)
+    assert done.returncode == 1
+    assert told in done.stderr.decode()
 
 
 def test_keys_that_cannot_be_read_end_the_start(home: Path, tmp_path: Path) -> None:

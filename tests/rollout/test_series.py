@@ -97,6 +97,26 @@ def test_a_slice_is_what_came_since_the_last() -> None:
     assert msgspec.json.decode(msgspec.json.encode(slices), type=Slices) == slices
 
 
+def test_what_is_left_out_makes_no_slice() -> None:
+    """What was counted before and after is of other requests, whose difference means nothing."""
+    canary, primary = Arm(), Arm()
+    slices = cut(Slices(), seen(canary, primary), SPECS, 5.0, 10.0)
+    canary.more(340, 10, 0.02, 0, 0)
+    primary.more(350, 0, 0.02, 0, 0)
+    slices = cut(slices, seen(canary, primary), SPECS, 15.0, 10.0)
+    before = slices.values
+    slices = cut(slices, [], SPECS, 25.0, 10.0, 1)
+    assert (slices.values, slices.primary, slices.gaps) == (before, None, 1)
+    canary, primary = Arm(), Arm()
+    canary.more(350, 10, 0.02, 0, 0)
+    slices = cut(slices, seen(canary, primary), SPECS, 35.0, 10.0, 1)
+    assert slices.values == before
+    canary.more(9, 1, 0.02, 0, 0)
+    primary.more(10, 0, 0.02, 0, 0)
+    slices = cut(slices, seen(canary, primary), SPECS, 45.0, 10.0, 1)
+    assert slices.values["errors"] == ((0.0, 0.0), (10 / 350, 0.1))
+
+
 def test_slices_are_looked_at_in_whole_lots() -> None:
     """A test for one look is not made after every slice."""
     canary, primary = Arm(), Arm()

@@ -90,3 +90,28 @@ async def _start_at_last(folder: Path, start: Refused) -> None:
         assert (child.restarts, child.last_end) == (1, "exit 127")
     finally:
         await child.stop(5.0)
+
+
+@pytest.mark.parametrize("start", [1, 2])
+def test_only_who_cannot_begin_at_first_is_told_of(tmp_path: Path, start: int) -> None:
+    """With its own words, not those of a run before; later it has served, and is tried again."""
+    (tmp_path / "marks").mkdir()
+    (tmp_path / "one.log").write_text("error: an older one [invalid_settings]\n")
+    told = asyncio.run(_refusing(tmp_path, start))
+    assert told == (["start 1 is of no use"] if start == 1 else [])
+
+
+async def _refusing(folder: Path, start: int) -> list[str]:
+    told: list[str] = []
+    command = Command("one", "worker", "tests.scale.refusing", (str(folder / "marks"), str(start)))
+    child = Child(command, folder, QUICK, SystemClock(), lambda: None)
+    child.refused = told.append
+    child.start()
+    try:
+        async with asyncio.timeout(30):
+            while child.restarts < start:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+        assert child.last_end == f"exit {os.EX_CONFIG}"
+    finally:
+        await child.stop(5.0)
+    return told

@@ -18,8 +18,8 @@ def status_lines(rollout: dict[str, Any]) -> Iterator[str]:
     yield f"  {weights}; {rollout['requests']} requests to {rollout['to']}"
     for metric in rollout["metrics"]:
         yield f"  {_metric(metric)}"
-    if rollout["gaps"]:
-        times = f"{rollout['gaps']} time{'s' * (rollout['gaps'] != 1)}"
+    if gaps := rollout.get("gaps", 0):
+        times = f"{gaps} time{'s' * (gaps != 1)}"
         yield f"  left out: {times} in which the primary could not answer"
     if rollout["reason"]:
         yield f"  because: {rollout['reason']}"

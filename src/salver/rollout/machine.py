@@ -163,6 +163,10 @@ def _counted(rollout: Rollout, seen: Tick) -> Rollout:
     if rollout.state == PAUSED:
         passed_s = 0.0
     is_new = seen.requests is not None and seen.requests > rollout.requests
+    requests = max(rollout.requests, seen.requests or 0)
+    # Without traffic nothing is counted that could be left out.
+    gaps = rollout.gaps.seen(away_s, seen.epoch if rollout.weight else 0)
+    is_over = len(gaps.over) > len(rollout.gaps.over)
     return msgspec.structs.replace(
         rollout,
         running_s=rollout.running_s + (passed_s if rollout.step > PREPARING else 0.0),
@@ -170,8 +174,9 @@ def _counted(rollout: Rollout, seen: Tick) -> Rollout:
         exposed_s=exposed_s,
         quiet_s=0.0 if is_new or rollout.step == PREPARING else rollout.quiet_s + passed_s,
         away_s=away_s,
-        gaps=rollout.gaps.seen(away_s, seen.epoch),
-        requests=max(rollout.requests, seen.requests or 0),
+        gaps=gaps,
+        requests=requests,
+        step_requests=requests if is_over else rollout.step_requests,
         crashes=max(rollout.crashes, seen.crashes),
     )
 

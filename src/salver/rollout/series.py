@@ -43,13 +43,15 @@ class Slices(msgspec.Struct, frozen=True):
     """All slices so far, as they are kept; None where a slice had no value.
 
     ``end_s`` is when the last one ended, in the rollout's own time, and ``primary`` and ``canary``
-    what was counted until then. ``values`` are by metric: the primary's and the canary's.
+    what was counted until then. ``values`` are by metric: the primary's and the canary's. ``gaps``
+    is how many times something had been left out by then.
     """
 
     end_s: float = 0.0
     primary: Counted | None = None
     canary: Counted | None = None
     values: dict[str, tuple[tuple[Value, ...], tuple[Value, ...]]] = {}
+    gaps: int = 0
 
     def series(self) -> Mapping[str, Series]:
         """Return what may be looked at: whole lots of ``MIN_VALUES`` slices, each look at new ones.
@@ -83,9 +85,15 @@ def cut(
     specs: Sequence[MetricSpec],
     now_s: float,
     slice_s: float,
+    gaps: int = 0,
 ) -> Slices:
-    """Return slices with the one that has ended, if one has; ``slice_s`` is how long each lasts."""
+    """Return slices with the one that has ended, if one has; ``slice_s`` is how long each lasts.
+
+    The one in which another of the ``gaps`` began has no value: its beginning is left out now.
+    """
     measured = [each for each in observed if not each.block.warmup]
+    if slices.gaps != gaps:
+        slices = Slices(slices.end_s, None, None, slices.values, gaps)
     if not measured or (slices.primary is not None and now_s - slices.end_s < slice_s):
         return slices
     layout = measured[-1].block.primary
@@ -101,7 +109,7 @@ def cut(
             for spec in specs
             for before in [slices.values.get(spec.name, ((), ()))]
         }
-    return Slices(now_s, primary, canary, values)
+    return Slices(now_s, primary, canary, values, gaps)
 
 
 def _length(slices: Slices) -> int:

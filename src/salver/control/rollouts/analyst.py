@@ -27,6 +27,7 @@ from salver.rollout.analysis import asks_plugins
 from salver.rollout.columns import Columns, encode_columns
 from salver.rollout.counts import Share
 from salver.rollout.evidence import Observed
+from salver.rollout.gaps import Gaps
 from salver.rollout.judge import of_copies
 from salver.rollout.machine import HOLD, ROLL_BACK, Finding, Rollout
 from salver.rollout.report import Report
@@ -48,13 +49,15 @@ class Unasked(NamedTuple):
 class Look(NamedTuple):
     """The new version's requests in all, what a judge says, and what shall be counted from now on.
 
-    ``columns`` is as a plan carries it. What is ``unasked`` has no say in the finding yet.
+    ``columns`` is as a plan carries it. What is ``unasked`` has no say in the finding yet. ``gaps``
+    are what the rollout's were when it began.
     """
 
     requests: int
     finding: Finding | None
     columns: bytes = b""
     unasked: Unasked | None = None
+    gaps: Gaps = Gaps()
 
 
 class Analyst:
@@ -87,7 +90,10 @@ class Analyst:
             )
             observed = with_feedback(rollout, observed, sums)
         slices = await self._slices(rollout, observed, in_thread)
-        return await in_thread(lambda: _of_evidence(rollout, observed, slices, requests))
+        look = await in_thread(lambda: _of_evidence(rollout, observed, slices))
+        if counted and rollout.gaps.has(counted[-1].block.epoch):
+            look = _without_news(rollout, look)
+        return look._replace(requests=requests, gaps=rollout.gaps)
 
     async def _slices(
         self, rollout: Rollout, observed: Sequence[Observed], in_thread: Lane
@@ -98,15 +104,13 @@ class Analyst:
             return None
         before, specs = self._books.slices(rollout.endpoint), judge_policy(rollout.policy).metrics
         slices = await in_thread(
-            lambda: cut(before, observed, specs, rollout.exposed_s, own.slice_s)
+            lambda: cut(before, observed, specs, rollout.exposed_s, own.slice_s, len(rollout.gaps))
         )
         self._books.cut(rollout.endpoint, rollout.number, slices)
         return slices
 
 
-def _of_evidence(
-    rollout: Rollout, observed: Sequence[Observed], slices: Slices | None, requests: int
-) -> Look:
+def _of_evidence(rollout: Rollout, observed: Sequence[Observed], slices: Slices | None) -> Look:
     judged = judge_policy(rollout.policy)
     report, found = finding(rollout, judged, observed, slices, plugins=False)
     is_harmful, unasked = found.kind == ROLL_BACK, None
@@ -114,16 +118,19 @@ def _of_evidence(
         unasked = Unasked(report, observed)
     if all(each.block.warmup for each in observed):
         unasked = None
-        found = Finding(HOLD, _why_nothing(rollout), found.evidence)
-    return Look(requests, found, _columns(rollout, observed, is_warm=report.warm), unasked)
+        found = Finding(HOLD, "the canary is warming up", found.evidence)
+    return Look(0, found, _columns(rollout, observed, is_warm=report.warm), unasked)
 
 
-def _why_nothing(rollout: Rollout) -> str:
+def _without_news(rollout: Rollout, look: Look) -> Look:
+    """Return what is said while all that comes is left out: only harm seen before still counts."""
+    assert look.finding is not None
+    if look.finding.kind == ROLL_BACK:
+        return look
+    why = f"nothing was counted since {rollout.source}, the primary, is back"
     if rollout.gaps.since:
-        return f"{rollout.source}, the primary, cannot answer, and nothing is compared meanwhile"
-    if rollout.gaps.over:
-        return f"nothing was counted since {rollout.source}, the primary, is back"
-    return "the canary is warming up"
+        why = f"{rollout.source}, the primary, cannot answer, and nothing is compared meanwhile"
+    return look._replace(finding=Finding(HOLD, why, look.finding.evidence), unasked=None)
 
 
 def _columns(rollout: Rollout, observed: Sequence[Observed], *, is_warm: bool) -> bytes:

@@ -318,6 +318,9 @@ class Runner:
         facts = self.facts(rollout)
         snapshot_s = self._reconciler.settings.control.snapshot_interval_s
         requests, finding = (known.look or Look(0, None))[:2]
+        if known.look is not None and not known.look.gaps.leave_out_the_same(rollout.gaps):
+            # It looked at what is left out by now, or not at what counts again.
+            finding = None
         if finding is not None:
             self.findings[rollout.endpoint] = finding
         return Tick(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from salver.core.errors import Conflict
 
-_BACKLOG = 1024
+_BACKLOG = 4096
 
 
 def lock(path: Path) -> int:

@@ -15,6 +15,8 @@ from salver.scale.local.groups.process import GroupedProcess
 from salver.scale.local.start import Command, Process, Start, start_anew
 from salver.wire.ends import OUT_OF_MEMORY
 
+# Much longer than a start takes on a machine that has much else to do.
+_BEGINNING_S = 60.0
 _LAST_BYTES = 4096
 _MAX_LOG_BYTES = 32 * 1024 * 1024
 # What a shell says of a command that it cannot start.
@@ -26,7 +28,7 @@ class Child:
 
     ``changed`` is called when something of ``state``, ``restarts`` and ``pid`` has changed,
     ``died`` with the pid of a process that ended unasked, and ``refused`` with what the first one
-    said if it could not begin with these settings.
+    said if it could not begin with these settings, soon after it was started.
     ``last_end`` tells what the last restart was for, empty before the first.
     """
 
@@ -53,6 +55,8 @@ class Child:
         self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._starts = 0
+        self._log_bytes = 0
         self.died: Callable[[int], None] = lambda _pid: None
         self.refused: Callable[[str], None] = lambda _told: None
 
@@ -102,6 +106,7 @@ class Child:
             self._process = None
             say(f"{command.identity} cannot be started: {str(error) or type(error).__name__}")
             return _NOT_STARTED
+        self._starts += 1
         self._process, self.pid, self.state = process, process.pid, "running"
         self._changed()
         status = await process.wait()
@@ -111,6 +116,8 @@ class Child:
         lived_s = (self._clock.monotonic_ns() - started_ns) / 1e9
         if lived_s > self._settings.backoff_reset_s:
             self._pause_s = self._settings.backoff_initial_s
+        if status == BAD_SETTINGS and self._starts == 1 and lived_s < _BEGINNING_S:
+            self.refused(_last_words(self._log, self._log_bytes))
         return status
 
     async def _pause(self, status: int) -> None:
@@ -118,8 +125,6 @@ class Child:
         pause_s = self._pause_s
         self._pause_s = min(pause_s * 2, self._settings.backoff_max_s)
         self.restarts += 1
-        if status == BAD_SETTINGS and self.restarts == 1:
-            self.refused(_last_words(self._log))
         if self._process is not None:
             self.died(self._process.pid)
         self.last_end = self._told(status)
@@ -143,6 +148,7 @@ class Child:
 
     async def _spawn(self, command: Command) -> Process:
         descriptor = _open_log(self._log)
+        self._log_bytes = os.fstat(descriptor).st_size
         try:
             return await self._start_process(command, descriptor)
         finally:
@@ -160,10 +166,13 @@ def _open_log(log: Path) -> int:
         return os.open(os.devnull, flags)
 
 
-def _last_words(log: Path) -> str:
-    """Return what a process that gave up has written last, which may be several lines."""
+def _last_words(log: Path, begin: int) -> str:
+    """Return what a process that gave up has written last, which may be several lines.
+
+    Its own words begin at an offset.
+    """
     with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+        file.seek(max(begin, file.seek(0, os.SEEK_END) - _LAST_BYTES))
         text = "\n" + file.read().decode(errors="replace")
         _, is_there, told = text.rpartition(f"\n{PREFIX}")
         if is_there:

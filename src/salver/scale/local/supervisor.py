@@ -48,7 +48,6 @@ from salver.wire.messages import (
 )
 
 _SECRET_BYTES = 32
-_BACKLOG = 4096
 _LEAST_START_S = 60.0
 _MAX_DEATHS = 32
 _LAST_PORT = 65_535
@@ -184,8 +183,10 @@ class Supervisor:
             # Control's first plan has it too; starting now saves the first deploy the wait.
             self._start_child(self._worker("shared-0"))
         self._start_child(self._control_command())
-        for child in self._children.values():
-            child.refused = partial(self._refused, child.command.identity)
+        for identity, child in self._children.items():
+            # Who sleeps may begin much later, beside others that serve.
+            if not isinstance(child, DoorChild):
+                child.refused = partial(self._refused, identity)
         self._orphans.start()
         self._grouping.start()
         self._lifeguard.start()
