@@ -116,7 +116,8 @@ def test_what_dies_on_a_full_disk_comes_back(home: Path, tmp_path: Path) -> None
         server.ok("deploy", "iris")
         assert server.pid_of("shared-0") == pid_of(server, "shared-0")
         logs = "".join(path.read_text() for path in (home / "logs").glob("*.log"))
-        assert "log_lines_lost" in logs
+        # As processes say it, or the supervisor; which of them lost some depends on who was killed.
+        assert "log_lines_lost" in logs or "before this one could not be written" in logs
 
 
 def counted(server: Server) -> float:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from salver.scale.autoscale.decider import Decider, View
 from salver.scale.autoscale.demand import enough, needed, value
 from salver.scale.autoscale.history import History, Piece, Usage
 from salver.scale.autoscale.policy import Pace, Policy
@@ -153,6 +154,31 @@ def test_never_fewer_than_enough(metric: str, seen: float, target: float) -> Non
     rule = policy(metric, target)
     assert enough(rule, mean, 1) >= needed(rule, mean, 1)
     assert needed(rule, mean, 1) * target >= seen * (1 - 1e-6) - 1e-6
+
+
+def test_what_is_over_or_half_known_was_not_too_few() -> None:
+    """Neither the first look after a restart nor the peak of a burst keeps workers for an hour."""
+    rules = Policy(1, 8, "concurrency", 2.8, 1.0, Pace(stable_s=3.0, panic_s=1.0))
+    rush = Usage(open_s=32.0, asked=20.0, finished=40.0, run_s=3.0)
+    calm = Usage(open_s=0.3, asked=20.0, finished=20.0, run_s=0.2)
+    decider = Decider()
+    seen = decider.decide(rules, View(0, 3, rush, rush, "1 s of 3 s are known"), 3)
+    assert seen.wanted == 8
+    for second in range(1, 10):
+        seen = decider.decide(rules, View(second * S_NS, 3, calm, calm), 3)
+    assert seen.wanted == 1
+
+
+def test_what_was_too_few_for_what_is_asked_now_is_remembered() -> None:
+    """It took more, and as much is asked still, so that fewer are not tried again."""
+    rules = Policy(1, 8, "concurrency", 2.8, 1.0, Pace(stable_s=3.0, panic_s=1.0))
+    rush = Usage(open_s=32.0, asked=20.0, finished=5.0, run_s=3.0)
+    calm = Usage(open_s=0.3, asked=20.0, finished=20.0, run_s=0.2)
+    decider = Decider()
+    assert decider.decide(rules, View(0, 3, rush, rush), 3).wanted == 8
+    for second in range(1, 10):
+        seen = decider.decide(rules, View(second * S_NS, 8, calm, calm), 8)
+    assert (seen.wanted, seen.reason.partition("; ")[2]) == (6, "3 were too few")
 
 
 def ask(name: str, least: int, current: int, wanted: int) -> Ask:

@@ -48,7 +48,8 @@ class Decider:
     """What is remembered of one endpoint between two looks.
 
     Steady load is never answered with a to and fro: what proved to be too few is not tried again
-    while as much is asked, for an hour.
+    while as much is asked, for an hour. Neither a short history proves that, which sees requests
+    that came before it began, nor the peak of a panic that is over.
     """
 
     def __init__(self) -> None:
@@ -88,7 +89,9 @@ class Decider:
         wanted = self._delayed(policy, view.now_ns, target, current)
         if wanted > target:
             note = f"{target} are enough, waits {policy.delay_s:g} s"
-        if wanted > current:
+        # The queue is measured anew after each worker, so that its history is always short then.
+        is_known = policy.metric == QUEUE or not view.caution
+        if wanted > current and max(stable, burst) > current and is_known:
             self._remember(view, current)
         note = note or view.caution
         return Decision(wanted, f"{reason}; {note}" if note else reason, self.panics)
