@@ -26,8 +26,9 @@ _SETTINGS_HEAD = """# Settings
 
 Settings are read once, where a process starts: from `HOME/salver.yaml`, and from environment
 variables named `SALVER_SECTION__NAME`, which win.
-An unknown name is an error that names the nearest known one. Where a process cannot begin with a value,
-`salver up` ends and says which; one that is restarted with such a value later is tried again, while the others go on.
+An unknown name is an error that names the nearest known one. Where a process cannot begin with a
+value, `salver up` ends and says which; one that is restarted with such a value later is tried
+again, while the others go on.
 
 ```yaml
 http:
