@@ -188,8 +188,8 @@ def test_a_version_that_fails_rarely_is_found_in_half_a_minutes_traffic(
 ) -> None:
     """One that fails for 3 % at 5 % of some 500/s, judged as it comes: fewer than 40 saw an error.
 
-    Half a minute of that traffic is 15,000 requests, which a slow machine takes longer for. By
-    chance 200 requests hold too few failures to tell, and the next step shows them sooner.
+    Half a minute of that traffic is 15,000 requests, which a slow machine takes longer for. If by
+    chance so few fail that it cannot be told in 25 s, the next step shows it soon.
     """
     for share in (0, 3):
         path, example = coded(tmp_path / f"m{share}", share)
@@ -197,7 +197,8 @@ def test_a_version_that_fails_rarely_is_found_in_half_a_minutes_traffic(
     server.ok("deploy", "scaled:1", "--endpoint", "scaled")
     with Load(server.port, "scaled", connections=32, pause_s=0.06) as load:
         before, began = load.answered, time.monotonic()
-        server.ok("rollout", "start", "scaled", "--to", "2", "--steps", "5,25,50,100", "--auto")
+        server.ok("rollout", "start", "scaled", "--to", "2", "--steps", "5,25,50,100", "--auto",
+                  "--step-time", "25s")  # fmt: skip
         ended = ends(server, "rolled_back")
         asked, took_s = load.answered - before, time.monotonic() - began
     print(f"{asked} requests, {asked / took_s:.0f}/s, {took_s:.0f} s, failed: {load.failed}")
