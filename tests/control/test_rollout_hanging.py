@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from salver.control.rollouts.facts import Facts
 from salver.control.rollouts.judging import columns_of, judge_policy
 from salver.control.rollouts.plugin_looks import AT_ONCE
 from salver.core.clock import ManualClock
@@ -145,36 +146,45 @@ def test_a_freeze_and_a_rollback_do_not_wait_either(parts: Control) -> None:
     assert state(parts, "e")["state"] == "rolled_back"
 
 
-def test_what_does_not_come_back_is_given_up_and_pauses(parts: Control, clock: ManualClock) -> None:
+@pytest.fixture
+def answered(parts: Control, monkeypatch: pytest.MonkeyPatch) -> Control:
+    """Give a control whose primaries answer; while one does not, nothing is compared."""
+    monkeypatch.setattr(parts.runner, "facts", lambda _rollout: Facts(False, True, ""))
+    return parts
+
+
+def test_what_does_not_come_back_is_given_up_and_pauses(
+    answered: Control, clock: ManualClock
+) -> None:
     """It is counted once, no second thread begins, and a person may go on when it has come back."""
 
     async def run() -> None:
-        await begun(parts, rollout("e"))
-        await parts.runner._tick()
+        await begun(answered, rollout("e"))
+        await answered.runner._tick()
         clock.advance(29.0)
-        await parts.runner._tick()
-        assert parts.runner.current["e"].state == "running"
+        await answered.runner._tick()
+        assert answered.runner.current["e"].state == "running"
         clock.advance(2.0)
         for _ in range(3):
-            await parts.runner._tick()
-        paused = parts.runner.current["e"]
+            await answered.runner._tick()
+        paused = answered.runner.current["e"]
         assert (paused.state, paused.reason) == (
             "paused",
             "hangs could not be computed: its plug-in has not come back for 31 s",
         )
-        assert given_up(parts) == 1
+        assert given_up(answered) == 1
         assert len(threads()) == 1
-        await parts.rollouts.say("e", Command("resume", "bob"))
-        await parts.runner._tick()
-        assert parts.runner.current["e"].state == "paused"
+        await answered.rollouts.say("e", Command("resume", "bob"))
+        await answered.runner._tick()
+        assert answered.runner.current["e"].state == "paused"
         hanging.let_go.set()
         await until(lambda: not threads())
-        await parts.runner._tick()
-        await parts.rollouts.say("e", Command("resume", "bob"))
-        await parts.runner._tick()
-        assert parts.runner.current["e"].state == "running"
-        assert parts.runner.current["e"].requests == COUNTED
-        assert given_up(parts) == 1
+        await answered.runner._tick()
+        await answered.rollouts.say("e", Command("resume", "bob"))
+        await answered.runner._tick()
+        assert answered.runner.current["e"].state == "running"
+        assert answered.runner.current["e"].requests == COUNTED
+        assert given_up(answered) == 1
 
     asyncio.run(run())
 
@@ -192,26 +202,26 @@ def test_harm_that_own_metrics_show_does_not_wait_for_a_plug_in(parts: Control) 
 
 
 def test_harm_is_judged_while_a_plug_in_does_not_come_back(
-    parts: Control, clock: ManualClock
+    answered: Control, clock: ManualClock
 ) -> None:
     """The canary that was paused for it has traffic still."""
 
     async def run() -> None:
-        await begun(parts, rollout("e", "hangs", "error_rate"))
-        await parts.runner._tick()
+        await begun(answered, rollout("e", "hangs", "error_rate"))
+        await answered.runner._tick()
         clock.advance(31.0)
-        await parts.runner._tick()
-        paused = parts.runner.current["e"]
+        await answered.runner._tick()
+        paused = answered.runner.current["e"]
         assert (paused.state, paused.weight) == ("paused", 5000)
-        await parts.runner._tick()
-        assert parts.runner.current["e"].state == "paused"
+        await answered.runner._tick()
+        assert answered.runner.current["e"].state == "paused"
         for arm, failures in (("canary", 600), ("primary", 0)):
-            take(parts, paused, "g2", arm, failures)
-        await parts.runner._tick()
+            take(answered, paused, "g2", arm, failures)
+        await answered.runner._tick()
 
     asyncio.run(run())
     assert threads(), "it hangs still"
-    assert state(parts, "e")["state"] == "rolled_back"
+    assert state(answered, "e")["state"] == "rolled_back"
 
 
 def test_what_was_open_when_another_control_was_in_charge_is_not_heard(
