@@ -169,6 +169,18 @@ def test_what_is_over_or_half_known_was_not_too_few() -> None:
     assert seen.wanted == 1
 
 
+def test_a_burst_that_is_over_counts_with_what_was_asked_in_it() -> None:
+    """The long window has it still when the short one has not; fewer are enough for the rest."""
+    rules = Policy(1, 8, "concurrency", 2.8, 1.0, Pace(stable_s=3.0, panic_s=1.0))
+    burst = Usage(open_s=11.0, asked=500.0, finished=500.0, run_s=3.0)
+    calm = Usage(open_s=0.3, asked=20.0, finished=20.0, run_s=0.2)
+    decider = Decider()
+    assert decider.decide(rules, View(0, 3, burst, calm), 3).wanted == 4
+    for second in range(1, 10):
+        seen = decider.decide(rules, View(second * S_NS, 3, calm, calm), 3)
+    assert seen.wanted == 1
+
+
 def test_what_was_too_few_for_what_is_asked_now_is_remembered() -> None:
     """It took more, and as much is asked still, so that fewer are not tried again."""
     rules = Policy(1, 8, "concurrency", 2.8, 1.0, Pace(stable_s=3.0, panic_s=1.0))

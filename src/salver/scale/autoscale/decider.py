@@ -92,7 +92,8 @@ class Decider:
         # The queue is measured anew after each worker, so that its history is always short then.
         is_known = policy.metric == QUEUE or not view.caution
         if wanted > current and max(stable, burst) > current and is_known:
-            self._remember(view, current)
+            # What was asked must be of the same time as what it took.
+            self._remember(view, view.panic if burst > current else view.stable, current)
         note = note or view.caution
         return Decision(wanted, f"{reason}; {note}" if note else reason, self.panics)
 
@@ -157,9 +158,8 @@ class Decider:
             return target
         return max(target, min(current, max(count for _, count in recent)))
 
-    def _remember(self, view: View, current: int) -> None:
-        assert view.panic is not None
-        workers, asked = min(current, max(1, view.ready)), view.panic.asked
+    def _remember(self, view: View, seen: Usage, current: int) -> None:
+        workers, asked = min(current, max(1, view.ready)), seen.asked
         known = self._too_few
         if (
             known is None
@@ -167,7 +167,7 @@ class Decider:
             or asked < _SAME_LOAD * known.asked
             or self._is_old(known, view.now_ns)
         ):
-            self._too_few = _TooFew(workers, asked, view.panic.finished, view.now_ns)
+            self._too_few = _TooFew(workers, asked, seen.finished, view.now_ns)
 
     def _is_old(self, known: _TooFew, now_ns: int) -> bool:
         return now_ns - known.since_ns > _REMEMBER_NS
