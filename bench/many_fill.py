@@ -7,13 +7,12 @@ and FOLDER is what `bench/models/many.py` wrote.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from salver.client.sync import Client
 
@@ -40,7 +39,8 @@ def main(home: Path, folder: Path) -> dict[str, Any]:
     with Client(home=home) as client:
         sizes = sizes_of(client, 1)
         (worker,) = [w for w in client.workers() if w["kind"] == "shared"]
-        resident = psutil.Process(worker["pid"]).memory_info().rss
+        pages = int(Path(f"/proc/{worker['pid']}/statm").read_text().split()[1])
+        resident = pages * os.sysconf("SC_PAGE_SIZE")
         with ThreadPoolExecutor(AT_ONCE) as threads:
             list(threads.map(push, others))
         beside_bytes = resident - sizes[first]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.environments import BENCH
-from bench.failure import BenchError
+from bench.modules import run_module
 from bench.wire_http import Connection, Target
 
 CONNECTIONS = 2048
 PATIENCE_S = 5.0
+FAILED = "the load generator failed"
 """After which a caller gives up and closes its connection."""
 SETTLE_S = 20.0
 ANSWER_LIMIT_BYTES = 1 << 20
@@ -104,15 +103,6 @@ def offer(contestant: Contestant, plan: Plan, folder: Path) -> Offered:
     }
     file = folder / "plan.json"
     file.write_text(json.dumps(asked))
-    python = BENCH.parent / ".venv" / "bin" / "python"
-    done = subprocess.run(
-        [str(python), "-m", "bench.open_loop", str(file)],
-        cwd=BENCH.parent,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=plan.warm_up_s + plan.seconds + PATIENCE_S + 60,
-    )
-    if done.returncode:
-        raise BenchError(f"the load generator failed:\n{(done.stdout + done.stderr)[-2000:]}")
-    return Offered(rate_per_s=plan.rate_per_s, **json.loads(done.stdout))
+    timeout_s = plan.warm_up_s + plan.seconds + PATIENCE_S + 60
+    found = run_module("bench.open_loop", file, timeout_s=timeout_s, failed=FAILED)
+    return Offered(rate_per_s=plan.rate_per_s, **found)

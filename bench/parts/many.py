@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.environments import BENCH
-from bench.failure import BenchError
+from bench.modules import run_module
+from bench.offered import FAILED
 from bench.options import Options
 from bench.results import Latency, Many, ManyRound, Results
 from bench.servers.base import JSON
@@ -197,19 +196,7 @@ def offer(server: ManySalver, count: int, seconds: float, seed: int) -> list[Ask
 
 def run_loop(file: Path, timeout_s: float) -> dict[str, Any]:
     """Run the load generator once."""
-    python = BENCH.parent / ".venv" / "bin" / "python"
-    done = subprocess.run(
-        [str(python), "-m", "bench.many_loop", str(file)],
-        cwd=BENCH.parent,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
-    if done.returncode:
-        raise BenchError(f"the load generator failed:\n{(done.stdout + done.stderr)[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return run_module("bench.many_loop", file, timeout_s=timeout_s, failed=FAILED)
 
 
 def run(options: Options, workspace: Workspace, results: Results) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bench.environments import BENCH
-from bench.failure import BenchError
+from bench.modules import run_module
 from bench.servers.base import JSON
 from bench.servers.salver import Salver
 from bench.wire_http import Target
@@ -107,21 +105,13 @@ class ManySalver(Salver):
         facts_file.write_text(json.dumps({**facts, "stamp": stamp}))
 
     def _measured(self) -> dict[str, Any]:
-        python = BENCH.parent / ".venv" / "bin" / "python"
-        done = subprocess.run(
-            [python, "-m", "bench.many_fill", self.folder / "home", self.workspace.many],
-            cwd=BENCH.parent,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=FILL_TIMEOUT_S,
+        return run_module(
+            "bench.many_fill",
+            self.folder / "home",
+            self.workspace.many,
+            timeout_s=FILL_TIMEOUT_S,
+            failed="the models were not deployed",
         )
-        if done.returncode:
-            raise BenchError(
-                f"the models were not deployed:\n{(done.stdout + done.stderr)[-2000:]}"
-            )
-        facts: dict[str, Any] = json.loads(done.stdout)
-        return facts
 
     def probe(self) -> tuple[Target, bytes, dict[str, str]]:
         """Ask the first model."""
