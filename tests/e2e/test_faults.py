@@ -24,6 +24,7 @@ CONNECTIONS = 64
 CALLERS = 16
 SLOW_ROUNDS = 20
 MOST_LOADS = 8
+ABSENT_S = 4
 
 
 def test_a_killed_worker_fails_no_request_while_another_lives(home: Path, tmp_path: Path) -> None:
@@ -182,24 +183,27 @@ def test_the_only_worker_killed_gives_coded_refusals_and_comes_back(
 ) -> None:
     """Who waited waits on, new callers get 503 with Retry-After; nothing else fails.
 
-    How long that takes is printed; `bench/parts/startup.py` measures it where nothing else runs.
+    The supervisor is told to wait a while, so that callers surely come meanwhile: all the others
+    may be waiting already. How long it takes by itself is measured by `bench/parts/startup.py`.
     """
+    home.mkdir()
+    (home / "salver.yaml").write_text(f"supervisor: {{backoff_initial_s: {ABSENT_S}}}\n")
     with Server(home) as server:
         server.deploy_scaled(tmp_path)
         # A worker that was named a moment ago is waited for; later its absence is refused.
         time.sleep(1.5)
         with Load(server.port, "scaled", connections=16) as load:
             wait_until(lambda: load.answered > 50, "traffic")
-            killed = time.monotonic()
             server.kill("shared-0")
-            wait_until(lambda: load.failed.total() > 0, "a refusal")
-            before = load.answered
-            wait_until(lambda: load.answered > before, "an answer")
-            print(f"answered {time.monotonic() - killed:.2f} s after the kill: {load.failed}")
+            time.sleep(ABSENT_S / 8)
+            with Load(server.port, "scaled", connections=4) as late:
+                wait_until(lambda: late.failed.total() > 0, "a refusal")
+                before = load.answered
+                wait_until(lambda: late.answered > 0, "an answer to who was refused")
             wait_until(lambda: load.answered > before + 50, "answers again")
-        assert set(load.failed) == {"503 not_ready retry-after"}
-        assert load.broken == load.refused == 0
-        assert load.wrong == 0
+        for callers in (load, late):
+            assert callers.failed.keys() <= {"503 not_ready retry-after"}
+            assert callers.broken == callers.refused == callers.wrong == 0
 
 
 def test_sigterm_answers_what_is_open(home: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from salver.core.exits import BAD_SETTINGS
 from tests import models
 from tests.e2e.load import Load
 from tests.e2e.server import Server, wait_until, write_rows
@@ -91,7 +92,7 @@ def test_a_control_without_the_package_says_what_is_missing(
         timeout=60,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == BAD_SETTINGS
     told = done.stderr.decode().strip().splitlines()[-1]
     assert "the metric 'visits' cannot be loaded from acme_metrics:visits" in told
     assert "No module named 'acme_metrics'" in told

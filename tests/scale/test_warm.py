@@ -144,6 +144,17 @@ async def test_a_worker_becomes_what_it_is_told() -> None:
 
 
 @in_loop
+async def test_one_taken_the_moment_it_is_there_is_replaced() -> None:
+    """The pool is filled again though the task that brought the process is not over yet."""
+    async with pool() as running:
+        while not running.warm.pids:
+            await asyncio.sleep(0)
+        assert isinstance(await running.start(ENVIRONMENT), ForkedProcess)
+        for pid in await running.full(2):
+            os.kill(pid, signal.SIGKILL)
+
+
+@in_loop
 async def test_other_threads_take_another_process() -> None:
     """A worker whose environment is not the zygote's is started anew, with that environment."""
     async with pool() as running:

@@ -170,6 +170,8 @@ class WarmPool:
     def _came(self, task: asyncio.Task[None]) -> None:
         self._coming.discard(task)
         self._changed.set()
+        # Its process may have been taken, and this task counted as coming, before this was called.
+        self._refill()
 
     async def _fork(self) -> None:
         """Have one process forked, and keep it when it says that it is there."""
@@ -180,7 +182,6 @@ class WarmPool:
             near.close()
             # The zygote is restarted with pauses; asking it again at once would fill its link.
             await asyncio.sleep(_REFILL_PAUSE_S)
-            asyncio.get_running_loop().call_soon(self._refill)
         except BaseException:
             near.close()
             raise
