@@ -36,14 +36,9 @@ env-mlserver: .venv-mlserver/.stamp
 	scripts/environment.sh $(PYTHON) requirements/mlserver.lock .venv-mlserver
 	touch $@
 
-# These look at what the whole machine holds, or fill its memory.
-ALONE := tests/e2e/test_stateful.py tests/e2e/test_groups.py tests/scale/test_groups.py
-
 test: env-test env-clients env-mlserver  ## Pass every test. JOBS=1 for one file after the other
 	scripts/debian-packages.sh
-	folder=$$(mktemp -d /tmp/t.XXXXXX) && $(BIN)/pytest --basetemp $$folder/a \
-	    --numprocesses $(or $(JOBS),2) --dist loadfile $(or $(ARGS),$(ALONE:%=--ignore=%)) && \
-	$(if $(ARGS),true,$(BIN)/pytest --basetemp $$folder/b $(ALONE)) && rm -rf $$folder
+	JOBS=$(JOBS) AGAIN=$(AGAIN) scripts/test.sh $(ARGS)
 
 fuzz: env-test  ## Fuzz what reads the wire; what goes wrong joins a corpus. TARGET=http2 SECONDS=600
 	for target in $(or $(TARGET),http2 headers grpc rest); do \

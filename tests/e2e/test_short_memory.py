@@ -20,6 +20,7 @@ from tests.e2e.test_code import one_number, write
 
 BUDGET = 480_000_000
 MEGABYTE = 1_000_000
+MOST_FILLED = 100 * MEGABYTE
 SIDE = 4000
 SHRINKS, UNLOADS, REFUSES_LARGE, REFUSES = 0.82, 0.895, 0.94, 0.98
 # Bodies that nearly came stay, however slow the machine is.
@@ -209,7 +210,7 @@ def test_a_gateway_shrinks_refuses_what_is_large_then_all_and_goes_back(serving:
             uploads.take(missing(pid, share))
             wait_until(lambda steps=steps: gateway() == steps, f"step {steps}")  # type: ignore[misc]
             assert refusal(serving.port, "scaled", large)[0] == 200
-        begun = uploads.begin(BUDGET)
+        begun = uploads.begin(MOST_FILLED)
         uploads.take(missing(pid, REFUSES_LARGE))
         wait_until(lambda: gateway() == 3, "large bodies are refused")
         assert refusal(serving.port, "scaled", large) == (503, "overloaded", "1")
@@ -233,7 +234,7 @@ def fill_up(begun: socket.socket, gateway: Callable[[], int], pid: int) -> None:
 
     What it must take depends on how much of its memory was only kept for later, and given back.
     """
-    for _ in range(BUDGET // MEGABYTE - 1):
+    for _ in range(MOST_FILLED // MEGABYTE - 1):
         if gateway() == len(STEPS):
             return
         begun.sendall(bytes(MEGABYTE))

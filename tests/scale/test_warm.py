@@ -147,7 +147,7 @@ async def test_a_worker_becomes_what_it_is_told() -> None:
 async def test_one_taken_the_moment_it_is_there_is_replaced() -> None:
     """The pool is filled again though the task that brought the process is not over yet."""
     async with pool() as running:
-        while not running.warm.pids:
+        while not running.warm.pids:  # noqa: ASYNC110 - it must not be a turn late
             await asyncio.sleep(0)
         assert isinstance(await running.start(ENVIRONMENT), ForkedProcess)
         for pid in await running.full(2):
