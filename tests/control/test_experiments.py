@@ -13,9 +13,10 @@ from salver.control.rollouts.experiments import pause_s
 from salver.control.rollouts.side_reports import SideReports
 from salver.control.rollouts.sides import ExperimentPlan
 from salver.core.clock import ManualClock
-from salver.core.errors import Conflict, InvalidRequest
+from salver.core.errors import Conflict, InvalidRequest, SalverError
 from salver.core.names import ModelReference
 from salver.core.routing import Routing
+from salver.core.settings import ControlSettings, Settings
 from salver.core.sides import Side
 from salver.observe.merge import Merger, Totals
 from salver.registry.feedback import FeedbackStore, Outcome
@@ -296,3 +297,24 @@ def test_pauses_grow_so_that_changes_stay_few() -> None:
 def reports(parts: Control) -> SideReports:
     """Return what makes reports, of a server that has counted nothing else."""
     return SideReports(parts.companions, Merger(Totals({}, {})))
+
+
+def test_going_back_ends_it(parts: Control) -> None:
+    """Its arms would keep the version that is left in use; both are one transaction."""
+    before = parts.state.endpoint("e")
+    assert before is not None
+    parts.store.put(msgspec.structs.replace(before, version=2), before, 60.0)
+    parts.serve(variant("m:2"), number=4)
+    plan = ExperimentPlan(("2", "1"), (), "paid", 1_000)
+    side = asyncio.run(parts.companions.experiment("e", plan, "alice", force=False))
+    # Nobody serves here, so that it is not waited for long.
+    parts.reconciler.settings = Settings(control=ControlSettings(deploy_timeout_s=0.01))
+    with pytest.raises(SalverError):
+        asyncio.run(parts.rollouts.rollback("e", "bob", "wrong", force=False))
+    restored = parts.state.endpoint("e")
+    assert restored is not None
+    assert restored.version == 1
+    assert parts.sides.active() == {}
+    ended = parts.sides.newest("e", "experiment")
+    assert (ended.number, ended.is_active) == (side.number, False)
+    assert [event.action for event in parts.state.events(2)] == ["experiment stop", "rollback"]

@@ -133,7 +133,7 @@ def test_going_back_takes_no_time_and_loads_nothing(server: Server, tmp_path: Pa
         with server.client() as client:
             answer = client.rollback("scaled", "wrong")
         took_s = time.monotonic() - began
-        assert answer == {"endpoint": "scaled", "version": "scaled:1", "was_in_memory": True}
+        assert (answer["version"], answer["was_in_memory"]) == ("scaled:1", True)
         number = load.factors[2.0]
         wait_until(lambda: load.factors[2.0] > number + 50, "the old version answers")
     assert_unharmed(load)

@@ -110,7 +110,7 @@ def test_a_version_replaced_long_ago_is_loaded_again(server: Server) -> None:
         )
         with server.client() as client:
             answer = client.rollback("scaled", "found late")
-        assert answer == {"endpoint": "scaled", "version": "scaled:1", "was_in_memory": False}
+        assert (answer["version"], answer["was_in_memory"]) == ("scaled:1", False)
         number = load.factors[2.0]
         wait_until(lambda: load.factors[2.0] > number + 50, "the old version answers")
     assert_unharmed(load)

@@ -27,6 +27,6 @@ def command(
     """
     with admin_client(home, control_url) as client:
         answer = client.rollback(endpoint, reason, force=force)
-    tell(
-        answer, output, f"{endpoint} serves {answer['version']} again", "next: salver get endpoints"
-    )
+    ended = f"; {answer['ended']} has ended" if answer["ended"] else ""
+    done = f"{endpoint} serves {answer['version']} again{ended}"
+    tell(answer, output, done, "next: salver get endpoints")

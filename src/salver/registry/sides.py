@@ -45,13 +45,22 @@ class SideStore:
     def end(self, endpoint: str, kind: str, last_epoch: int, unix_ms: int) -> Side:
         """End the one that goes on; raises ``SideNotFound``."""
         with self._database.write() as connection:
-            self._lease.check(connection)
-            newest = self._newest(connection, endpoint, kind)
-            if newest is None or not newest.is_active:
+            side = self.end_within(connection, endpoint, kind, last_epoch, unix_ms)
+            if side is None:
                 raise SideNotFound(f"no {kind} of endpoint {endpoint!r} goes on")
-            side = msgspec.structs.replace(newest, last_epoch=last_epoch, ended_unix_ms=unix_ms)
-            where = self._where(endpoint) & (sides.c.number == side.number)
-            connection.execute(sa.update(sides).where(where).values(**self._row(side)))
+        return side
+
+    def end_within(
+        self, connection: sa.Connection, endpoint: str, kind: str, last_epoch: int, unix_ms: int
+    ) -> Side | None:
+        """End what goes on, of any kind for ``""``, within a transaction; None for nothing."""
+        self._lease.check(connection)
+        newest = self._newest(connection, endpoint, kind)
+        if newest is None or not newest.is_active:
+            return None
+        side = msgspec.structs.replace(newest, last_epoch=last_epoch, ended_unix_ms=unix_ms)
+        where = self._where(endpoint) & (sides.c.number == side.number)
+        connection.execute(sa.update(sides).where(where).values(**self._row(side)))
         return side
 
     def change(self, side: Side, event: bytes, unix_ms: int) -> None:

@@ -30,6 +30,7 @@ from salver.core.errors import (
 from salver.core.names import ModelReference, check_name, parse_reference
 from salver.core.rollouts import RolloutPolicy, check_policy
 from salver.core.routing import CANARY
+from salver.core.sides import Side
 from salver.core.webhooks import check_webhooks, read_allow_list
 from salver.observe.logs import get_logger
 from salver.registry.catalog import Catalog
@@ -181,8 +182,9 @@ class Rollouts:
     ) -> dict[str, Any]:
         """Go back to what the endpoint was before: abort its rollout, or restore its last state.
 
-        Raises ``PreviousNotFound`` and ``EndpointFrozen``, and what the gates refuse with when the
-        earlier version is not in memory any more.
+        A shadow or an experiment that goes on ends with it. Raises ``PreviousNotFound`` and
+        ``EndpointFrozen``, and what the gates refuse with when the earlier version is not in memory
+        any more.
         """
         check_name(endpoint, "endpoint")
         check = None if force else self._thawed(endpoint)
@@ -193,18 +195,27 @@ class Rollouts:
                 after, transition = command(rollout, Command("abort", actor, reason))
                 assert transition is not None
                 await self._runner.commit(after, transition, check)
-                return {"endpoint": endpoint, "version": after.source, "was_in_memory": True}
-            spec, kept = await self._stores.database(
-                lambda: self._restore(endpoint, actor, reason or "by hand", force=force)
+                return {
+                    "endpoint": endpoint,
+                    "version": after.source,
+                    "was_in_memory": True,
+                    "ended": None,
+                }
+            epoch = self._reconciler.plan.number
+            spec, kept, ended = await self._stores.database(
+                lambda: self._restore(endpoint, actor, reason or "by hand", epoch, force=force)
             )
         self._reconciler.wake()
         self._runner.deliverer.wake()
         await self._record(actor, "rollback", endpoint, reason)
+        if ended is not None:
+            await self._record(actor, f"{ended.kind} stop", endpoint, "rollback")
         await self._deployer.wait(spec, _deploy_timeout_s(self._reconciler))
         return {
             "endpoint": endpoint,
             "version": f"{spec.model}:{spec.version}",
             "was_in_memory": kept,
+            "ended": f"{ended.kind} {ended.number}" if ended is not None else None,
         }
 
     async def freeze(self, endpoint: str, reason: str, actor: str) -> dict[str, Any]:
@@ -365,8 +376,9 @@ class Rollouts:
         return spec
 
     def _restore(
-        self, endpoint: str, actor: str, reason: str, *, force: bool
-    ) -> tuple[EndpointSpec, bool]:
+        self, endpoint: str, actor: str, reason: str, epoch: int, *, force: bool
+    ) -> tuple[EndpointSpec, bool, Side | None]:
+        """Restore the last state; returns it, whether it is kept in memory, and what ended."""
         spec = self._spec(endpoint)
         if not force:
             self._gates.check_thawed(endpoint)
@@ -388,9 +400,20 @@ class Rollouts:
         marked = present.id if present is not None and leaves else ""
         came_from = present.id if present is not None else ""
         facts = {"from": came_from, "to": earlier.id, "actor": actor, "reason": reason}
-        also = told_of_return(self._stores.deliveries, spec, facts)
+        tell = told_of_return(self._stores.deliveries, spec, facts)
+        ended: list[Side | None] = []
+        last_epoch = max(epoch, self._stores.state.plan_number()) + 1
+        now_ms = self._clock.unix_ns() // _MILLISECOND_NS
+
+        def also(connection: sa.Connection) -> None:
+            tell(connection)
+            # Its weights would keep the version that is left in use.
+            sides = self._stores.sides
+            ended.append(sides.end_within(connection, endpoint, "", last_epoch, now_ms))
+
         why = f"by {actor}: {reason}"
-        return self._stores.rollouts.restore(spec, marked, why, also), kept
+        restored = self._stores.rollouts.restore(spec, marked, why, also)
+        return restored, kept, ended[-1]
 
     def _exists(self, endpoint: str) -> None:
         """Raise ``EndpointNotFound`` for an endpoint that is not wanted."""

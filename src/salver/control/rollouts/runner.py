@@ -28,6 +28,7 @@ from salver.registry.database import First, nothing
 from salver.registry.feedback import FeedbackStore
 from salver.registry.records import Ending
 from salver.registry.rollouts import RolloutStore
+from salver.registry.sides import SideStore
 from salver.registry.state import StateStore
 from salver.registry.webhooks import DeliveryStore
 from salver.rollout.machine import (
@@ -58,6 +59,7 @@ class Stores(NamedTuple):
     """Where rollouts and endpoints are kept, what is told of them, and the thread to ask."""
 
     rollouts: RolloutStore
+    sides: SideStore
     state: StateStore
     reported: FeedbackStore
     deliveries: DeliveryStore
