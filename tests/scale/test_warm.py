@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -9,6 +10,8 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+
+import pytest
 
 from salver.core.clock import SystemClock
 from salver.core.settings import SupervisorSettings
@@ -152,6 +155,42 @@ async def test_one_taken_the_moment_it_is_there_is_replaced() -> None:
         assert isinstance(await running.start(ENVIRONMENT), ForkedProcess)
         for pid in await running.full(2):
             os.kill(pid, signal.SIGKILL)
+
+
+@in_loop
+async def test_a_pool_whose_process_died_unseen_is_filled_again() -> None:
+    """A worker is started anew then, and the next one finds a warm process."""
+    async with pool() as running:
+        (waiting,) = await running.full(1)
+        os.kill(waiting, signal.SIGKILL)
+        # It is dead, but this loop has not had a turn to notice.
+        os.waitid(os.P_PID, waiting, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - so it has none
+        process = await running.start(ENVIRONMENT)
+        assert isinstance(process, asyncio.subprocess.Process)
+        process.kill()
+        await process.wait()
+        await until(lambda: running.warm.pids and running.warm.pids != {waiting})
+
+
+@in_loop
+async def test_a_pool_that_gets_no_link_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where descriptors are short it does not try at once again and again."""
+    tries: list[int] = []
+
+    def refuse() -> tuple[socket.socket, socket.socket]:
+        tries.append(1)
+        raise OSError(errno.EMFILE, "too many open files")
+
+    async with pool() as running:
+        await running.full(1)
+        with monkeypatch.context() as short:
+            short.setattr("salver.scale.local.warm.pair", refuse)
+            process = await running.start(ENVIRONMENT)
+            for _ in range(100):
+                await asyncio.sleep(0.001)
+            assert len(tries) == 1
+        process.kill()  # type: ignore[attr-defined]
+        await until(lambda: len(running.warm.pids) == 1 and running.warm.pids != {process.pid})  # type: ignore[attr-defined]
 
 
 @in_loop

@@ -151,7 +151,7 @@ class WarmPool:
                 continue
             finally:
                 link.close()
-            self._refill()
+                self._refill()
             return process
         return None
 
@@ -175,18 +175,20 @@ class WarmPool:
 
     async def _fork(self) -> None:
         """Have one process forked, and keep it when it says that it is there."""
-        near, far = pair()
         try:
-            process = await self._born(near, far)
+            self._idle.append(await self._pair())
         except (OSError, WireError):
-            near.close()
             # The zygote is restarted with pauses; asking it again at once would fill its link.
             await asyncio.sleep(_REFILL_PAUSE_S)
+
+    async def _pair(self) -> tuple[ForkedProcess, socket.socket]:
+        """Return a process that waits, and the link to it; raises ``WireError`` or ``OSError``."""
+        near, far = pair()
+        try:
+            return await self._born(near, far), near
         except BaseException:
             near.close()
             raise
-        else:
-            self._idle.append((process, near))
 
     async def _born(self, near: socket.socket, far: socket.socket) -> ForkedProcess:
         """Return the process that waits at ``far``; raises ``WireError`` or ``OSError``."""
@@ -204,9 +206,15 @@ class WarmPool:
         if heard is None or not isinstance(heard[0], Born):
             raise WireError("the zygote ended while it forked")
         process = ForkedProcess(heard[0].pid, self._ended)
-        process.start()
-        self._served_by = self.zygote_pid()
         self._forked[process.pid] = process
+        try:
+            process.start()
+        except OSError:
+            del self._forked[process.pid]
+            raise
+        if process.returncode is not None:
+            raise WireError("the forked process has ended already")
+        self._served_by = self.zygote_pid()
         return process
 
     def _ended(self, process: ForkedProcess) -> None:
