@@ -406,3 +406,41 @@ def test_every_caller_ends_once(steps: Sequence[tuple[Any, ...]]) -> None:
             else:
                 (got,) = caller.got
                 assert got in (3 * caller.value, "model_failed", "deadline_exceeded")
+
+
+def test_whose_run_it_was_says_which_worker_had_it() -> None:
+    """The first caller's exchange has the worker, so that one that fails can be left out."""
+    scene = Scene()
+    first, second = scene.ask(2.0), scene.ask(2.0)
+    scene.engine.open[0][1].worker = "shared-0"
+    scene.engine.fail(ModelFailed("no"))
+    assert (first.context.worker, second.context.worker) == ("shared-0", "")
+    assert (first.context.joined, second.context.joined) == (False, True)
+    third = scene.ask(2.0)
+    scene.engine.open[0][1].worker = "shared-1"
+    scene.engine.answer()
+    assert third.context.worker == "shared-1"
+
+
+def test_a_caller_that_leaves_at_a_part_costs_nobody_theirs() -> None:
+    """The next one gets that part as well."""
+
+    class Leaver(Caller):
+        """Leaves when it is given something."""
+
+        def send(self, response: InferenceResponse, *, final: bool = True) -> None:
+            """Take a part and go."""
+            super().send(response, final=final)
+            self.context.cancel()
+
+    scene = Scene()
+    leaver = Leaver(2.0, 1000)
+    leaver.context.idempotent = True
+    inputs = [Tensor.from_array("x", np.array([[2.0]], "<f8"))]
+    scene.cache(InferenceRequest("e", inputs), leaver.context, leaver)
+    stays = scene.ask(2.0)
+    responder = scene.engine.open[0][2]
+    for value, final in ((1.0, False), (2.0, True)):
+        part = InferenceResponse([Tensor.from_array("y", np.array([value]))])
+        responder.send(part, final=final)
+    assert (leaver.got, stays.got) == ([1.0], [1.0, 2.0])

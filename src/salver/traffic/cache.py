@@ -132,7 +132,9 @@ class Flight:
                 self._cache.keep(self._key, self._version, response)
         self._has_begun = True
         parameters, timing = response.parameters, response.timing
-        for index, waiter in enumerate(self._ended() if final else self._waiters):
+        self._name_worker()
+        # One that gets a part may leave at once, and must not hide the next from the loop.
+        for index, waiter in enumerate(self._ended() if final else [*self._waiters]):
             waiter.context.joined = index > 0
             own = parameters and {**parameters}
             waiter.responder.send(InferenceResponse([*response.outputs], timing, own), final=final)
@@ -141,6 +143,7 @@ class Flight:
     def fail(self, error: SalverError) -> None:
         """End everybody's request, but for those who have more time than this attempt had."""
         patient: list[_Waiter] = []
+        self._name_worker()
         if isinstance(error, DeadlineExceeded) and not self._has_begun:
             assert self._context is not None
             deadline_ns = self._context.deadline_ns
@@ -157,6 +160,11 @@ class Flight:
         for index, waiter in enumerate(failed):
             waiter.context.joined = index > 0
             waiter.responder.fail(error)
+
+    def _name_worker(self) -> None:
+        """Let the first, whose exchange is that of the run, say which worker had it."""
+        if self._waiters and self._context is not None:
+            self._waiters[0].context.worker = self._context.worker
 
     def _ended(self) -> list[_Waiter]:
         waiters, self._waiters = self._waiters, []

@@ -9,6 +9,7 @@ import pytest
 from salver.core.clock import ManualClock
 from salver.core.context import ANONYMOUS, RequestContext
 from salver.core.errors import (
+    CircuitOpen,
     DeadlineExceeded,
     MemoryLimitExceeded,
     ModelFailed,
@@ -215,10 +216,12 @@ def test_a_cohort_meets_the_breaker_one_by_one(guarded: Guarded) -> None:
     guarded.engine.error = None
     warm(guarded.server)
     guarded.break_it()
-    guarded.engine.error = None
+    guarded.engine.error, guarded.engine.keep = None, True
     guarded.clock.advance(5.0)
     clients = Clients(guarded.server, 6)
     clients.send([ask(10 + n) for n in range(6)])
+    guarded_until(guarded, lambda: len(guarded.engine.kept) == POLICY.probes)
+    guarded.server.run(lambda: [answer() for answer in guarded.engine.kept])
     answers = clients.read_all()
     clients.close()
     codes = sorted(orjson.loads(text).get("code", "") for _, _, text in answers)
@@ -266,6 +269,97 @@ def test_a_model_that_hangs_for_everybody_is_given_a_pause(guarded: Guarded) -> 
     guarded.circuits(InferenceRequest("identity-fp32", []), probe, Silent())
     guarded.circuits.probed([late(probe, STALLED_NS)])
     assert guarded.ask()[2]["retry-after"] == "10"
+
+
+class Named:
+    """Handler before the breakers that asks in a name of its own, as a cache does."""
+
+    def __init__(self, inner: CircuitBreakers) -> None:
+        self._inner = inner
+        self.contexts: list[RequestContext] = []
+
+    def __call__(self, responder: Responder) -> None:
+        """Ask."""
+        context = RequestContext("", ANONYMOUS, 0, 10**12, variant=VARIANT)
+        self.contexts.append(context)
+        self._inner(InferenceRequest("identity-fp32", []), context, responder)
+
+
+class Told(Silent):
+    """Responder that keeps what it was told last."""
+
+    error: SalverError | None = None
+
+    def fail(self, error: SalverError) -> None:
+        """Keep the error."""
+        self.error = error
+
+
+@pytest.fixture
+def half_open() -> tuple[CircuitBreakers, Faulty]:
+    """Give breakers of which one is about to let probes through, without a ring."""
+    clock, engine = ManualClock(), Faulty()
+    circuits = CircuitBreakers(engine, POLICY, clock, Meter())
+    circuits.apply(PLAN)
+    count = Outcomes(circuits.counted)
+    count([late(RequestContext("", ANONYMOUS, 0, 1), STALLED_NS) for _ in range(5)])
+    clock.advance(5.0)
+    engine.keep = True
+    return circuits, engine
+
+
+def test_probes_in_a_name_of_their_own_end_too(half_open: tuple[CircuitBreakers, Faulty]) -> None:
+    """Those of a cache's flight or of a shadow never reach the ring, and close it all the same."""
+    circuits, engine = half_open
+    asking = Named(circuits)
+    for _ in range(POLICY.probes):
+        asking(Silent())
+    told = Told()
+    asking(told)
+    assert isinstance(told.error, CircuitOpen)
+    for probe in [*circuits._probes.values()]:
+        probe.send(InferenceResponse([]))
+    assert not circuits._tripped
+    asking(Silent())
+    assert len(engine.kept) == POLICY.probes + 1
+
+
+def test_such_probes_that_nobody_waits_for_make_room(
+    half_open: tuple[CircuitBreakers, Faulty],
+) -> None:
+    """When all of a flight have left, another request is let through."""
+    circuits, engine = half_open
+    asking = Named(circuits)
+    for _ in range(POLICY.probes):
+        asking(Silent())
+    asking.contexts[0].cancel()
+    asking(Silent())
+    assert len(engine.kept) == POLICY.probes + 1
+    told = Told()
+    asking(told)
+    assert isinstance(told.error, CircuitOpen)
+
+
+def test_a_probe_of_an_earlier_pause_says_nothing(
+    half_open: tuple[CircuitBreakers, Faulty],
+) -> None:
+    """One that ends when the breaker has opened again counts neither for nor against the model."""
+    circuits, _ = half_open
+    asking = Named(circuits)
+    for _ in range(POLICY.probes):
+        asking(Silent())
+    first, second = circuits._probes.values()
+    first.fail(WorkerCrashed("it died"))
+    openings = first.breaker.openings
+    assert isinstance(circuits._clock, ManualClock)
+    circuits._clock.advance(11.0)
+    asking(Silent())
+    second.fail(WorkerCrashed("it died"))
+    assert first.breaker.openings == openings
+    (third,) = circuits._probes.values()
+    third.send(InferenceResponse([]))
+    asking(Silent())
+    assert circuits._tripped
 
 
 def test_one_callers_failures(guarded: Guarded) -> None:

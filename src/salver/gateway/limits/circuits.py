@@ -1,19 +1,20 @@
 """Handler that refuses requests for variants whose breaker is open."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from salver.core.clock import Clock
 from salver.core.cohort import Cohort, many_of, one_by_one
 from salver.core.context import RequestContext
-from salver.core.errors import CircuitOpen
+from salver.core.errors import CircuitOpen, DeadlineExceeded, SalverError
 from salver.core.exchange import JointExchange, Record
 from salver.core.handler import Handler, Responder
-from salver.core.request import InferenceRequest
+from salver.core.request import InferenceRequest, InferenceResponse
 from salver.core.settings import LimitSettings
 from salver.gateway.limits.breaker import Breaker, BreakerPolicy, Ends, State
 from salver.observe.logs import get_logger
 from salver.observe.meter import Meter
-from salver.observe.outcomes import FAILURES, Outcome, stalled
+from salver.observe.outcomes import FAILURES, STALLED_NS, Outcome, stalled
 from salver.wire.messages import Plan
 
 log = get_logger(__name__)
@@ -37,8 +38,9 @@ def breaker_policy(settings: LimitSettings) -> BreakerPolicy:
 class CircuitBreakers:
     """One breaker for each variant, fed by finished exchanges.
 
-    While all are closed a request costs nothing but one look. The probes of a half-open one are
-    found again among the finished exchanges by their contexts, so that each ends, however it does.
+    While all are closed a request costs nothing but one look. The probes of a half-open one end
+    with their answers. Those whose callers left are found by their contexts, among the finished
+    exchanges or, where a handler before this one asks in a name of its own, when room is needed.
     """
 
     def __init__(self, inner: Handler, policy: BreakerPolicy, clock: Clock, meter: Meter) -> None:
@@ -49,7 +51,7 @@ class CircuitBreakers:
         self._meter = meter
         self._breakers: dict[str, Breaker] = {}
         self._tripped: dict[str, Breaker] = {}
-        self._probes: dict[int, tuple[RequestContext, Breaker]] = {}
+        self._probes: dict[int, _Probe] = {}
 
     def apply(self, plan: Plan) -> None:
         """Know the variants of this plan from now on."""
@@ -68,10 +70,11 @@ class CircuitBreakers:
         breaker = self._tripped.get(context.variant) if self._tripped else None
         if breaker is not None and breaker.state is not State.CLOSED:
             now_ns = self._clock.monotonic_ns()
-            if not breaker.admit(now_ns):
+            if not breaker.admit(now_ns) and not (self._left() and breaker.admit(now_ns)):
                 responder.fail(_refusal(context.variant, breaker.wait_ns(now_ns)))
                 return
-            self._probes[id(context)] = (context, breaker)
+            responder = probe = _Probe(context, breaker, responder, now_ns, self.ended)
+            self._probes[id(context)] = probe
         self._inner(request, context, responder)
 
     def many(self, cohorts: Sequence[Cohort]) -> None:
@@ -104,25 +107,79 @@ class CircuitBreakers:
         """Look for probes among finished exchanges; a subscriber of the ring."""
         if not self._probes:
             return
-        now_ns = self._clock.monotonic_ns()
         for record in records:
-            found = self._probes.pop(id(record.context), None)
-            if found is None or isinstance(record, JointExchange):
-                continue
-            context, breaker = found
-            was_open = breaker.openings
-            breaker.probed(good=_said(record), now_ns=now_ns)
-            if breaker.openings > was_open:
-                self._opened(context.variant)
-            elif breaker.state is State.CLOSED and context.variant in self._tripped:
-                del self._tripped[context.variant]
-                self._meter.set("salver_breakers_open", (context.variant,), 0)
-                log.info("circuit_closed", variant=context.variant)
+            probe = self._probes.get(id(record.context))
+            if probe is not None:
+                self.ended(probe, good=_said(record))
+
+    def ended(self, probe: "_Probe", *, good: bool | None) -> None:
+        """Take note how a probe ended; only the first time, and only while it is one."""
+        if self._probes.get(id(probe.context)) is not probe:
+            return
+        del self._probes[id(probe.context)]
+        variant, breaker = probe.context.variant, probe.breaker
+        if breaker.openings != probe.opening:
+            return
+        breaker.probed(good=good, now_ns=self._clock.monotonic_ns())
+        if breaker.openings > probe.opening:
+            self._opened(variant)
+        elif breaker.state is State.CLOSED and variant in self._tripped:
+            del self._tripped[variant]
+            self._meter.set("salver_breakers_open", (variant,), 0)
+            log.info("circuit_closed", variant=variant)
+
+    def _left(self) -> bool:
+        """End the probes that nobody waits for any more; returns whether there were any."""
+        now_ns = self._clock.monotonic_ns()
+        left = [probe for probe in self._probes.values() if probe.context.cancelled]
+        for probe in left:
+            late = now_ns >= probe.context.deadline_ns and probe.hangs(now_ns)
+            self.ended(probe, good=False if late else None)
+        return bool(left)
 
     def _opened(self, variant: str) -> None:
         self._meter.add("salver_breaker_openings_total", (variant,))
         self._meter.set("salver_breakers_open", (variant,), 1)
         log.warning("circuit_opened", variant=variant)
+
+
+class _Probe:
+    """Responder of a request that passed a half-open breaker; tells once how it ended."""
+
+    def __init__(
+        self,
+        context: RequestContext,
+        breaker: Breaker,
+        inner: Responder,
+        begun_ns: int,
+        ended: "_Ended",
+    ) -> None:
+        self.context = context
+        self.breaker = breaker
+        self.opening = breaker.openings
+        self._inner = inner
+        self._begun_ns = begun_ns
+        self._ended = ended
+
+    def send(self, response: InferenceResponse, *, final: bool = True) -> None:
+        """Pass an answer on."""
+        if final:
+            self._ended(self, good=True)
+        self._inner.send(response, final=final)
+
+    def fail(self, error: SalverError) -> None:
+        """Pass an error on."""
+        late = isinstance(error, DeadlineExceeded) and self.hangs(self.context.deadline_ns)
+        self._ended(self, good=False if late or error.code in FAILURES else None)
+        self._inner.fail(error)
+
+    def hangs(self, now_ns: int) -> bool:
+        """Tell whether a worker has had it for long, see ``stalled``."""
+        return bool(self.context.worker) and now_ns - self._begun_ns >= STALLED_NS
+
+
+class _Ended(Protocol):
+    def __call__(self, probe: _Probe, *, good: bool | None) -> None: ...
 
 
 def _said(record: Record) -> bool | None:
