@@ -149,3 +149,15 @@ async def test_a_table_without_room_is_written_later(
     assert json.loads(path.read_text()) == {"asked": 3}
     said = capfd.readouterr().err
     assert said.count("not written: ") == said.count("processes.json: works again") == 1
+
+
+@in_loop
+async def test_a_plan_that_comes_while_it_stops_starts_nobody() -> None:
+    """Nobody would stop that worker any more."""
+    async with supervised() as (supervisor, home):
+        stopping = asyncio.create_task(supervisor.stop())
+        await asyncio.sleep(0)
+        supervisor.apply(plan_of(WorkerPlan("m-1", "dedicated", f"unix:{home}/run/w.sock")))
+        await stopping
+        assert not (home / "run" / "w.sock").exists()
+        assert supervisor._everybody() == []

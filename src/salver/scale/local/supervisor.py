@@ -236,6 +236,8 @@ class Supervisor:
 
         One that is still stopping comes back when it has: two would share a socket and files.
         """
+        if self._stopping:
+            return
         self._plan = plan
         wanted = {worker.id for worker in plan.workers}
         running = {
