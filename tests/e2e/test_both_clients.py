@@ -131,7 +131,11 @@ def test_rollouts(client: Caller, endpoint: str) -> None:
     client.start_rollout(endpoint, 2, force=True)
     assert client.abort_rollout(endpoint, "enough")["state"] == "rolled_back"
     history = client.rollout_history(endpoint, 100)
-    assert [event["event"] for event in reversed(history)] == [
+    told = [event["event"] for event in reversed(history)]
+    # The version may have been ready before the rollout was aborted.
+    if told[-2] == "step":
+        del told[-2]
+    assert told == [
         "start", "step", "weight", "pause", "resume", "promote", "start", "roll_back",
     ]  # fmt: skip
     assert {"lunch", "good", "enough"} <= {event["reason"] for event in history}

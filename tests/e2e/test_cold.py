@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -90,9 +92,12 @@ def has_started(server: Server, count: float) -> bool:
 def descendants(pid: int) -> set[int]:
     """Return the children of a process and theirs."""
     found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found |= {child, *descendants(child)}
+    # Each process and thread may vanish while it is looked at.
+    with suppress(OSError):
+        for task in [*Path(f"/proc/{pid}/task").iterdir()]:
+            with suppress(OSError):
+                for child in map(int, (task / "children").read_text().split()):
+                    found |= {child, *descendants(child)}
     return found
 
 
@@ -111,10 +116,16 @@ def test_a_cold_request_is_answered(cold: Server) -> None:
 
 def test_many_cold_requests_start_one_process(cold: Server) -> None:
     """Fifty requests that come while no process runs are all answered by the one they start."""
+    ready = threading.Barrier(50)
+
+    def call(number: int) -> tuple[int, Any]:
+        ready.wait(60)
+        return ask(cold.port, "coded", float(number))
+
     asleep(cold)
     before = starts(cold)
     with ThreadPoolExecutor(50) as callers:
-        answers = [*callers.map(lambda n: ask(cold.port, "coded", float(n)), range(50))]
+        answers = [*callers.map(call, range(50))]
     assert [a[1]["outputs"][0]["data"][0] for a in answers] == [2.0 * n for n in range(50)]
     wait_until(lambda: starts(cold) > before, "the start is counted")
     assert starts(cold) == before + 1
@@ -243,7 +254,8 @@ def test_without_its_zygote_a_worker_starts_anyway(cold: Server) -> None:
     known = {cold.pid_of(row["id"]) for row in cold.json("get", "workers")}
     known |= {cold.pid_of(name) for name in ("gateway-0", "control")}
     for pid in (zygote, *(descendants(supervisor) - known - {zygote})):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     assert ask(cold.port, "coded", 2.0)[0] == 200
     wait_until(lambda: cold.pid_of("zygote") not in (None, zygote), "another zygote")
 

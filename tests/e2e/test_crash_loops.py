@@ -30,7 +30,7 @@ class Model:
 # Nothing is judged by what the canary answers.
 ONLY_CRASHES = "warmup_s: 3600\n"
 QUICK = "supervisor: {backoff_initial_s: 0.05, backoff_max_s: 0.2}\n"
-ROUNDS = 40
+ROUNDS = 120
 OLD, NEW = "scaled/versions/1", "scaled/versions/2"
 
 
@@ -106,7 +106,7 @@ def killed_while_asked(server: Server, path: str, factor: float) -> None:
         if asked is not None:
             wait_until(lambda: server.in_flight("scaled") == 1, "it is asked")
             # It runs a moment later, and for much longer than that.
-            time.sleep(0.1)
+            time.sleep(0.3)
         server.kill("shared-0")
         if asked is not None:
             status, document = asked.result()

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from tests import models
+from tests.e2e import census
 from tests.e2e.load import Load, assert_unharmed
 from tests.e2e.server import SALVER, Server, ask, run, wait_until
 
@@ -43,6 +44,7 @@ def test_a_killed_worker_fails_no_request_while_another_lives(home: Path, tmp_pa
                 kills += 1
                 wait_until(lambda: _ready(server) == 2, "both replicas ready again")
                 # Control sees a replica a moment before the gateway has reconnected to it.
+                wait_until(lambda: links(server) == 3, "linked to both and the quarantine")
                 time.sleep(0.2)
                 hits += quarantined(server) > before
         assert_unharmed(load)
@@ -50,6 +52,13 @@ def test_a_killed_worker_fails_no_request_while_another_lives(home: Path, tmp_pa
         assert hits == KILLS
         # Only requests of a batch that ran are tried again there.
         assert "model_loaded" in (home / "logs" / "quarantine-0.log").read_text()
+
+
+def links(server: Server) -> int:
+    """Return how many workers the only gateway is linked to, quarantines included."""
+    pid = server.pid_of("gateway-0")
+    assert pid is not None
+    return census.held(pid)[census.LEDGERS]
 
 
 def computes(pid: int) -> bool:
@@ -194,8 +203,11 @@ def test_the_only_worker_killed_gives_coded_refusals_and_comes_back(
         time.sleep(1.5)
         with Load(server.port, "scaled", connections=16) as load:
             wait_until(lambda: load.answered > 50, "traffic")
-            server.kill("shared-0")
-            time.sleep(ABSENT_S / 8)
+            pid = server.pid_of("shared-0")
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: server.pid_of("shared-0") != pid, "it is gone")
+            wait_until(lambda: links(server) == 1, "the gateway knows, and has the quarantine")
             with Load(server.port, "scaled", connections=4) as late:
                 wait_until(lambda: late.failed.total() > 0, "a refusal")
                 before = load.answered
@@ -229,7 +241,11 @@ def test_sigterm_waits_for_what_runs(home: Path, tmp_path: Path) -> None:
         assert pid is not None
         numbers = [float(index + 1) for index in range(CALLERS)]
         answers = [callers.submit(ask, port, "scaled", number) for number in numbers]
-        wait_until(lambda: server.in_flight("scaled") == CALLERS, "all are in flight")
+        wait_until(
+            lambda: sum(a.done() for a in answers) + (server.in_flight("scaled") or 0) == CALLERS,
+            "all have come",
+        )
+        assert not all(a.done() for a in answers), "the model was too fast to show it"
         os.kill(pid, signal.SIGTERM)
         wait_until(lambda: is_refused(port), "a new connection is refused")
         assert not all(answer.done() for answer in answers), "the listener closed last"

@@ -139,11 +139,10 @@ def test_aliases_move_endpoints(server: Server, tmp_path: Path) -> None:
     with server.client() as client:
         assert client.predict("follows", [[10.0]]).outputs["y"] == 20
         server.ok("alias", "scaled@live", "2")
-        for _ in range(200):
-            if client.predict("follows", [[10.0]]).outputs["y"] == 30:
-                break
-        else:
-            pytest.fail("the endpoint did not follow its alias")
+        wait_until(
+            lambda: bool(client.predict("follows", [[10.0]]).outputs["y"] == 30),
+            "it follows its alias",
+        )
         assert client.predict("pinned", [[10.0]]).outputs["y"] == 20
 
 

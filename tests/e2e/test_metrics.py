@@ -52,7 +52,13 @@ class Used:
         with ThreadPoolExecutor(CALLERS) as callers:
             port = server.port
             answers = [callers.submit(ask, port, "scaled", NUMBER) for _ in range(CALLERS)]
-            wait_until(lambda: server.in_flight("scaled") == CALLERS, "all are in flight")
+            wait_until(
+                lambda: (
+                    sum(a.done() for a in answers) + (server.in_flight("scaled") or 0) == CALLERS
+                ),
+                "all have come",
+            )
+            assert not all(a.done() for a in answers), "the model was too fast to show it"
             pid = server.pid_of("shared-0")
             assert pid is not None
             os.kill(pid, signal.SIGKILL)

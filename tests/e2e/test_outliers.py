@@ -35,7 +35,7 @@ class Model:
 """
 SETTINGS = """
 control: {snapshot_interval_s: 0.2}
-engine: {eject_s: 4.0}
+engine: {eject_s: 12.0}
 """
 
 

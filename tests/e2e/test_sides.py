@@ -231,7 +231,7 @@ def test_what_was_known_before_narrows_a_report(server: Server, tmp_path: Path) 
     users = answers(server, range(300))
     lines, known = [], ["key,value"]
     for number, (user, (variant, request_id)) in enumerate(users.items()):
-        habit = number * 7919 % 100
+        habit = number * 7919 % 100 * 3
         known.append(f"{user},{habit}")
         spent = habit + number % 3 + 5.0 * (variant == "scaled:2")
         lines.append({"request_id": request_id, "value": spent})

@@ -40,14 +40,14 @@ def test_a_blue_green_version_takes_over_at_once_after_its_copies(
     """Until its copies have shown no harm nobody gets its answers, and then everybody does."""
     analysis = tmp_path / "analysis.yaml"
     analysis.write_text(COPIES)
-    with Load(server.port, "scaled", connections=32, pause_s=0.01) as load:
+    with Load(server.port, "scaled", connections=8, pause_s=0.04) as load:
         server.ok("rollout", "start", "scaled", "--to", "2", "--strategy", "blue-green",
                   "--sample", "100", "--auto", "--analysis", str(analysis))  # fmt: skip
         wait_until(lambda: rollout(server)["state"] != "running" or load.factors[3.0] > 0,
                    "the copies decide", 240)  # fmt: skip
         ended = rollout(server)
         assert ended["state"] == "promoted", ended["reason"]
-        wait_until(lambda: load.factors[3.0] > 100, "the new version answers")
+        wait_until(lambda: load.factors[3.0] > 500, "the new version answers")
         doubled = load.factors[2.0]
         wait_until(lambda: load.factors[3.0] > 1000, "the new version answers all")
         assert load.factors[2.0] == doubled

@@ -93,14 +93,15 @@ def test_a_rollout_that_takes_too_long_asks_a_person(server: Server, tmp_path: P
     analysis.write_text(UNPROVEN)
     with Load(server.port, "scaled", 8) as load:
         server.ok("rollout", "start", "scaled", "--to", "2", "--steps", "50", "--auto",
-                  "--max-duration", "3s", "--analysis", str(analysis))  # fmt: skip
+                  "--max-duration", "10s", "--analysis", str(analysis))  # fmt: skip
         wait_until(lambda: rollout(server)["step"] == 1, "the first step")
-        assert rollout(server)["time_left_s"] <= 3
+        assert rollout(server)["time_left_s"] <= 10
         said = ends(server, "paused")
-        assert said["reason"].startswith(("it has taken 3 s", "it has taken 4 s"))
+        # It is looked at now and then, less often on a busy machine.
+        assert said["reason"].startswith(tuple(f"it has taken {n} s" for n in range(10, 16)))
         assert said["weights"] == {"scaled:1": 50.0, "scaled:2": 50.0}
         server.ok("rollout", "resume", "scaled")
-        assert rollout(server)["time_left_s"] > 1
+        assert rollout(server)["time_left_s"] > 2
         ends(server, "paused")
     assert_unharmed(load)
     told = [event for event, _, _ in events(server)]

@@ -19,8 +19,9 @@ from tests.gateway.inprocess import (
     post,
     read_all,
     split_reply,
+    until,
 )
-from tests.gateway.test_http_bad import GOOD, INFER
+from tests.gateway.test_http_bad import GOOD, INFER, connections
 
 
 def body_of(a: float, b: float) -> bytes:
@@ -197,11 +198,8 @@ def test_a_caller_who_leaves_cancels_its_request() -> None:
         server.computer.hold = True
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             client.sendall(post(INFER, GOOD))
-            time.sleep(0.1)
-        deadline = time.monotonic() + 10
-        while not server.computer.contexts[0].cancelled and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert server.computer.contexts[0].cancelled
+            until(lambda: bool(server.computer.contexts))
+        until(lambda: server.computer.contexts[0].cancelled)
         server.release()
         server.call(_drain(server))
         assert [exchange.code for exchange in server.exchanges] == ["cancelled"]
@@ -218,7 +216,7 @@ def test_draining_answers_what_is_open_and_accepts_nothing_new() -> None:
         idle = socket.create_connection(("127.0.0.1", server.port), timeout=20)
         busy = socket.create_connection(("127.0.0.1", server.port), timeout=20)
         busy.sendall(post(INFER, GOOD, close=False))
-        time.sleep(0.1)
+        until(lambda: connections(server) == 2 and len(server.computer.held) == 1)
         assert server.server is not None
         draining = threading.Thread(target=server.call, args=(server.server.drain(10),))
         draining.start()
@@ -241,11 +239,12 @@ def test_the_last_answer_before_the_end_says_so() -> None:
         server.computer.hold = True
         client.sendall(post(INFER, body_of(1, 1), close=False))
         client.sendall(post(INFER, body_of(2, 1), close=False))
-        time.sleep(0.1)
-        assert server.server is not None
-        draining = threading.Thread(target=server.call, args=(server.server.drain(10),))
+        until(lambda: len(server.computer.held) == 2)
+        inner = server.server
+        assert inner is not None
+        draining = threading.Thread(target=server.call, args=(inner.drain(10),))
         draining.start()
-        time.sleep(0.1)
+        until(lambda: inner.draining)
         server.release()
         data = read_all(client)
         draining.join()

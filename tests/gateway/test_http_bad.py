@@ -16,6 +16,7 @@ from tests.gateway.inprocess import (
     post,
     read_all,
     split_reply,
+    until,
 )
 
 INFER = "/v2/models/two/infer"
@@ -40,6 +41,12 @@ def assert_served(server: RunningServer) -> None:
     status, _, body = split_reply(exchange_bytes(server.port, post(INFER, GOOD)))
     assert status == 200
     assert orjson.loads(body)["outputs"][0]["data"] == [4.0]
+
+
+def connections(server: RunningServer) -> int:
+    """Return how many connections are open."""
+    assert server.server is not None
+    return server.server.connections
 
 
 def refused(server: RunningServer, data: bytes) -> tuple[int, str]:
@@ -258,14 +265,14 @@ def test_connections_over_the_limit_are_refused() -> None:
     with RunningServer(HttpSettings(max_connections=2)) as server:
         first = socket.create_connection(("127.0.0.1", server.port))
         second = socket.create_connection(("127.0.0.1", server.port))
-        time.sleep(0.1)
+        until(lambda: connections(server) == 2)
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as third:
             status, headers, body = split_reply(read_all(third))
             assert (status, orjson.loads(body)["code"]) == (503, "overloaded")
             assert headers["retry-after"] == "1"
         first.close()
         second.close()
-        time.sleep(0.2)
+        until(lambda: connections(server) == 0)
         assert_served(server)
 
 

@@ -114,10 +114,10 @@ def test_what_waits_in_a_stopped_worker_moves_and_it_may_come_back(far: Fleet) -
 
 def test_one_that_runs_long_is_not_silent() -> None:
     """Its loop answers beside a run that takes longer than anybody may be silent."""
-    far = Fleet((Model(runtime="ballast", content=b"8 0 2.0", policy=ALONE),), 2, {})
+    far = Fleet((Model(runtime="ballast", content=b"8 0 8.0", policy=ALONE),), 2, {})
 
     async def run() -> None:
-        async with calling(far, EngineSettings(silent_s=0.1, unresponsive_s=0.2)) as callers:
+        async with calling(far, EngineSettings(silent_s=1.5, unresponsive_s=3.0)) as callers:
             links = callers.client._links
             before = [link._connection for link in links.values()]
             held = [callers.ask(float(value)) for value in range(2)]

@@ -55,7 +55,7 @@ def test_the_answer_over_rest(tmp_path: Path) -> None:
 
 def test_the_named_second_is_late_enough() -> None:
     """Retry-After is whole seconds, rounded up: a client that waits as long is served."""
-    with RunningServer(limits=LimitSettings(rate_per_s=0.7, burst=1)) as server:
+    with RunningServer(limits=LimitSettings(rate_per_s=0.55, burst=1)) as server:
         assert split_reply(exchange_bytes(server.port, post(INFER, body(10))))[0] == 200
         status, fields, _ = split_reply(exchange_bytes(server.port, post(INFER, body(10))))
         assert (status, fields["retry-after"]) == (429, "2")
