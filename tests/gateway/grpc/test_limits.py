@@ -22,6 +22,7 @@ from tests.gateway.grpc.calls import (
     two_rows,
 )
 from tests.gateway.grpc.test_calls import INVALID, held_call, send, serving
+from tests.gateway.grpc.test_streams import Talk, asking, value_of
 from tests.gateway.h2.wire import Wire
 from tests.gateway.inprocess import RunningServer, until
 
@@ -91,6 +92,30 @@ def test_parameters_that_protobuf_would_make(place: int, parameters: int) -> Non
         assert isinstance(caught.value, grpc.Call)
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "too many" in str(caught.value.details())
+
+
+def test_a_large_message_of_a_stream_asks_for_its_memory() -> None:
+    """Where bodies are refused since memory is short, so is a large message of a stream.
+
+    A small one is taken all the same, and a large one again when memory is there.
+    """
+    rows = np.zeros((1, 200_000), np.float32)
+    large = infer_request("identity-fp32", {"x": rows})
+    with serving() as (server, channel):
+        assert server.server is not None
+        memory = server.server.memory
+        server.run(memory.refuse)
+        talk = Talk(channel)
+        talk.say(asking(1.0), large)
+        assert value_of(talk.hear()) == 1.0
+        assert talk.status() == grpc.StatusCode.UNAVAILABLE
+        assert ("x-salver-code", "overloaded") in talk.call.trailing_metadata()
+        server.run(memory.admit)
+        again = Talk(channel)
+        again.say(large)
+        assert same(outputs_of(again.hear().infer_response)["y"], rows)
+        again.end()
+        assert again.status() == grpc.StatusCode.OK
 
 
 def test_calls_without_tensors_are_small(channel: grpc.Channel) -> None:

@@ -1,5 +1,6 @@
 """What tools learn from the server itself, and health that is watched."""
 
+import gzip
 import time
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from salver.core.settings import Http2Settings
+from salver.gateway.grpc.framing import PREFIX, framed
 from salver.gateway.grpc.schema import files, message_class
 from salver.gateway.grpc.services.health import HealthService
+from salver.gateway.grpc.services.table import SMALL_CALL_BYTES
 from tests.gateway.grpc.calls import SERVICE
 from tests.gateway.grpc.test_calls import serving
 from tests.gateway.grpc.test_streams import CALL, data, packed
@@ -222,3 +225,37 @@ def test_a_watch_that_is_silent_ends() -> None:
         with pytest.raises(grpc.RpcError):
             list(watching)
         assert watching.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+SMALL_CALLS = {
+    b"/grpc.health.v1.Health/Watch": ("grpc.health.v1.HealthCheckRequest", "service"),
+    b"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": (
+        "grpc.reflection.v1.ServerReflectionRequest",
+        "file_by_filename",
+    ),
+}
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+@pytest.mark.parametrize("path", SMALL_CALLS)
+def test_messages_of_calls_without_tensors_are_small(
+    server: RunningServer, path: bytes, *, is_compressed: bool
+) -> None:
+    """A name of megabytes ends the call before it is read, as it is sent or as it is inflated.
+
+    The announced length alone is enough, so nothing is kept of what follows it.
+    """
+    kind, field = SMALL_CALLS[path]
+    fields = {**CALL, b":path": path}
+    sent = framed(SMALL_CALL_BYTES + 1)
+    if is_compressed:
+        request = message_class(kind)(**{field: "x" * SMALL_CALL_BYTES})
+        body = gzip.compress(request.SerializeToString())
+        assert len(body) < 16_000
+        sent, fields[b"grpc-encoding"] = PREFIX.pack(1, len(body)) + body, b"gzip"
+    with Wire(server.port) as wire:
+        wire.send(wire.headers(1, fields, ends=False))
+        wire.send(data(sent))
+        head, _, trailers = wire.answer(1)
+    ended = {**head, **trailers}
+    assert (ended["grpc-status"], ended["x-salver-code"]) == ("8", "body_too_large")

@@ -11,7 +11,7 @@ from salver.gateway.grpc.gather import CallGatherer
 from salver.gateway.grpc.infer import GrpcInference, parse
 from salver.gateway.grpc.schema import request_name
 from salver.gateway.grpc.services.all import Services
-from salver.gateway.grpc.services.table import Streaming
+from salver.gateway.grpc.services.table import SMALL_CALL_BYTES, Streaming
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.headers import Fields
 from salver.gateway.h2.ports import Application
@@ -21,8 +21,6 @@ from salver.observe.logs import get_logger
 log = get_logger(__name__)
 
 _CONTENT_TYPE = b"application/grpc"
-# What calls without tensors say in good faith; messages become many times their size when read.
-_SMALL_CALL_BYTES = 4 * 1024 * 1024
 _INFER = b"/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -122,7 +120,8 @@ class GrpcApplication:
             principal = (
                 ANONYMOUS if streaming.is_open else self._keys.identify(fields, connection.peer)
             )
-            dialogue = Dialogue(connection, stream, request_id, self._limits)
+            limit_bytes = streaming.limit_bytes
+            dialogue = Dialogue(connection, stream, request_id, self._limits, limit_bytes)
             dialogue.begin(streaming.open(dialogue, principal))
         except SalverError as error:
             Call(connection, stream, request_id).fail(error)
@@ -138,7 +137,7 @@ class GrpcApplication:
         unary, begin = self._unaries.get(name), self._later.get(name)
         if unary is None and begin is None:
             raise UnsupportedOperation(f"no such call: {name[:200]}")
-        limit_bytes = min(self._inflated_bytes, _SMALL_CALL_BYTES)
+        limit_bytes = min(self._inflated_bytes, SMALL_CALL_BYTES)
         body = only_message(call.stream.body.whole(), fields, limit_bytes)
         peer = call.connection.peer
         if unary is None:

@@ -53,10 +53,17 @@ class Dialogue:
     count them. While there are too many, or the client does not read its answers, no message is
     taken, and the client may send no more than a window. The call ends when the client has said
     that it sends no more and everything is answered.
+
+    No message may be longer than ``limit_bytes``, if that is given, nor than the settings allow.
     """
 
     def __init__(
-        self, connection: Http2Connection, stream: Stream, request_id: str, limits: Limits
+        self,
+        connection: Http2Connection,
+        stream: Stream,
+        request_id: str,
+        limits: Limits,
+        limit_bytes: int | None = None,
     ) -> None:
         self.connection = connection
         self.stream = stream
@@ -64,7 +71,12 @@ class Dialogue:
         self.open_count = 0
         self.clock = limits.clock
         self._limits = limits
-        self._incoming = Incoming(limits.http.max_body_bytes)
+        sent_bytes, inflated_bytes = limits.http.max_body_bytes, limits.http.max_inflated_bytes
+        if limit_bytes is not None:
+            sent_bytes = min(sent_bytes, limit_bytes)
+            inflated_bytes = min(inflated_bytes, limit_bytes)
+        self._inflated_bytes = inflated_bytes
+        self._incoming = Incoming(sent_bytes, connection.allocate)
         self._message_ns = stream.begun_ns
         self._speaker: Speaker | None = None
         self._has_head = False
@@ -206,8 +218,8 @@ class Dialogue:
             return False
         self._message_ns = self.clock.monotonic_ns()
         compressed, message = found
-        limit_bytes = self._limits.http.max_inflated_bytes
-        self._speaker.take(inflated(message, compressed, self.stream.fields, limit_bytes))
+        fields, limit_bytes = self.stream.fields, self._inflated_bytes
+        self._speaker.take(inflated(message, compressed, fields, limit_bytes))
         return True
 
     def _end_if_done(self) -> None:

@@ -5,6 +5,8 @@ from collections import deque
 from salver.core.errors import BodyTooLarge, InvalidRequest
 from salver.gateway.grpc.framing import PREFIX
 from salver.gateway.http.body import Body, Buffer
+from salver.gateway.http.framing import body_buffer
+from salver.gateway.http.large import Allocate
 
 _JOIN_BYTES = 4096
 
@@ -15,16 +17,26 @@ class Incoming:
     """The bytes that have come on one stream.
 
     Bytes stay untouched until ``next`` needs them, which tells in ``taken_bytes`` how many it took
-    altogether. The size of a message is believed, and checked, before anything is kept for it.
+    altogether. The size of a message is believed, and checked, before anything is kept for it; the
+    memory of a large one is what ``allocate`` gives.
     """
 
-    __slots__ = ("_chunks", "_head", "_limit_bytes", "_message", "_size", "taken_bytes")
+    __slots__ = (
+        "_allocate",
+        "_chunks",
+        "_head",
+        "_limit_bytes",
+        "_message",
+        "_size",
+        "taken_bytes",
+    )
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, allocate: Allocate = body_buffer) -> None:
         self._limit_bytes = limit_bytes
+        self._allocate = allocate
         self._chunks: deque[bytes] = deque()
         self._head = b""
-        self._message = Body()
+        self._message = Body(None, allocate)
         self._size = 0
         self.taken_bytes = 0
 
@@ -55,7 +67,7 @@ class Incoming:
     def clear(self) -> None:
         """Let go of everything."""
         self._chunks.clear()
-        self._head, self._message = b"", Body()
+        self._head, self._message = b"", Body(None, self._allocate)
 
     def next(self) -> Message | None:
         """Return the next message and its compressed flag, None while its end has not come.
@@ -74,7 +86,7 @@ class Incoming:
                 return None
             self._message.add(self._take(self._size - self._message.size_bytes))
         compressed, message = self._head[0], self._message.whole()
-        self._head, self._message = b"", Body()
+        self._head, self._message = b"", Body(None, self._allocate)
         return compressed, message
 
     def _begin(self) -> None:

@@ -45,6 +45,7 @@ class Http2Connection(asyncio.Protocol):
     ) -> None:
         settings = owner.settings
         self.peer = peer
+        self.allocate = owner.memory.body
         self._owner = owner
         self._clock = owner.clock
         self._http = settings
@@ -258,7 +259,7 @@ class Http2Connection(asyncio.Protocol):
             self.output.initial_window,
             self._limits.stream_window_bytes,
             now_ns,
-            Body(announced, self._owner.memory.body),
+            Body(announced, self.allocate),
             announced,
             progress_ns=now_ns,
         )

@@ -91,6 +91,8 @@ class ControlFrames:
             if not f.DEFAULT_FRAME_BYTES <= value <= f.LARGEST_FRAME_BYTES:
                 raise f.ConnectionFault(f.PROTOCOL_ERROR, "MAX_FRAME_SIZE is out of range (6.5.2)")
             self._output.max_frame_bytes = value
+        elif name == f.HEADER_TABLE_SIZE and value < f.DEFAULT_TABLE_BYTES:
+            self._output.resizes = True
         elif name == f.ENABLE_PUSH and value > 1:
             raise f.ConnectionFault(f.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1 (6.5.2)")
 

@@ -132,6 +132,8 @@ class DataFrames:
         if stream.answered:
             # The answer did not wait for the rest of the request.
             self._windows.give_back(size)
+            if ends:
+                self._windows.finished(stream)
             return
         stream.received_bytes = total = stream.received_bytes + len(data)
         announced = stream.announced_bytes

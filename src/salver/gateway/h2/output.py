@@ -12,6 +12,8 @@ from salver.gateway.http.body import Buffer
 # So much of a stream leaves before others get their turn, in frames as long as the peer allows.
 _TURN_BYTES = 256 * 1024
 _JOIN_BYTES = 64 * 1024
+# Our blocks never refer to the dynamic table, so that none is as good as any.
+_NO_TABLE = b"\x20"
 
 
 class Output:
@@ -20,6 +22,7 @@ class Output:
     ``ended`` is called with each stream whose last frame was queued, ``held_bytes`` is what flow
     control holds back. Windows are the peer's
     (RFC 9113, 6.9): ``window`` is the connection's, ``initial_window`` that of new streams.
+    ``resizes`` makes the next header block begin with a change of the table's size (RFC 7541, 4.2).
     """
 
     def __init__(self, ended: Callable[[Stream], None], clock: Clock) -> None:
@@ -27,7 +30,7 @@ class Output:
         self.window = f.DEFAULT_WINDOW
         self.initial_window = f.DEFAULT_WINDOW
         self.max_frame_bytes = f.DEFAULT_FRAME_BYTES
-        self.paused = False
+        self.paused = self.resizes = False
         self.transport: asyncio.Transport | None = None
         self.waiting: dict[int, Stream] = {}
         self.held_bytes = 0
@@ -63,6 +66,8 @@ class Output:
         """Return the frames of a header block (6.2, 6.10)."""
         flags = f.END_STREAM if ends else 0
         limit = self.max_frame_bytes
+        if self.resizes:
+            self.resizes, block = False, _NO_TABLE + block
         if len(block) <= limit:
             return f.head(len(block), f.HEADERS, flags | f.END_HEADERS, stream) + block
         parts = [block[start : start + limit] for start in range(0, len(block), limit)]

@@ -5,7 +5,7 @@ import asyncio
 from salver.core.settings import HttpSettings
 from salver.gateway.h2.stream import Stream
 from salver.gateway.h2.windows import ReceiveWindows
-from salver.gateway.http.unread import unread_mark
+from salver.gateway.http.unread import Taking
 
 _RATE_GRACE_S = 5.0
 _SECOND_NS = 1e9
@@ -17,16 +17,11 @@ class Patience:
     def __init__(self, settings: HttpSettings, windows: ReceiveWindows) -> None:
         self._settings = settings
         self._windows = windows
-        self._unread = (0, 0)
+        self._taking = Taking(settings.body_timeout_s)
 
     def is_stalled(self, transport: asyncio.Transport, now_ns: int) -> bool:
         """Tell whether the client has stopped taking what was written for it."""
-        unread = unread_mark(transport)
-        before, since_ns = self._unread
-        if not unread or unread != before:
-            self._unread = (unread, now_ns)
-            return False
-        return now_ns - since_ns > self._settings.body_timeout_s * _SECOND_NS
+        return self._taking.is_stalled(transport, now_ns)
 
     def is_unread(self, stream: Stream, now_ns: int) -> bool:
         """Tell whether a client has not let a waiting answer go on for too long."""

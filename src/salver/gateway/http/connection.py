@@ -28,7 +28,7 @@ from salver.gateway.http.large import LARGE_BODY_BYTES, LargeBody
 from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.http.prelude import PREFACE, TELLING_BYTES, Successor
-from salver.gateway.http.unread import unread_mark
+from salver.gateway.http.unread import Taking
 
 _RATE_GRACE_S = 5.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -83,12 +83,9 @@ class HttpConnection(asyncio.Protocol):
         self._current: HttpMessage | None = None
         self._queue: deque[HttpMessage] = deque()
         self._body = Body()
-        self._header_bytes = 0
-        self._header_count = 0
-        self._head_received = 0
+        self._header_bytes = self._header_count = self._head_received = 0
         self._body_begun = False
-        self._unread_bytes = 0
-        self._unread_since_ns = 0
+        self._taking = Taking(server.settings.body_timeout_s)
         self._large: LargeBody | None = None
         self._is_fresh = True
         self._prelude = b""
@@ -128,10 +125,13 @@ class HttpConnection(asyncio.Protocol):
                 if self._is_http2(data):
                     return
                 self._prelude = b""
-            self._is_fresh = False
+            self._is_fresh, since_ns = False, self.waiting_since_ns
             self.phase, self.waiting_since_ns = "headers", self._clock.monotonic_ns()
             self._feed(data)
             self._remember(data)
+            if self.phase == "headers" and self._current is None:
+                # Nothing has begun: an empty line before a request is ignored (RFC 9112, 2.2).
+                self.phase, self.waiting_since_ns = "idle", since_ns
         else:
             self._feed(data)
             self._remembered = None
@@ -234,7 +234,7 @@ class HttpConnection(asyncio.Protocol):
         message.method = self._parser.get_method()
         message.close = not self._parser.should_keep_alive()
         headers = message.headers
-        self._body_begun = True
+        self._body_begun, self._head_received = True, 0
         check_framing(self._parser.get_http_version(), message.method, headers)
         length = int(headers.get(b"content-length", b"0"))
         if length > self._settings.max_body_bytes:
@@ -373,7 +373,7 @@ class HttpConnection(asyncio.Protocol):
     def expire(self, now_ns: int) -> None:
         """Close or refuse when the client has kept us waiting for too long."""
         settings = self._settings
-        if self._stalled(now_ns):
+        if self._transport is not None and self._taking.is_stalled(self._transport, now_ns):
             self.abort()
             return
         if self._reading_paused or not self.waiting_since_ns:
@@ -396,14 +396,6 @@ class HttpConnection(asyncio.Protocol):
         ):
             self._refuse(ReadTimeout("the body did not arrive in time, or too slowly"))
 
-    def _stalled(self, now_ns: int) -> bool:
-        """Tell whether the client has stopped taking what was written for it."""
-        unread = unread_mark(self._transport) if self._transport is not None else 0
-        if not unread or unread != self._unread_bytes:
-            self._unread_bytes, self._unread_since_ns = unread, now_ns
-            return False
-        return now_ns - self._unread_since_ns > self._settings.body_timeout_s * 1e9
-
     def close_idle(self, now_ns: int, grace_s: float = 0.0) -> None:
         """Close if nothing is being received or answered, and was not for ``grace_s``."""
         if not self.waiting_since_ns:
@@ -422,14 +414,15 @@ class HttpConnection(asyncio.Protocol):
             self._transport.abort()
 
     def _feed(self, data: bytes) -> None:
-        known = self._current
+        known, phase, body_bytes = self._current, self.phase, self._body.size_bytes
         try:
             self._parse(data)
-            if self.phase == "headers" and self._current is known and known is not None:
-                # httptools keeps an unfinished field to itself; without this it had no end.
-                self._head_received += len(data)
-                if self._head_received > self._settings.max_header_bytes:
-                    self._count_header(self._head_received)
+            if known is not None and self._current is known and self.phase == phase:
+                is_field = phase == "headers" or b"transfer-encoding" in known.headers
+                if is_field and self._body.size_bytes == body_bytes:
+                    self._count_unfinished(len(data))
+                else:
+                    self._head_received = 0
         except HeadersTooLarge as error:
             self._refuse(error)
         except httptools.HttpParserCallbackError as error:
@@ -469,6 +462,12 @@ class HttpConnection(asyncio.Protocol):
         large, self._large = self._large, None
         if large is not None and large.is_receiving and self._transport is not None:
             self._transport.set_protocol(self)
+
+    def _count_unfinished(self, size: int) -> None:
+        """Count what httptools may keep to itself of a field or trailer that has no end yet."""
+        self._head_received += size
+        if self._head_received > self._settings.max_header_bytes:
+            self._count_header(self._head_received)
 
     def _count_header(self, size: int) -> None:
         self._header_bytes += size

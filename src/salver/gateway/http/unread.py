@@ -8,6 +8,22 @@ import struct
 _TCP_INFO = struct.Struct("=24xI92xQ16xI")
 
 
+class Taking:
+    """Tells of one connection whether its client still takes its answers; asked now and then."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_ns = limit_s * 1e9
+        self._mark, self._since_ns = 0, 0
+
+    def is_stalled(self, transport: asyncio.Transport, now_ns: int) -> bool:
+        """Tell whether the client has stopped taking what was written for it."""
+        mark = unread_mark(transport)
+        if not mark or mark != self._mark:
+            self._mark, self._since_ns = mark, now_ns
+            return False
+        return now_ns - self._since_ns > self._limit_ns
+
+
 def unread_mark(transport: asyncio.Transport) -> int:
     """Return 0 when nothing waits to be taken, else a number that changes when some of it is.
 

@@ -30,7 +30,8 @@ class StreamService:
         self.infer = infer
         self.keys = keys
         self.ids = ids
-        self.streamings: Streamings = {f"{SERVICE}/ModelStreamInfer": Streaming(self._open)}
+        call = Streaming(self._open, limit_bytes=None)
+        self.streamings: Streamings = {f"{SERVICE}/ModelStreamInfer": call}
 
     def _open(self, dialogue: Dialogue, principal: Principal) -> "StreamSpeaker":
         return StreamSpeaker(self, dialogue, principal)

@@ -7,6 +7,9 @@ from salver.core.context import Principal
 from salver.gateway.grpc.call import Call
 from salver.gateway.grpc.dialogue import Dialogue, Speaker
 
+SMALL_CALL_BYTES = 4 * 1024 * 1024
+"""What calls without tensors say in good faith; messages become many times their size when read."""
+
 Act = Callable[[Any, Principal], Any]
 
 
@@ -26,11 +29,13 @@ Unaries = dict[str, Unary]
 class Streaming(NamedTuple):
     """A call of many messages; ``is_open`` tells that it needs no key.
 
-    ``open`` returns who speaks on our side; it may raise ``SalverError``.
+    ``open`` returns who speaks on our side; it may raise ``SalverError``. Messages over
+    ``limit_bytes``, as they are sent or inflated, end the call; None leaves it to the settings.
     """
 
     open: Callable[[Dialogue, Principal], Speaker]
     is_open: bool = False
+    limit_bytes: int | None = SMALL_CALL_BYTES
 
 
 Streamings = dict[str, Streaming]
