@@ -82,6 +82,23 @@ def test_all_that_is_wrong_with_an_endpoint_is_told(parts: Control) -> None:
     ]
 
 
+def test_an_endpoint_that_follows_its_alias_is_rehearsed_with_its_own_version(
+    parts: Control,
+) -> None:
+    """More replicas are no other version; without its policy it would change over at once."""
+    policy = RolloutPolicy()
+    record = parts.catalog.resolve(ModelReference("m", 1))
+    follows = EndpointSpec("f", "m", 1, "best", rollout=policy)
+    parts.placing.put(follows, record, (), force=False)
+    parts.catalog.set_alias("m", "best", 2)
+    with parts.database.write() as connection:
+        parts.store._mark(connection, "other", "m:2", "it was worse")
+    more = Step("f", EndpointSpec("f", "", replicas=2, rollout=policy), "m@best")
+    assert told(parts, more) == []
+    apart = Step("f", EndpointSpec("f", "", replicas=2), "m@best")
+    assert told(parts, apart) == [("f", "", "version_rolled_back")]
+
+
 def test_each_part_of_a_wish_is_checked(parts: Control) -> None:
     """Not only the first that is wrong is told."""
     policy = RolloutPolicy(analysis={"alpha": 0.9})

@@ -1,6 +1,7 @@
 """Golden examples are asked in turns, so that a model that hangs keeps nobody else waiting long."""
 
 import asyncio
+import errno
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ import pytest
 
 from salver.artifact.golden import Golden, write_golden
 from salver.control import golden
+from salver.control.desired import Observed
 from salver.control.golden import GoldenGate, Subject
 from salver.control.hub import Hub
 from salver.control.loads import AddressOf
@@ -21,7 +23,15 @@ from salver.observe.merge import Merger, Totals
 from salver.registry.blobs import BlobStore
 from salver.wire.connection import Connection
 from salver.wire.framing import Buffer
-from salver.wire.messages import PROTOCOL_VERSION, Chunk, Hello, Infer, Message
+from salver.wire.messages import (
+    PROTOCOL_VERSION,
+    Chunk,
+    Hello,
+    Infer,
+    Message,
+    Plan,
+    VariantState,
+)
 from salver.wire.transport import listen
 
 EXAMPLES = 5
@@ -136,3 +146,56 @@ def test_who_never_answers_is_asked_anew(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_wrong_answers_end_the_check() -> None:
     """They are a verdict on the version, in whatever turn they come."""
     asyncio.run(fails_with_wrong_answers())
+
+
+async def kept(workers: dict[str, dict[str, VariantState]]) -> bool:
+    """Tell whether a verdict is still known when its process is there and workers say this."""
+    async with gate() as (keeper, _, _):
+        keeper._verdicts[subject("m:1")] = GoldenMismatch("wrong")
+        hub = keeper._hub
+        hub.observed = lambda: Observed(workers, None)  # type: ignore[method-assign]
+        hub.incarnations = lambda: {"shared-0": "w1"}  # type: ignore[method-assign]
+        keeper.screen([], Plan(1, 0, ()))
+        return subject("m:1") in keeper._verdicts
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("ready", True),
+        ("evicted", True),
+        ("reloading", True),
+        ("loading", False),
+        ("failed", False),
+        ("", False),
+    ],
+)
+def test_a_verdict_ends_with_what_it_is_about(state: str, expected: bool) -> None:
+    """A version that its worker has no longer is asked anew when it is loaded once more."""
+    states = {"m:1": VariantState("m:1", state)} if state else {}
+    assert asyncio.run(kept({"shared-0": states})) is expected
+
+
+def test_a_verdict_stays_while_its_worker_says_nothing() -> None:
+    """A process whose link is new has not said yet what it has."""
+    assert asyncio.run(kept({}))
+
+
+async def lacks_files() -> None:
+    """Check a version while control can open no file."""
+    async with gate() as (keeper, digest, _):
+
+        def read(sha256: str, max_bytes: int) -> bytes:
+            raise OSError(errno.EMFILE, "too many open files")
+
+        keeper._blobs.read = read  # type: ignore[method-assign]
+        keeper._open[subject("good:1")] = asyncio.create_task(asyncio.sleep(0))
+        await keeper._check(subject("good:1"), digest)
+        assert keeper._verdicts == {}
+        assert keeper._open == {}
+
+
+def test_what_control_lacks_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing of the version, which is asked anew."""
+    monkeypatch.setattr(golden, "_AGAIN_S", 0.0)
+    asyncio.run(lacks_files())

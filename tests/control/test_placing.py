@@ -7,10 +7,13 @@ import pytest
 import sqlalchemy as sa
 
 from salver.core.clock import ManualClock
-from salver.core.errors import SalverError, Standby
+from salver.core.errors import RolloutActive, SalverError, SideActive, Standby
 from salver.core.names import ModelReference
+from salver.core.rollouts import RolloutPolicy
+from salver.core.sides import Side, SideArm
 from salver.registry.lease import STALE_S
 from salver.registry.records import EndpointSpec
+from salver.rollout.machine import Rollout
 from tests.control.parts import Control, control, push
 
 FOLLOWS = EndpointSpec("e", "m", alias="best")
@@ -60,6 +63,26 @@ def test_a_control_that_was_taken_over_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(Standby):
         first.placing.remove("e")
     assert first.state.endpoint("e") is not None
+
+
+def test_an_alias_stays_while_something_goes_on_at_an_endpoint_that_lives_from_it(
+    tmp_path: Path,
+) -> None:
+    """Without a policy an endpoint has no version but the alias's; with one it keeps its own."""
+    first = in_charge(tmp_path, ManualClock())
+    first.begin(Rollout("e", 0, "m:1", "m:2", RolloutPolicy(), "s", 0, "alice"))
+    with pytest.raises(RolloutActive, match="'e'"):
+        first.placing.delete_alias("m", "best")
+    kept = msgspec.structs.replace(FOLLOWS, version=1, rollout=RolloutPolicy())
+    first.store.put(kept, None, 0.0)
+    arms = (SideArm("m:2", sample=100),)
+    first.sides.begin("f", lambda number: Side("f", number, "shadow", arms, "s", 0, 0, "alice"))
+    with pytest.raises(SideActive, match="'f'"):
+        first.placing.delete_alias("m", "best")
+    assert first.catalog.model("m").aliases == {"best": 1}
+    first.sides.end("f", "shadow", 1, 1)
+    first.placing.delete_alias("m", "best")
+    assert first.catalog.model("m").aliases == {}
 
 
 def test_an_alias_moves_with_all_that_follows_it_or_not_at_all(tmp_path: Path) -> None:

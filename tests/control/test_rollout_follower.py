@@ -46,6 +46,46 @@ def test_an_alias_that_is_gone_stops_no_other_endpoint(parts: Control) -> None:
     assert follow(parts) == ["e"]
 
 
+def test_a_change_of_something_else_is_no_way_around_the_rollout(parts: Control) -> None:
+    """Deployed anew with more replicas it keeps its version, and the rollout begins all the same.
+
+    That holds also where another endpoint had the alias's version rolled back, and forced.
+    """
+    parts.catalog.set_alias("b", "best", 2)
+    with parts.database.write() as connection:
+        parts.store._mark(connection, "other", "b:2", "it was worse")
+    deployer = parts.rollouts._deployer
+    for replicas, force in ((2, False), (3, True)):
+        wish = EndpointSpec("e", "", replicas=replicas, rollout=POLICY)
+        made = asyncio.run(deployer.put(wish, "b@best", force=force))
+        assert (made.version, made.alias, made.replicas) == (1, "best", replicas)
+    assert follow(parts) == []
+    parts.catalog.set_alias("b", "best", 3)
+    asyncio.run(deployer.put(EndpointSpec("e", "", replicas=2, rollout=POLICY), "b@best"))
+    assert follow(parts) == ["e"]
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "policy", "version"),
+    [
+        ("new", "b@best", POLICY, 2),
+        ("e", "b@other", POLICY, 3),
+        ("e", "a@best", POLICY, 1),
+        ("e", "b@best", None, None),
+        ("e", "b:3", POLICY, 3),
+    ],
+)
+def test_what_follows_anew_begins_with_what_its_alias_means(
+    parts: Control, name: str, model: str, policy: RolloutPolicy | None, version: int | None
+) -> None:
+    """A new endpoint, another alias or model, no policy any more, and a version that is named."""
+    parts.catalog.set_alias("b", "best", 2)
+    parts.catalog.set_alias("b", "other", 3)
+    wish = EndpointSpec(name, "", rollout=policy)
+    made = asyncio.run(parts.rollouts._deployer.put(wish, model))
+    assert made.version == version
+
+
 def test_a_move_waits_while_a_side_goes_on(parts: Control) -> None:
     """It is not forgotten: the rollout begins when the shadow has ended."""
     asyncio.run(parts.companions.shadow("e", "3", 100, "alice", force=False))

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,11 +15,12 @@ from salver.control.rollouts.journal import line_of, record_of, rollout_of
 from salver.control.rollouts.judging import columns_of, judge_policy
 from salver.control.rollouts.looks import Seen
 from salver.core.clock import ManualClock
-from salver.core.errors import NotReady
+from salver.core.errors import ControlUnavailable, NotReady
 from salver.registry.lease import STALE_S
+from salver.registry.records import EndpointSpec, RolloutRecord
 from salver.rollout.columns import encode_columns
 from salver.rollout.gaps import Gaps
-from salver.rollout.machine import ADVANCE, Command, Finding, Rollout, command
+from salver.rollout.machine import ADVANCE, ROLL_BACK, Command, Finding, Rollout, command
 from salver.wire.deaths import Death
 from tests.control.parts import Control, control, variant
 from tests.control.test_rollout_evidence import POLICY, counted
@@ -176,3 +178,40 @@ def test_a_control_that_is_started_again_counts_no_crash_twice(
     asyncio.run(other.runner._tick())
     assert rollout_of(other.store.newest("e")).state == "rolled_back"
     other.thread.stop()
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("disk"), ControlUnavailable("disk")])
+def test_a_rollout_that_cannot_be_written_down_stops_no_other(
+    parts: Control, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    """The others change, what passes is written down, and it is decided anew when it can be."""
+    spec = EndpointSpec("g", "m", 1)
+    parts.store.put(spec, spec, 60.0)
+    for endpoint in ("e", "f"):
+        parts.begin(msgspec.structs.replace(ROLLOUT, endpoint=endpoint))
+    asyncio.run(parts.runner._tick())
+    crash(parts, clock, 1, 2, 3)
+    change, left_s = parts.store.change, parts.store.previous()["g"].left_s
+
+    def refused(after: RolloutRecord, *rest: Any) -> None:
+        if after.endpoint == "e":
+            raise fault
+        change(after, *rest)
+
+    monkeypatch.setattr(parts.store, "change", refused)
+    asyncio.run(parts.runner._tick())
+    assert rollout_of(parts.store.newest("f")).state == "rolled_back"
+    assert parts.runner.current["e"].state == "running"
+    assert parts.store.previous()["g"].left_s < left_s
+    monkeypatch.undo()
+    asyncio.run(parts.runner._tick())
+    assert rollout_of(parts.store.newest("e")).state == "rolled_back"
+
+
+def test_what_a_metric_says_is_cleaned_of_what_databases_refuse(parts: Control) -> None:
+    """A version that is left is marked with it, and PostgreSQL stores no zero byte."""
+    rollout = parts.begin(ROLLOUT)
+    seen = Seen(Look(900, Finding(ROLL_BACK, "worse\0by far")))
+    finding = asyncio.run(parts.runner._ticked(rollout, seen, 1.0)).finding
+    assert finding == Finding(ROLL_BACK, "worse\N{REPLACEMENT CHARACTER}by far")
+    assert parts.runner.findings["e"] == finding

@@ -12,6 +12,7 @@ import pytest
 from salver.control.webhooks.attempt import FAILED, NO, OK, Attempt
 from salver.control.webhooks.deliverer import MAX_OPEN_OF_HOST, Deliverer
 from salver.core.clock import ManualClock
+from salver.core.errors import ControlUnavailable
 from salver.core.webhooks import BEFORE_STEP, WHEN_PROMOTED, Webhook
 from salver.observe.merge import Merger
 from salver.registry.lease import STALE_S
@@ -185,6 +186,66 @@ def test_what_was_not_written_down_is_told_again(parts: Control, clock: ManualCl
     assert [item.id for item in send.told] == ["d1", "d1"]
     assert send.told[0] == send.told[1]
     assert state(parts).state == "delivered"
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome", "ended"),
+    [
+        (RuntimeError("full"), OK, "delivered"),
+        (ControlUnavailable("full"), NO, "refused"),
+        (ControlUnavailable("full"), FAILED, "waiting"),
+    ],
+)
+def test_what_cannot_be_written_down_is_told_ever_more_rarely(
+    parts: Control,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+    outcome: str,
+    ended: str,
+) -> None:
+    """A host is not asked all the time because a disk is full, and is done with it afterwards."""
+    add(parts, ITEM)
+    send = Scripted(Attempt(outcome, 200))
+    made, _ = deliverer(parts, send, clock)
+    times: list[float] = []
+
+    def refused(_item: Delivery) -> bool:
+        raise fault
+
+    async def run() -> None:
+        for _ in range(60):
+            before = len(send.told)
+            await settle(made)
+            if len(send.told) > before:
+                times.append(clock.monotonic_ns() / 1e9)
+            clock.advance(0.5)
+
+    async def later() -> None:
+        clock.advance(60.0)
+        await settle(made)
+
+    monkeypatch.setattr(parts.deliveries, "save", refused)
+    asyncio.run(run())
+    pauses = [after - before for before, after in pairwise(times)]
+    assert len(pauses) >= 4
+    for number, pause in enumerate(pauses):
+        assert 0.5 * 2**number <= pause <= 2**number + 0.5
+    assert (state(parts).state, state(parts).attempts) == ("waiting", 0)
+    monkeypatch.undo()
+    asyncio.run(later())
+    assert (state(parts).state, state(parts).attempts) == (ended, 1)
+    assert made._unnoted == {}
+
+
+def test_a_disk_that_is_full_for_long_makes_no_pause_too_long(
+    parts: Control, clock: ManualClock
+) -> None:
+    """However often it failed, the next attempt is within the longest pause."""
+    made, _ = deliverer(parts, Scripted(Attempt(OK, 200)), clock)
+    made._unnoted[ITEM.id] = 100_000
+    made._put_off(ITEM)
+    assert 30.0 <= (made._due_ns[ITEM.id] - clock.monotonic_ns()) / 1e9 <= 60.0
 
 
 def _refused(_item: Delivery) -> bool:

@@ -69,11 +69,15 @@ class Admission:
     ) -> tuple[EndpointSpec, VersionRecord]:
         """Return what is wanted with its version; called from the database's thread.
 
-        ``others`` are all endpoints. Raises ``ModelNotFound``, ``VersionNotFound``,
-        ``AliasNotFound``, ``InvalidRequest``, ``WebhookNotAllowed``, ``HostingRefused`` and
-        ``Conflict`` where another endpoint has its version hosted otherwise.
+        ``others`` are all endpoints. One of them that follows the same alias and has a version
+        keeps it, if it shall have a rollout policy: a rollout brings the next.
+
+        Raises ``ModelNotFound``, ``VersionNotFound``, ``AliasNotFound``, ``InvalidRequest``,
+        ``WebhookNotAllowed``, ``HostingRefused`` and ``Conflict`` where another endpoint has its
+        version hosted otherwise.
         """
-        record = self._catalog.resolve(reference)
+        known = next((other for other in others if other.name == spec.name), None)
+        record = self._meant(spec, reference, known)
         self._check_webhooks(spec)
         self._check_hosting(spec, record, others)
         return _pinned(spec, reference, record), record
@@ -107,7 +111,7 @@ class Admission:
                 self._check_webhooks(step.spec)
             reference = parse_reference(step.model)
             with _noting(found, step.name, "model"):
-                record = self._catalog.resolve(reference)
+                record = self._meant(step.spec, reference, others.get(step.name))
                 with _noting(found, step.name, "hosting"):
                     self._check_hosting(step.spec, record, others.values())
                 wanted = _pinned(step.spec, reference, record)
@@ -128,6 +132,18 @@ class Admission:
         yield "hosting", lambda: check_hosting(spec.hosting, is_code=False, is_stream=False)
         if rollout is not None:
             yield "rollout.analysis", lambda: judge_policy(rollout)
+
+    def _meant(
+        self, spec: EndpointSpec, reference: ModelReference, known: EndpointSpec | None
+    ) -> VersionRecord:
+        """Return the version that is wanted of an endpoint which was ``known`` before."""
+        record = self._catalog.resolve(reference)
+        if known is None or known.version is None:
+            return record
+        follows = reference.alias is not None and spec.rollout is not None
+        if not follows or (known.model, known.alias) != (record.model, reference.alias):
+            return record
+        return self._catalog.resolve(ModelReference(known.model, known.version))
 
     def _check_webhooks(self, spec: EndpointSpec) -> None:
         """Check what is said of webhooks, beside those that are kept."""

@@ -123,7 +123,11 @@ class Deployer:
         return stay
 
     async def delete_alias(self, model: str, alias: str) -> None:
-        """Remove an alias; raises ``AliasNotFound`` or ``EndpointFrozen``."""
+        """Remove an alias.
+
+        Raises ``AliasNotFound``, ``EndpointFrozen`` for an endpoint that follows it, and
+        ``RolloutActive`` or ``SideActive`` for one that does so without a rollout policy.
+        """
         await self._database(lambda: self._placing.delete_alias(model, alias))
         self._reconciler.wake()
 

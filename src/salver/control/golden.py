@@ -103,7 +103,7 @@ class GoldenGate:
                 seen.add(subject)
                 shown = self._shown(subject, version.manifest.golden, state)
                 workers[worker] = {**workers[worker], version.id: shown}
-        self._forget(seen, incarnations.values())
+        self._forget(seen, incarnations.values(), observed)
         wanted = {one.version.id for wish in desired for one in wish.each() if one.version}
         self._slow &= wanted
         self._ends_before = {v: ends for v, ends in self._ends_before.items() if v in wanted}
@@ -135,10 +135,16 @@ class GoldenGate:
             return state
         return _failed(state, error)
 
-    def _forget(self, seen: set[Subject], incarnations: Collection[str]) -> None:
-        """Forget verdicts about processes that are gone."""
-        for subject in [s for s in self._verdicts if s.incarnation not in incarnations]:
-            if subject not in seen:
+    def _forget(
+        self, seen: set[Subject], incarnations: Collection[str], observed: Observed
+    ) -> None:
+        """Forget verdicts about processes that are gone, and about what they have no longer.
+
+        A version that is loaded once more is asked anew: what failed before may be mended.
+        """
+        for subject in list(self._verdicts):
+            is_gone = subject.incarnation not in incarnations and subject not in seen
+            if is_gone or _is_unloaded(subject, observed):
                 del self._verdicts[subject]
 
     async def _check(self, subject: Subject, golden: str) -> None:
@@ -146,9 +152,10 @@ class GoldenGate:
         pid = self._hub.pids().get(subject.incarnation)
         try:
             await self._ask_all(subject, golden)
-        except (WireError, CapacityError) as error:
-            # The worker is gone or has no time; it or whoever comes after it is asked anew.
-            log.warning("golden_not_asked", variant=subject.variant, cause=error.message)
+        except (WireError, CapacityError, OSError) as error:
+            # The worker is gone or has no time; it or whoever comes after it is asked anew. So it
+            # is when control has no memory or no file left, which says nothing of the version.
+            log.warning("golden_not_asked", variant=subject.variant, cause=str(error))
             await asyncio.sleep(_AGAIN_S)
             if pid is not None and subject.incarnation not in self._hub.connected():
                 self._hub.deaths.ran(subject.worker, pid, [subject.variant])
@@ -185,6 +192,15 @@ class GoldenGate:
                     if not is_over:
                         self._slow.add(variant)
             done += answered
+
+
+def _is_unloaded(subject: Subject, observed: Observed) -> bool:
+    """Tell whether a worker that says what it has does not say so of this version."""
+    states = observed.workers.get(subject.worker)
+    if states is None:
+        return False
+    state = states.get(subject.variant)
+    return state is None or state.state not in ANSWERING_STATES
 
 
 def _failed(state: VariantState, error: SalverError) -> VariantState:

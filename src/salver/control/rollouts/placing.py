@@ -156,7 +156,11 @@ class Placing:
     def delete_alias(self, model: str, alias: str) -> None:
         """Remove an alias; raises as ``Deployer.delete_alias``."""
         for spec in self._followers(model, alias):
-            self._gates.check_thawed(spec.name)
+            if spec.rollout is None:
+                # It has no version any more, and what goes on needs the one that it has.
+                self._gates.check_free(spec.name)
+            else:
+                self._gates.check_thawed(spec.name)
         self._catalog.delete_alias(model, alias, self._store.check)
 
     def _staying(

@@ -255,13 +255,7 @@ class Runner:
         for rollout in list(self.current.values()):
             is_same = places.get(rollout.endpoint) == place(rollout)
             known = seen.get(rollout.endpoint, Seen()) if is_same else Seen()
-            counted = rollout if known.look is None else with_columns(rollout, known.look)
-            after, transition = tick(counted, await self._ticked(rollout, known, elapsed_s))
-            self.current[after.endpoint] = after
-            if transition is not None:
-                await self._try_to_commit(rollout, after, transition)
-            elif after.columns != rollout.columns:
-                await self._count(rollout, after)
+            await self._try_to_advance(rollout, known, elapsed_s)
         if self._unsaved_s >= _SAVE_S:
             self._unsaved_s, spent_s = 0.0, self._unsaved_s
             await self._save(spent_s)
@@ -275,32 +269,49 @@ class Runner:
         self.findings.clear()
         self._fence = fence
 
-    async def _try_to_commit(self, before: Rollout, after: Rollout, transition: Transition) -> None:
-        """Commit; what could not be written has not happened, and is decided anew.
+    async def _try_to_advance(self, rollout: Rollout, known: Seen, elapsed_s: float) -> None:
+        """Let time pass for one rollout; whatever is wrong with it, the others go on.
 
-        What is frozen gets no more traffic, also when its rollout was not paused in time.
+        What could not be written has not happened, and is decided anew.
         """
+        endpoint = rollout.endpoint
+        try:
+            await self._advance(rollout, known, elapsed_s)
+        except SalverError as error:
+            self.current[endpoint] = rollout
+            log.warning(
+                "rollout_not_ticked", endpoint=endpoint, code=error.code, cause=error.message
+            )
+        except Exception:  # a fault of ours must not stop the others
+            self.current[endpoint] = rollout
+            log.exception("rollout_not_ticked", endpoint=endpoint)
+
+    async def _advance(self, rollout: Rollout, known: Seen, elapsed_s: float) -> None:
+        counted = rollout if known.look is None else with_columns(rollout, known.look)
+        after, transition = tick(counted, await self._ticked(rollout, known, elapsed_s))
+        self.current[after.endpoint] = after
+        if transition is not None:
+            await self._commit_unless_frozen(rollout, after, transition)
+        elif after.columns != rollout.columns:
+            await self._count(after)
+
+    async def _commit_unless_frozen(
+        self, before: Rollout, after: Rollout, transition: Transition
+    ) -> None:
+        """Commit; what is frozen gets no more traffic, also when it was not paused in time."""
         endpoint, store = before.endpoint, self._stores.rollouts
         check = (lambda: check_thawed(store, endpoint)) if transition.kind in _THAW else None
         try:
-            try:
-                await self.commit(after, transition, check)
-            except EndpointFrozen as error:
-                paused, line = command(before, Command("pause", SYSTEM, error.message))
-                assert line is not None
-                await self.commit(paused, line)
-        except SalverError:
-            self.current[endpoint] = before
-            raise
+            await self.commit(after, transition, check)
+        except EndpointFrozen as error:
+            paused, line = command(before, Command("pause", SYSTEM, error.message))
+            assert line is not None
+            await self.commit(paused, line)
 
-    async def _count(self, before: Rollout, after: Rollout) -> None:
+    async def _count(self, after: Rollout) -> None:
         """Let gateways count something else, once that is written down."""
         record = record_of(after)
-        try:
-            await self._stores.database(lambda: self._stores.rollouts.save(record, {}))
-        except SalverError:
-            self.current[before.endpoint] = before
-            raise
+        await self._stores.database(lambda: self._stores.rollouts.save(record, {}))
         self._reconciler.wake()
 
     async def _open_book(self, rollout: Rollout) -> None:
@@ -324,6 +335,7 @@ class Runner:
             # It looked at what is left out by now, or not at what counts again.
             finding = None
         if finding is not None:
+            finding = msgspec.structs.replace(finding, reason=_storable(finding.reason))
             self.findings[rollout.endpoint] = finding
         return Tick(
             elapsed_s,

@@ -28,6 +28,7 @@ MAX_OPEN = 32
 MAX_OPEN_OF_HOST = 2
 _LOOK_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_MAX_DOUBLINGS = 6
 _SECOND_NS = 1_000_000_000
 _KEPT_DAYS = 30.0
 _TIDY_S = 3600.0
@@ -64,6 +65,7 @@ class Deliverer:
         self._hosts: Counter[str] = Counter()
         self._due_ns: dict[str, int] = {}
         self._since_ns: dict[str, int] = {}
+        self._unnoted: dict[str, int] = {}
         self._tidied_ns: int | None = None
 
     def wake(self) -> None:
@@ -105,9 +107,9 @@ class Deliverer:
         busy = set(self._open)
         waiting = await self._database(self.store.waiting)
         known = {item.id for item in waiting} | busy
-        for times in (self._due_ns, self._since_ns):
-            for gone in times.keys() - known:
-                del times[gone]
+        for kept in (self._due_ns, self._since_ns, self._unnoted):
+            for gone in kept.keys() - known:
+                del kept[gone]
         now_ns = self._clock.monotonic_ns()
         for item in waiting:
             if len(self._open) >= MAX_OPEN:
@@ -132,7 +134,10 @@ class Deliverer:
         task.add_done_callback(ended)
 
     async def _try(self, item: Delivery) -> None:
-        """Make one attempt and write down what came of it; when that fails, it is made again."""
+        """Make one attempt and write down what came of it; when that fails, it is made again.
+
+        Each time after a longer pause, whatever was answered.
+        """
         self._due_ns[item.id] = self._clock.monotonic_ns() + round(_FIRST_PAUSE_S * _SECOND_NS)
         try:
             attempt = await self._send(item)
@@ -143,10 +148,13 @@ class Deliverer:
                 return
         except SalverError as error:
             log.warning("webhook_not_noted", id=item.id, code=error.code, cause=error.message)
+            self._put_off(item)
             return
         except Exception:  # a fault of ours must not stop the others
             log.exception("webhook_failed", id=item.id)
+            self._put_off(item)
             return
+        self._unnoted.pop(item.id, None)
         log.info(
             "webhook",
             webhook=item.webhook.name,
@@ -161,6 +169,13 @@ class Deliverer:
         )
         if after.state != WAITING:
             self._count("salver_webhook_deliveries_total", (item.event, after.state))
+
+    def _put_off(self, item: Delivery) -> None:
+        """Let the next attempt wait, the longer the more of them were not written down."""
+        times = self._unnoted[item.id] = self._unnoted.get(item.id, 0) + 1
+        pause_ns = round(self._pause_s(times) * _SECOND_NS)
+        due_ns = self._clock.monotonic_ns() + pause_ns
+        self._due_ns[item.id] = max(self._due_ns.get(item.id, 0), due_ns)
 
     def _after(self, item: Delivery, attempt: Attempt) -> tuple[Delivery, float]:
         """Return a delivery after an attempt, and the pause before another."""
@@ -185,7 +200,8 @@ class Deliverer:
         return after, pause_s
 
     def _pause_s(self, attempts: int) -> float:
-        longest_s = min(_FIRST_PAUSE_S * 2.0 ** (attempts - 1), _LONGEST_PAUSE_S)
+        doublings = min(attempts - 1, _MAX_DOUBLINGS)
+        longest_s = min(_FIRST_PAUSE_S * 2.0**doublings, _LONGEST_PAUSE_S)
         return longest_s * self._random.uniform(0.5, 1.0)
 
     async def _tidy(self) -> None:
