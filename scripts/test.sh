@@ -9,7 +9,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly MOST_AGAIN=${AGAIN:-4}
 # These look at what the whole machine holds, or fill its memory.
-# These look at what the whole machine holds, or fill its memory.
 readonly ALONE=(tests/e2e/test_stateful.py tests/e2e/test_groups.py tests/scale/test_groups.py)
 folder=$(mktemp -d /tmp/t.XXXXXX)
 pytest=(.venv/bin/pytest -o "cache_dir=$folder/cache")

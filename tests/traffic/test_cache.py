@@ -422,6 +422,17 @@ def test_whose_run_it_was_says_which_worker_had_it() -> None:
     assert third.context.worker == "shared-1"
 
 
+def test_who_goes_on_after_a_deadline_names_no_worker_yet() -> None:
+    """It is the exchange of who ran out of time that names the worker, whoever came first."""
+    scene = Scene()
+    hurried, patient, between = (scene.ask(2.0, time) for time in (1000, 3000, 2000))
+    for worker in ("shared-0", "shared-1"):
+        scene.engine.open[0][1].worker = worker
+        scene.engine.fail(DeadlineExceeded("late"))
+    named = [caller.context.worker for caller in (hurried, patient, between)]
+    assert named == ["shared-0", "", "shared-1"]
+
+
 def test_a_caller_that_leaves_at_a_part_costs_nobody_theirs() -> None:
     """The next one gets that part as well."""
 

@@ -143,7 +143,6 @@ class Flight:
     def fail(self, error: SalverError) -> None:
         """End everybody's request, but for those who have more time than this attempt had."""
         patient: list[_Waiter] = []
-        self._name_worker()
         if isinstance(error, DeadlineExceeded) and not self._has_begun:
             assert self._context is not None
             deadline_ns = self._context.deadline_ns
@@ -151,6 +150,7 @@ class Flight:
             self._waiters = [w for w in self._waiters if w.context.deadline_ns <= deadline_ns]
         else:
             self._cache.ended(self._key, self)
+        self._name_worker()
         failed = self._ended()
         self._waiters = patient
         if patient:
