@@ -13,7 +13,9 @@ from salver.control.rollouts.facts import Facts
 from salver.control.rollouts.judging import columns_of, judge_policy
 from salver.control.rollouts.plugin_looks import AT_ONCE
 from salver.core.clock import ManualClock
+from salver.core.errors import DeadlineExceeded
 from salver.core.rollouts import RolloutPolicy, check_policy
+from salver.core.settings import ControlSettings, Settings
 from salver.registry.lease import STALE_S
 from salver.rollout.columns import Columns, encode_columns
 from salver.rollout.machine import Command, Rollout
@@ -138,7 +140,10 @@ def test_a_freeze_and_a_rollback_do_not_wait_either(parts: Control) -> None:
         await begun(parts, rollout("e"))
         ticking = asyncio.create_task(parts.runner._tick())
         await until(lambda: hanging.entered.acquire(blocking=False))
-        await parts.rollouts.rollback("e", "bob", "", force=False)
+        # No loop makes plans here, so that it is not waited for long until one is in force.
+        parts.reconciler.settings = Settings(control=ControlSettings(deploy_timeout_s=0.01))
+        with pytest.raises(DeadlineExceeded):
+            await parts.rollouts.rollback("e", "bob", "", force=False)
         await ticking
 
     asyncio.run(run())

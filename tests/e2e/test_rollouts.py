@@ -368,6 +368,12 @@ def test_a_person_pauses_resumes_promotes_and_aborts(server: Server, tmp_path: P
     wait_until(lambda: doubled(server) == [15.0], "the new version answers")
     assert "rolled_back" in server.ok("rollout", "abort", "scaled")
     wait_until(lambda: doubled(server) == [10.0], "the old version answers")
+    server.ok("rollout", "start", "scaled", "--to", "2", "--force", "--strategy", "manual")
+    wait_until(lambda: rollout(server)["step"] == 1, "the new version is loaded")
+    server.ok("rollout", "set-weight", "scaled", "99.99")
+    wait_until(lambda: doubled(server) == [15.0], "the new version answers")
+    assert "scaled:1" in server.ok("rollback", "scaled", "--reason", "at once")
+    assert [doubled(server) for _ in range(50)] == [[10.0]] * 50, "it was not in force"
     who = {event["event"]: event["actor"] for event in server.json("rollout", "history", "scaled")}
     assert set(who) == {"start", "step", "pause", "resume", "promote", "weight", "roll_back"}
     assert who["step"] == "salver"

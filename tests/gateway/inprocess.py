@@ -303,6 +303,7 @@ class RunningServer:
             inference, directory, self._keys, ids, lambda _: None, gather, extensions
         )
         self.server = server = HttpServer(self.settings, clock, routes.answer, routes.refuse)
+        server.identify = self._keys.identify
         rest = Rest(routes.answer, routes.refuse)
         calls = GrpcInference(inference, self.settings)
         usual = CallGatherer(inference, calls, turn) if gathers(self.settings) else None

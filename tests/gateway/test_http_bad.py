@@ -230,7 +230,7 @@ def test_slow_headers_and_bodies_time_out() -> None:
 
 def test_a_body_below_the_least_rate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that trickles in, though within its total time, is given up."""
-    monkeypatch.setattr("salver.gateway.http.connection._RATE_GRACE_S", 0.2)
+    monkeypatch.setattr("salver.gateway.http.patience._RATE_GRACE_S", 0.2)
     with (
         RunningServer(HttpSettings(min_body_rate_bytes_s=10_000)) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=20) as client,

@@ -172,6 +172,22 @@ class Deployer:
                 "'salver status'"
             )
 
+    async def wait_unrouted(self, endpoint: str, variant: str, timeout_s: float) -> None:
+        """Return when no live gateway sends an endpoint's requests to a version.
+
+        Raises ``DeadlineExceeded``.
+        """
+
+        def left() -> bool:
+            weights = {item["id"]: item["weight"] for item in self._variants(endpoint)}
+            return not weights.get(variant) and self._has_arrived()
+
+        if not await self._reconciler.wait_for(left, timeout_s):
+            raise DeadlineExceeded(
+                f"what was decided is written down, but after {timeout_s:g} s requests of endpoint "
+                f"{endpoint!r} may still go to {variant}; see 'salver status'"
+            )
+
     def describe(self) -> list[dict[str, Any]]:
         """Return every endpoint as the API shows it."""
         observed = self._reconciler.observed()
@@ -227,8 +243,12 @@ class Deployer:
 
     def _is_known(self) -> bool:
         """Tell whether every live gateway, and at least one, acts on the plan."""
-        gateways, number = self._hub.peers(GATEWAY), self._reconciler.plan.number
-        return bool(gateways) and all(gateway.acknowledged >= number for gateway in gateways)
+        return bool(self._hub.peers(GATEWAY)) and self._has_arrived()
+
+    def _has_arrived(self) -> bool:
+        """Tell whether every live gateway acts on the plan."""
+        number = self._reconciler.plan.number
+        return all(gateway.acknowledged >= number for gateway in self._hub.peers(GATEWAY))
 
     def _scaling(self, spec: EndpointSpec) -> dict[str, Any]:
         """Return the bounds of an endpoint's replicas, and what was decided between them."""

@@ -178,6 +178,7 @@ class Gateway:
     async def provision(self) -> None:
         """Read the API keys and certificates; raises ``InvalidSettings``."""
         self._shadows.open_requests = self._engine.open_requests
+        self._server.identify = self._keys.identify
         self._keys.provision()
         if self._context is not None:
             self._context.provision()

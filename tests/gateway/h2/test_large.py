@@ -22,6 +22,7 @@ from salver.gateway.h2.large import LargeReads
 from salver.gateway.h2.stream import Stream
 from salver.gateway.http.large import LARGE_BODY_BYTES
 from salver.gateway.http.memory import PayloadMemory
+from salver.gateway.http.ports import Identify
 from salver.gateway.http.prelude import PREFACE
 from tests.gateway.h2.inmemory import Transport
 from tests.gateway.h2.wire import Wire
@@ -117,6 +118,7 @@ class Owner:
         self.settings = HttpSettings(max_body_bytes=LIMIT_BYTES)
         self.draining = False
         self.memory = PayloadMemory(0)
+        self.identify: Identify = lambda _headers, _peer: None
 
     def opened(self, connection: Http2Connection) -> bool:
         """Admit."""

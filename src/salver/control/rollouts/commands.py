@@ -182,41 +182,40 @@ class Rollouts:
     ) -> dict[str, Any]:
         """Go back to what the endpoint was before: abort its rollout, or restore its last state.
 
-        A shadow or an experiment that goes on ends with it. Raises ``PreviousNotFound`` and
+        Returns when no request goes to what was there any more. A shadow or an experiment that
+        goes on ends with it. Raises ``PreviousNotFound`` and
         ``EndpointFrozen``, and what the gates refuse with when the earlier version is not in memory
-        any more.
+        any more, or ``DeadlineExceeded`` where
+        that takes too long.
         """
         check_name(endpoint, "endpoint")
-        check = None if force else self._thawed(endpoint)
         async with self._runner.lock:
             await self._runner.refresh()
             rollout = self._runner.current.get(endpoint)
             if rollout is not None:
+                check = None if force else self._thawed(endpoint)
                 after, transition = command(rollout, Command("abort", actor, reason))
                 assert transition is not None
                 await self._runner.commit(after, transition, check)
-                return {
-                    "endpoint": endpoint,
-                    "version": after.source,
-                    "was_in_memory": True,
-                    "ended": None,
-                }
-            epoch = self._reconciler.plan.number
-            spec, kept, ended = await self._stores.database(
-                lambda: self._restore(endpoint, actor, reason or "by hand", epoch, force=force)
-            )
+                restored = None
+            else:
+                epoch, why = self._reconciler.plan.number, reason or "by hand"
+                restored = await self._stores.database(
+                    lambda: self._restore(endpoint, actor, why, epoch, force=force)
+                )
+        timeout_s = _deploy_timeout_s(self._reconciler)
+        if rollout is not None:
+            await self._deployer.wait_unrouted(endpoint, rollout.target, timeout_s)
+            return _gone_back(endpoint, rollout.source, kept=True, ended=None)
+        assert restored is not None
+        spec, kept, ended = restored
         self._reconciler.wake()
         self._runner.deliverer.wake()
         await self._record(actor, "rollback", endpoint, reason)
         if ended is not None:
             await self._record(actor, f"{ended.kind} stop", endpoint, "rollback")
-        await self._deployer.wait(spec, _deploy_timeout_s(self._reconciler))
-        return {
-            "endpoint": endpoint,
-            "version": f"{spec.model}:{spec.version}",
-            "was_in_memory": kept,
-            "ended": f"{ended.kind} {ended.number}" if ended is not None else None,
-        }
+        await self._deployer.wait(spec, timeout_s)
+        return _gone_back(endpoint, f"{spec.model}:{spec.version}", kept=kept, ended=ended)
 
     async def freeze(self, endpoint: str, reason: str, actor: str) -> dict[str, Any]:
         """Let nothing change an endpoint; a rollout that runs is paused.
@@ -422,6 +421,15 @@ class Rollouts:
     def _freeze(self, endpoint: str, reason: str, actor: str) -> Freeze:
         self._exists(endpoint)
         return self._stores.rollouts.freeze(endpoint, reason, actor)
+
+
+def _gone_back(endpoint: str, version: str, *, kept: bool, ended: Side | None) -> dict[str, Any]:
+    return {
+        "endpoint": endpoint,
+        "version": version,
+        "was_in_memory": kept,
+        "ended": f"{ended.kind} {ended.number}" if ended is not None else None,
+    }
 
 
 def _deploy_timeout_s(reconciler: Reconciler) -> float:

@@ -3,12 +3,13 @@
 import base64
 import hashlib
 from collections.abc import Iterator
+from functools import cache
 from html import escape
 from typing import Any
 
 import orjson
 
-from salver.gateway.docs.openapi import Document
+from salver.gateway.docs.openapi import Document, server_document
 from salver.gateway.http.message import JSON_TYPE, HttpMessage
 
 _STYLE = (
@@ -32,10 +33,28 @@ _MAX_DEPTH = 8
 
 def send_docs(message: HttpMessage, document: Document, *, as_page: bool) -> None:
     """Answer with a document, as the page or as JSON."""
+    _send(message, _content(document, as_page=as_page), as_page=as_page)
+
+
+def send_server_docs(message: HttpMessage, *, as_page: bool) -> None:
+    """Answer with the document of the data port, which is always the same."""
+    _send(message, _server_content(as_page=as_page), as_page=as_page)
+
+
+@cache
+def _server_content(*, as_page: bool) -> bytes:
+    return _content(server_document(), as_page=as_page)
+
+
+def _content(document: Document, *, as_page: bool) -> bytes:
+    return render(document).encode() if as_page else orjson.dumps(document)
+
+
+def _send(message: HttpMessage, content: bytes, *, as_page: bool) -> None:
     if as_page:
-        message.respond(200, (render(document).encode(),), _HTML_TYPE, _HEADERS)
+        message.respond(200, (content,), _HTML_TYPE, _HEADERS)
     else:
-        message.respond(200, (orjson.dumps(document),), JSON_TYPE, _SNIFF)
+        message.respond(200, (content,), JSON_TYPE, _SNIFF)
 
 
 def render(document: Document) -> str:

@@ -46,7 +46,6 @@ class GrpcApplication:
         self._keys = keys
         self._ids = ids
         self._limits = limits
-        self._limit_bytes = limits.http.max_body_bytes
         self._inflated_bytes = limits.http.max_inflated_bytes
 
     def begin(self, connection: Http2Connection, stream: Stream) -> None:
@@ -57,6 +56,8 @@ class GrpcApplication:
         streaming = self._streamings.get(stream.fields[b":path"])
         if streaming is not None:
             self._open(connection, stream, streaming)
+        elif stream.fields[b":path"] != _INFER:
+            stream.limit_bytes = min(stream.limit_bytes, PREFIX.size + SMALL_CALL_BYTES)
 
     def data(self, connection: Http2Connection, stream: Stream) -> None:
         """Learn from the first bytes how long the message is."""
@@ -66,7 +67,7 @@ class GrpcApplication:
         body = stream.body
         if body.is_open_ended:
             try:
-                size = expected_bytes(body.first(PREFIX.size), self._limit_bytes)
+                size = expected_bytes(body.first(PREFIX.size), stream.limit_bytes)
             except SalverError as error:
                 self.refuse(connection, stream, error)
                 return

@@ -71,9 +71,7 @@ class Http2Connection(asyncio.Protocol):
         self._quiet_since_ns = self._clock.monotonic_ns()
         self._patience = Patience(settings, self._windows)
         self._control = control = ControlFrames(self.output, self._streams, limits, self._clock)
-        self._data = data = DataFrames(
-            self, self._streams, self._windows, control, settings.max_body_bytes, self._clock
-        )
+        self._data = data = DataFrames(self, self._streams, self._windows, control, self._clock)
         self._reader = FrameReader(self._frame, self._run)
         self._large = LargeReads(self, owner.memory.read_memory) if limits.large_reads else None
         self._handlers = {
@@ -158,16 +156,19 @@ class Http2Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Stop reading from a client that does not read."""
-        self.output.paused = True
+        self.output.paused = self._reader.paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The client reads again."""
-        self.output.paused = False
+        self.output.paused = self._reader.paused = False
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
         self.output.pump()
+        if self._reader.rest and not self._reader.paused:
+            # Frames that came before the client was behind.
+            self.data_received(b"")
 
     # frames
 
@@ -246,6 +247,9 @@ class Http2Connection(asyncio.Protocol):
         except ListTooLong as error:
             spend(self._resets)
             fields, is_long = request_fields(number, error.pairs), True
+        if self.output.queued_bytes > self._http.write_buffer_bytes:
+            # So that the client's pace is known before more is asked in the same turn.
+            self.output.flush()
         held = self.output.held_bytes > self._http.write_buffer_bytes
         if self._going or held or len(self._streams) >= self._limits.max_streams:
             raise f.StreamFault(number, f.REFUSED_STREAM, "no more streams now (5.1.2)")
@@ -260,6 +264,7 @@ class Http2Connection(asyncio.Protocol):
             self._limits.stream_window_bytes,
             now_ns,
             Body(announced, self.allocate),
+            self._http.max_body_bytes,
             announced,
             progress_ns=now_ns,
         )
@@ -294,6 +299,11 @@ class Http2Connection(asyncio.Protocol):
             stream.sink.end()
         else:
             self._application.complete(self, stream)
+
+    def let_in(self, stream: Stream) -> None:
+        """See ``Host``."""
+        self._owner.identify(stream.fields, self.peer)
+        self._owner.memory.let_in(stream.received_bytes)
 
     def was_reset(self, number: int) -> bool:
         """See ``Host``."""

@@ -26,6 +26,10 @@ class Host(Protocol):
         """Take note that a request has ended."""
         ...
 
+    def let_in(self, stream: Stream) -> None:
+        """Raise a ``SalverError`` when a body may not become large, or larger."""
+        ...
+
     def refuse(self, stream: Stream, error: SalverError) -> None:
         """Answer a request that is not read to its end."""
         ...
@@ -44,14 +48,12 @@ class DataFrames:
         streams: dict[int, Stream],
         windows: ReceiveWindows,
         control: ControlFrames,
-        max_body_bytes: int,
         clock: Clock,
     ) -> None:
         self._host = host
         self._streams = streams
         self._windows = windows
         self._control = control
-        self._max_body_bytes = max_body_bytes
         self._clock = clock
         self._large = 0
 
@@ -98,7 +100,7 @@ class DataFrames:
 
     def _allowed(self, stream: Stream, room: memoryview) -> int:
         """Return how many bytes more of a body break no rule."""
-        left = self._max_body_bytes - stream.received_bytes
+        left = stream.limit_bytes - stream.received_bytes
         return min(room.nbytes, left, stream.receive_window, self._windows.window)
 
     def _took(self, stream: Stream, size: int) -> None:
@@ -155,11 +157,13 @@ class DataFrames:
             self._host.end_request(stream)
 
     def _to_body(self, stream: Stream, data: bytes, size: int, *, ends: bool) -> None:
-        if stream.received_bytes > self._max_body_bytes:
-            self._windows.give_back(size)
-            self._host.refuse(stream, too_large(self._max_body_bytes))
-            return
+        received_bytes = stream.received_bytes
         try:
+            if received_bytes > stream.limit_bytes:
+                raise too_large(stream.limit_bytes)
+            if received_bytes >= stream.ask_bytes and self._room(stream) is None:
+                self._host.let_in(stream)
+                stream.ask_bytes = 2 * received_bytes
             stream.body.add(data)
         except SalverError as error:
             self._windows.give_back(size)

@@ -39,6 +39,11 @@ class Output:
         self._out_bytes = 0
         self._is_due = False
 
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that leave at the end of this turn."""
+        return self._out_bytes
+
     def put(self, data: Buffer) -> None:
         """Queue complete frames."""
         self._out.append(data)

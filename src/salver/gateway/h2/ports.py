@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from salver.gateway.h2.connection import Http2Connection
     from salver.gateway.h2.stream import Stream
     from salver.gateway.http.memory import PayloadMemory
+    from salver.gateway.http.ports import Identify
 
 
 class Application(Protocol):
@@ -34,12 +35,13 @@ class Application(Protocol):
 
 
 class Owner(Protocol):
-    """What connections need of the server."""
+    """What connections need of the server; for ``identify`` see the port of HTTP/1."""
 
     clock: Clock
     settings: HttpSettings
     draining: bool
     memory: PayloadMemory
+    identify: Identify
 
     def opened(self, connection: Http2Connection) -> bool:
         """Admit a connection; False when there are too many."""

@@ -19,7 +19,7 @@ class FrameReader:
 
     ``take_run`` is offered the frames of large reads first, from a position on, and returns the
     position of the first that it has left. ``rest`` is the beginning of a frame whose end has not
-    come.
+    come, and all that came since it was ``paused``: then it must be fed before more is read.
     """
 
     def __init__(self, handle: Handle, take_run: TakeRun) -> None:
@@ -27,7 +27,7 @@ class FrameReader:
         self._take_run = take_run
         self.rest = b""
         self._greeted = False
-        self.stopped = False
+        self.stopped = self.paused = False
 
     def feed(self, data: bytes) -> None:
         """Take new bytes; raises ``ConnectionFault``."""
@@ -62,7 +62,7 @@ class FrameReader:
             self._greeted = True
             position = len(PREFACE)
         unpack, head_bytes, handle = f.HEAD.unpack_from, f.HEAD_BYTES, self._handle
-        while end - position >= head_bytes and not self.stopped:
+        while end - position >= head_bytes and not (self.stopped or self.paused):
             high, low, kind, flags, number = unpack(data, position)
             size = high << 16 | low
             if size > f.DEFAULT_FRAME_BYTES:

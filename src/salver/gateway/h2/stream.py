@@ -9,6 +9,7 @@ import msgspec
 from salver.core.errors import SalverError
 from salver.gateway.h2.headers import Fields
 from salver.gateway.http.body import Body, Buffer
+from salver.gateway.http.large import LARGE_BODY_BYTES
 
 
 class Sink(Protocol):
@@ -55,7 +56,8 @@ class Stream(msgspec.Struct, eq=False):
 
     A stream with a ``sink`` does not collect its body: the sink has it, and answers piece by piece.
     ``received_bytes`` is what came of the body, ``kept_bytes`` what of it waits for the rest, and
-    ``held_bytes`` the size of ``outgoing``.
+    ``held_bytes`` the size of ``outgoing``. A body over ``limit_bytes`` is refused; one that has
+    come to ``ask_bytes`` may be, when memory is short or nobody knows its sender.
     """
 
     id: int
@@ -64,10 +66,12 @@ class Stream(msgspec.Struct, eq=False):
     receive_window: int
     begun_ns: int
     body: Body
+    limit_bytes: int
     announced_bytes: int | None = None
     owed_bytes: int = 0
     wide_bytes: int | None = None
     received_bytes: int = 0
+    ask_bytes: int = LARGE_BODY_BYTES
     kept_bytes: int = 0
     held_bytes: int = 0
     remote_open: bool = True

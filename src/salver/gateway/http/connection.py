@@ -6,60 +6,28 @@ straight into memory of its own (``large``).
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 import httptools
 
-from salver.core.clock import Clock
 from salver.core.errors import (
     BodyTooLarge,
-    HeadersTooLarge,
     MalformedHttp,
     Overloaded,
-    ReadTimeout,
     SalverError,
 )
-from salver.core.settings import HttpSettings
 from salver.gateway.http.body import Body
-from salver.gateway.http.framing import SINGLE_FIELDS, check_framing
-from salver.gateway.http.heads import HEAD_END, Head, Heads
+from salver.gateway.http.framing import HEAD_END, SINGLE_FIELDS, check_framing, piece_end
+from salver.gateway.http.head_count import HeadCount
+from salver.gateway.http.heads import Head, Heads
 from salver.gateway.http.large import LARGE_BODY_BYTES, LargeBody
-from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.message import HttpMessage
-from salver.gateway.http.prelude import PREFACE, TELLING_BYTES, Successor
+from salver.gateway.http.patience import LINGER_S, lateness
+from salver.gateway.http.ports import Server
+from salver.gateway.http.prelude import PREFACE, TELLING_BYTES
 from salver.gateway.http.unread import Taking
 
-_RATE_GRACE_S = 5.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_LINGER_S = 2.0
-
-
-class Server(Protocol):
-    """What connections need of the server."""
-
-    settings: HttpSettings
-    clock: Clock
-    draining: bool
-    memory: PayloadMemory
-    handle: Callable[[HttpMessage], None]
-    refuse: Callable[[HttpMessage, SalverError], None]
-
-    def successor(self, peer: str) -> Successor | None:
-        """Return a protocol for a client that speaks HTTP/2, None where that is off."""
-        ...
-
-    def heads_of(self, peer: str) -> Heads | None:
-        """Return the memory of heads for connections of this peer."""
-        ...
-
-    def opened(self, connection: "HttpConnection") -> bool:
-        """Admit a connection; False when there are too many."""
-        ...
-
-    def closed(self, connection: "HttpConnection") -> None:
-        """Forget a connection."""
-        ...
 
 
 class HttpConnection(asyncio.Protocol):
@@ -83,8 +51,11 @@ class HttpConnection(asyncio.Protocol):
         self._current: HttpMessage | None = None
         self._queue: deque[HttpMessage] = deque()
         self._body = Body()
-        self._header_bytes = self._header_count = self._head_received = 0
+        self._ask_bytes = LARGE_BODY_BYTES
+        self._head_count = HeadCount(server.settings)
         self._body_begun = False
+        self._unfed = b""
+        self._is_feeding = False
         self._taking = Taking(server.settings.body_timeout_s)
         self._large: LargeBody | None = None
         self._is_fresh = True
@@ -117,6 +88,9 @@ class HttpConnection(asyncio.Protocol):
         if self._failed:
             return
         self.received_bytes += len(data)
+        if self._unfed:
+            self._unfed += data
+            return
         if self.phase == "idle":
             if self._heads is not None and self._again(data, self._heads):
                 return
@@ -135,8 +109,6 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._feed(data)
             self._remembered = None
-        if self._large is not None and self._transport is not None:
-            self._large.receive(self._transport)
 
     def _is_http2(self, data: bytes) -> bool:
         """Hand a client over that begins as HTTP/2 does (RFC 9113, 3.4), or wait for more."""
@@ -175,6 +147,7 @@ class HttpConnection(asyncio.Protocol):
                 gone(message)
         self._queue.clear()
         self._transport = self._large = None
+        self._unfed = b""
         self._let_go()
 
     def _let_go(self) -> None:
@@ -197,8 +170,8 @@ class HttpConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Start a request."""
         self._current = HttpMessage(self, self._clock.monotonic_ns(), peer=self._peer)
-        self._header_bytes = self._header_count = self._head_received = 0
-        self._body_begun = False
+        self._head_count.begin()
+        self._body_begun, self._ask_bytes = False, LARGE_BODY_BYTES
         self._body = Body()
         self.phase, self.waiting_since_ns = "headers", self._current.arrival_ns
 
@@ -207,18 +180,13 @@ class HttpConnection(asyncio.Protocol):
         message = self._current
         assert message is not None
         message.target += url
-        self._count_header(len(url))
+        self._head_count.add(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field."""
         message = self._current
         assert message is not None
-        self._header_count += 1
-        self._count_header(len(name) + len(value) + 4)
-        if self._header_count > self._settings.max_header_count:
-            raise HeadersTooLarge(
-                f"more than {self._settings.max_header_count} header fields were sent"
-            )
+        self._head_count.field(name, value)
         if self._body_begun:
             # A trailer: it must not change what the headers have already been checked for.
             return
@@ -234,13 +202,17 @@ class HttpConnection(asyncio.Protocol):
         message.method = self._parser.get_method()
         message.close = not self._parser.should_keep_alive()
         headers = message.headers
-        self._body_begun, self._head_received = True, 0
+        self._body_begun = True
+        self._head_count.moved_on()
         check_framing(self._parser.get_http_version(), message.method, headers)
         length = int(headers.get(b"content-length", b"0"))
         if length > self._settings.max_body_bytes:
             raise BodyTooLarge(
                 f"a body of {length} bytes is over the limit of {self._settings.max_body_bytes}"
             )
+        if length >= LARGE_BODY_BYTES:
+            # Nobody need wait for the body of a caller who will not be answered.
+            self._server.identify(headers, self._peer)
         expects = headers.get(b"expect", b"").lower() == b"100-continue"
         if expects and not self._queue and self._transport is not None:
             self._transport.write(_CONTINUE)
@@ -257,11 +229,22 @@ class HttpConnection(asyncio.Protocol):
         if self._large is not None:
             self._large.take(body)
             return
-        if self._body.size_bytes + len(body) > self._settings.max_body_bytes:
+        size_bytes = self._body.size_bytes + len(body)
+        if size_bytes > self._settings.max_body_bytes:
             raise BodyTooLarge(
                 f"the body is over the limit of {self._settings.max_body_bytes} bytes"
             )
+        if size_bytes >= self._ask_bytes:
+            self._grow(size_bytes)
         self._body.add(body)
+
+    def _grow(self, size_bytes: int) -> None:
+        """Ask whether a body of unknown length may become large, and at each doubling again."""
+        message = self._current
+        assert message is not None
+        self._server.identify(message.headers, self._peer)
+        self._server.memory.let_in(size_bytes)
+        self._ask_bytes = 2 * size_bytes
 
     def on_message_complete(self) -> None:
         """Hand the request over."""
@@ -382,19 +365,12 @@ class HttpConnection(asyncio.Protocol):
         waited_s = (now_ns - self.waiting_since_ns) / 1e9
         if self.phase == "idle" and waited_s > settings.idle_timeout_s:
             self.close_idle(now_ns)
-        elif self.phase == "linger" and waited_s > _LINGER_S:
+        elif self.phase == "linger" and waited_s > LINGER_S:
             self.abort()
-        elif self.phase == "headers" and waited_s > settings.header_timeout_s:
-            self._refuse(ReadTimeout("the headers did not arrive in time"))
-        elif self.phase == "body" and (
-            waited_s > settings.body_timeout_s
-            or (
-                waited_s > _RATE_GRACE_S
-                and self.received_bytes
-                < settings.min_body_rate_bytes_s * (waited_s - _RATE_GRACE_S)
-            )
-        ):
-            self._refuse(ReadTimeout("the body did not arrive in time, or too slowly"))
+        else:
+            error = lateness(self.phase, waited_s, self.received_bytes, settings)
+            if error is not None:
+                self._refuse(error)
 
     def close_idle(self, now_ns: int, grace_s: float = 0.0) -> None:
         """Close if nothing is being received or answered, and was not for ``grace_s``."""
@@ -414,16 +390,42 @@ class HttpConnection(asyncio.Protocol):
             self._transport.abort()
 
     def _feed(self, data: bytes) -> None:
+        """Take bytes about a request at a time; the rest waits while too many are unanswered."""
+        view, start, end = memoryview(data), 0, len(data)
+        self._is_feeding = True
+        while start < end and not self._failed and not self._is_full:
+            stop = piece_end(data, start, self._missing_bytes)
+            self._feed_piece(view[start:stop])
+            start = stop
+        self._is_feeding = False
+        if start < end and not self._failed:
+            self._unfed = data[start:]
+        elif self._large is not None and self._transport is not None:
+            self._large.receive(self._transport)
+        if self._unfed or self._reading_paused or self._is_full:
+            self._set_reading()
+
+    @property
+    def _is_full(self) -> bool:
+        """Tell whether the answers that are due should leave before more is asked."""
+        return self._write_paused or len(self._queue) >= self._settings.max_pipelined
+
+    @property
+    def _missing_bytes(self) -> int:
+        """Bytes of a large body that have not come."""
+        return 0 if self._large is None else self._large.missing_bytes
+
+    def _feed_piece(self, data: memoryview) -> None:
         known, phase, body_bytes = self._current, self.phase, self._body.size_bytes
         try:
             self._parse(data)
             if known is not None and self._current is known and self.phase == phase:
                 is_field = phase == "headers" or b"transfer-encoding" in known.headers
                 if is_field and self._body.size_bytes == body_bytes:
-                    self._count_unfinished(len(data))
+                    self._head_count.unfinished(len(data))
                 else:
-                    self._head_received = 0
-        except HeadersTooLarge as error:
+                    self._head_count.moved_on()
+        except SalverError as error:
             self._refuse(error)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
@@ -434,8 +436,7 @@ class HttpConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse(MalformedHttp(f"the request is not valid HTTP/1.1: {error}"))
 
-    def _parse(self, data: bytes) -> None:
-        rest = memoryview(data)
+    def _parse(self, rest: memoryview) -> None:
         while rest:
             try:
                 self._parser.feed_data(rest)
@@ -463,19 +464,6 @@ class HttpConnection(asyncio.Protocol):
         if large is not None and large.is_receiving and self._transport is not None:
             self._transport.set_protocol(self)
 
-    def _count_unfinished(self, size: int) -> None:
-        """Count what httptools may keep to itself of a field or trailer that has no end yet."""
-        self._head_received += size
-        if self._head_received > self._settings.max_header_bytes:
-            self._count_header(self._head_received)
-
-    def _count_header(self, size: int) -> None:
-        self._header_bytes += size
-        if self._header_bytes > self._settings.max_header_bytes:
-            raise HeadersTooLarge(
-                f"request line and headers are over {self._settings.max_header_bytes} bytes"
-            )
-
     def _refuse(self, error: SalverError) -> None:
         """Answer a broken request after those before it, and close."""
         self._failed = True
@@ -489,9 +477,15 @@ class HttpConnection(asyncio.Protocol):
 
     def _set_reading(self) -> None:
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or transport.is_closing() or self._is_feeding:
             return
-        paused = self._write_paused or len(self._queue) >= self._settings.max_pipelined
+        if self._unfed and not self._is_full:
+            data, self._unfed = self._unfed, b""
+            # Comes back here with what it left.
+            self._feed(data)
+            self._remembered = None
+            return
+        paused = bool(self._unfed) or self._is_full
         if paused and not self._reading_paused:
             transport.pause_reading()
         elif not paused and self._reading_paused:

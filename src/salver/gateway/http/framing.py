@@ -9,7 +9,9 @@ import numpy as np
 
 from salver.core.errors import MalformedHttp, Overloaded
 
+HEAD_END = b"\r\n\r\n"
 _VERSIONS = ("1.0", "1.1")
+_PIECE_BYTES = 2048
 # Fields that change where a body ends, how it is read or who sends it: one of each at most.
 SINGLE_FIELDS = frozenset(
     (
@@ -44,6 +46,21 @@ def check_framing(version: str, method: bytes, headers: Mapping[bytes, bytes]) -
         raise MalformedHttp("the only transfer encoding that is read is 'chunked'")
     if version == "1.0" or b"content-length" in headers:
         raise MalformedHttp("chunked bodies take HTTP/1.1 and no Content-Length")
+
+
+def piece_end(data: bytes, start: int, missing_bytes: int) -> int:
+    """Return where to stop parsing for a look at how many requests there are already.
+
+    A piece holds at most one request that ends after its first 2 KiB, since none ends without the
+    end of a head; nothing is cut off the ``missing_bytes`` of a body that has begun.
+    """
+    least = start + max(missing_bytes, _PIECE_BYTES)
+    if least >= len(data):
+        return len(data)
+    if missing_bytes >= _PIECE_BYTES:
+        return least
+    found = data.find(HEAD_END, least - len(HEAD_END))
+    return len(data) if found < 0 else found + len(HEAD_END)
 
 
 def body_buffer(size_bytes: int) -> memoryview:

@@ -12,10 +12,11 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from salver.gateway.http.framing import HEAD_END
+
 MAX_HEADS = 1024
 MAX_PEERS = 64
 MAX_HEAD_BYTES = 2048
-HEAD_END = b"\r\n\r\n"
 
 
 class Head(msgspec.Struct, eq=False):

@@ -49,12 +49,16 @@ class PayloadMemory:
 
         Raises ``Overloaded`` when bodies are refused, or the address space has no room for it.
         """
+        self.let_in(size_bytes)
+        return self._piece(size_bytes)
+
+    def let_in(self, size_bytes: int) -> None:
+        """Raise ``Overloaded`` when a body that has come so far may not grow any more."""
         if self._refuses:
             raise Overloaded(
                 f"memory is short, and a body of {size_bytes} bytes is refused; try again later",
                 retry_after_s=_RETRY_AFTER_S,
             )
-        return self._piece(size_bytes)
 
     def _piece(self, size_bytes: int) -> memoryview:
         if size_bytes < LARGE_PAGES_FROM_BYTES or not self._limit_bytes:

@@ -15,6 +15,7 @@ from salver.gateway.http.heads import Heads, PeerHeads
 from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.http.newcomer import Newcomer
+from salver.gateway.http.ports import Identify
 from salver.gateway.http.prelude import Successor
 from salver.observe.logs import get_logger
 
@@ -54,8 +55,9 @@ class HttpServer:
     """Component that owns the connections of the listening sockets.
 
     ``successor`` makes the protocol for a client that speaks HTTP/2, given the subject of its
-    certificate. ``context`` gives the TLS context of the next connection; None is plain TCP.
-    ``naming`` names clients without a certificate, where they are told apart.
+    certificate. ``identify`` says who may send large bodies. ``context`` gives the TLS context of
+    the next connection; None is plain TCP. ``naming`` names clients without a certificate, where
+    they are told apart.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class HttpServer:
         self.handle: Callable[[HttpMessage], None] = handle
         self.refuse: Callable[[HttpMessage, SalverError], None] = refuse
         self.successor: Callable[[str], Successor | None] = lambda _: None
+        self.identify: Identify = lambda _headers, _peer: None
         self.context: Callable[[], ssl.SSLContext] | None = None
         self.naming: Callable[[asyncio.BaseTransport], str] | None = None
         self._heads = PeerHeads() if settings.remember_heads else None

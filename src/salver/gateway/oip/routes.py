@@ -18,8 +18,8 @@ from salver.core.errors import (
 from salver.core.ids import RequestIds
 from salver.core.names import check_name
 from salver.gateway.auth import Keys, check_access
-from salver.gateway.docs.openapi import endpoint_document, server_document
-from salver.gateway.docs.page import send_docs
+from salver.gateway.docs.openapi import endpoint_document
+from salver.gateway.docs.page import send_docs, send_server_docs
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.metadata import model_metadata, server_metadata, variant_of
@@ -197,7 +197,7 @@ class Routes:
             _reply(message, server_metadata(names))
         elif route.action in _SERVER_DOCS:
             self._keys.identify(message.headers, message.peer)
-            send_docs(message, server_document(), as_page=route.action == "docs")
+            send_server_docs(message, as_page=route.action == "docs")
         elif route.action == "v1_list":
             principal = self._keys.identify(message.headers, message.peer)
             _reply(message, model_list(self._directory.endpoints(), principal))
