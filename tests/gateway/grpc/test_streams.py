@@ -612,3 +612,24 @@ def test_any_bytes(server: RunningServer, pieces: list[bytes], cuts: list[int]) 
         wire.send(f.frame(f.DATA, f.END_STREAM, 3, framed(0)))
         assert wire.answer(3)[2]["grpc-status"] == "0"
     assert server.inference.open_count == 0
+
+
+@pytest.mark.parametrize("path", [PATH, "/grpc.health.v1.Health/Watch"])
+def test_a_call_ends_when_its_time_is_over(path: str) -> None:
+    """Also of a client that has forgotten it: what it holds is let go, and it is told."""
+    fields = CALL | {b":path": path.encode(), b"grpc-timeout": b"300m"}
+    with RunningServer() as server, Wire(server.port) as wire:
+        server.computer.hold = True
+        wire.send(wire.headers(1, fields, ends=False))
+        if path == PATH:
+            wire.send(data(packed(asking(1.0))))
+        head, _, trailers = wire.answer(1)
+    assert (head | trailers)["grpc-status"] == "4"
+
+
+def test_a_time_that_is_none_is_refused(server: RunningServer) -> None:
+    """As for calls of one message."""
+    with Wire(server.port) as wire:
+        wire.send(wire.headers(1, CALL | {b"grpc-timeout": b"soon"}, ends=False))
+        head, _, _ = wire.answer(1)
+    assert head["grpc-status"] == "3"

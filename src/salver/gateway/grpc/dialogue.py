@@ -5,9 +5,22 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from salver.core.clock import Clock
-from salver.core.errors import InvalidRequest, NotReady, ReadTimeout, SalverError, fault_of
+from salver.core.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotReady,
+    ReadTimeout,
+    SalverError,
+    fault_of,
+)
 from salver.core.settings import Http2Settings, HttpSettings
-from salver.gateway.grpc.framing import Buffer, answer_encoding, inflated, whole_message
+from salver.gateway.grpc.framing import (
+    Buffer,
+    answer_encoding,
+    inflated,
+    timeout_ns,
+    whole_message,
+)
 from salver.gateway.grpc.incoming import Incoming
 from salver.gateway.grpc.status import HEAD, OK, compressed, failure, identity
 from salver.gateway.h2.connection import Http2Connection
@@ -55,6 +68,8 @@ class Dialogue:
     that it sends no more and everything is answered.
 
     No message may be longer than ``limit_bytes``, if that is given, nor than the settings allow.
+    ``grpc-timeout`` is when the call ends at the latest, by the next look of the server's sweep.
+    Making one raises ``InvalidRequest`` where that field is none.
     """
 
     def __init__(
@@ -78,6 +93,8 @@ class Dialogue:
         self._inflated_bytes = inflated_bytes
         self._incoming = Incoming(sent_bytes, connection.allocate)
         self._message_ns = stream.begun_ns
+        timeout = stream.fields.get(b"grpc-timeout")
+        self._limit_ns = None if timeout is None else timeout_ns(timeout)
         self._speaker: Speaker | None = None
         self._has_head = False
         self._is_due = False
@@ -125,8 +142,10 @@ class Dialogue:
         self._take_soon()
 
     def overdue(self, now_ns: int) -> SalverError | None:
-        """Return why a call that lies still, or whose message comes too slowly, must end."""
+        """Return why a call whose time is over, or whose client is too slow, must end."""
         http, incoming = self._limits.http, self._incoming
+        if self._limit_ns is not None and now_ns - self.stream.begun_ns > self._limit_ns:
+            return DeadlineExceeded("the call's grpc-timeout is over")
         still_s = (now_ns - self.stream.progress_ns) / 1e9
         if incoming.is_midway and not incoming.has_bytes and self.stream.remote_open:
             lasted_s = (now_ns - self._message_ns) / 1e9
