@@ -16,13 +16,14 @@ from salver.core.clock import ManualClock
 from salver.core.errors import (
     ApprovalMissing,
     Conflict,
+    DeadlineExceeded,
     EndpointFrozen,
     InvalidRequest,
     SalverError,
 )
 from salver.core.names import ModelReference
 from salver.core.rollouts import RolloutPolicy
-from salver.core.settings import Settings
+from salver.core.settings import ControlSettings, Settings
 from salver.core.sides import Side
 from salver.registry.blobs import BlobStore
 from salver.registry.records import EndpointSpec, VersionRecord
@@ -234,7 +235,10 @@ def test_the_next_rollout_to_another_version_begins_without(parts: Control) -> N
     start(parts, "2")
     for person in ("bob", "carol"):
         approve(parts, person)
-    asyncio.run(parts.rollouts.rollback("e", "alice", "", force=False))
+    # No loop makes plans here, so that it is not waited for long until one is in force.
+    parts.reconciler.settings = Settings(control=ControlSettings(deploy_timeout_s=0.01))
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(parts.rollouts.rollback("e", "alice", "", force=False))
     assert start(parts, "3")["approvals"] == {"needed": 2, "by": []}
 
 

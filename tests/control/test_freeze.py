@@ -10,9 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from salver.core.clock import ManualClock
-from salver.core.errors import EndpointFrozen
+from salver.core.errors import DeadlineExceeded, EndpointFrozen
 from salver.core.names import ModelReference
 from salver.core.rollouts import RolloutPolicy, check_policy
+from salver.core.settings import ControlSettings, Settings
 from salver.registry.records import EndpointSpec
 from salver.rollout.machine import Command, Rollout
 from tests.control.parts import Control, control, push, variant
@@ -75,7 +76,10 @@ def test_a_freeze_is_not_overtaken_by_a_rollback_of_a_rollout(parts: Control) ->
     overtaken(parts, lambda: parts.rollouts.rollback("e", "alice", "", force=False))
     assert len(parts.store.active()) == 1
     parts.runner.lock = asyncio.Lock()
-    asyncio.run(parts.rollouts.rollback("e", "alice", "", force=True))
+    # No loop makes plans here, so that it is not waited for long until one is in force.
+    parts.reconciler.settings = Settings(control=ControlSettings(deploy_timeout_s=0.01))
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(parts.rollouts.rollback("e", "alice", "", force=True))
     assert parts.store.active() == []
 
 

@@ -44,8 +44,9 @@ def parts(tmp_path: Path) -> Iterator[Control]:
     parts.thread.stop()
 
 
-async def told(parts: Control) -> None:
-    """Let those who wait look again, and what they do then come to its end."""
+async def told(parts: Control, *, begun: bool = True) -> None:
+    """Let those who wait look again after a round, and what they do then come to its end."""
+    parts.reconciler.begun += begun
     async with parts.reconciler._round:
         parts.reconciler._round.notify_all()
     for _ in range(5):
@@ -73,6 +74,48 @@ def test_the_end_of_a_rollout_is_waited_for(parts: Control, gateway: SimpleNames
         await told(parts)
         assert task.done()
         assert (await task)["version"] == "m:1"
+
+    asyncio.run(run())
+
+
+def test_a_round_that_goes_on_already_does_not_count(
+    parts: Control, gateway: SimpleNamespace
+) -> None:
+    """It may have read the rollout before it ended, and give the canary its first traffic."""
+
+    async def run() -> None:
+        parts.serve(variant("m:1"), variant("m:2", "canary", 0), number=3)
+        task = back(parts)
+        await told(parts, begun=False)
+        assert not task.done()
+        parts.serve(variant("m:1"), variant("m:2", "canary", 500), number=4)
+        gateway.acknowledged = 4
+        await told(parts)
+        assert not task.done()
+        parts.serve(variant("m:1"), number=5)
+        gateway.acknowledged = 5
+        await told(parts)
+        assert (await task)["version"] == "m:1"
+
+    asyncio.run(run())
+
+
+def test_copies_are_waited_for_and_a_new_rollout_is_not(
+    parts: Control, gateway: SimpleNamespace
+) -> None:
+    """A version that gets copies is in use; who begins another rollout has decided anew."""
+
+    async def run() -> None:
+        copied = msgspec.structs.replace(variant("m:2", "shadow", 0), sample=10_000)
+        parts.serve(variant("m:1"), copied, number=4)
+        gateway.acknowledged = 4
+        task = back(parts)
+        await told(parts)
+        assert not task.done()
+        again = parts.begin(msgspec.structs.replace(ROLLOUT, salt="t"))
+        parts.runner.current["e"] = again
+        await told(parts)
+        assert task.done()
 
     asyncio.run(run())
 

@@ -285,6 +285,25 @@ def test_remembered_heads_change_nothing() -> None:
     assert replies[0] == replies[1]
 
 
+@pytest.mark.parametrize("path", [INFER, "/v2/health/live", "/nowhere"])
+def test_a_client_of_http_1_0_is_told_that_its_connection_is_kept(
+    server: RunningServer, path: str
+) -> None:
+    """It would wait for the end otherwise (RFC 9112, C.2.2); one that does not ask gets the end."""
+    request = post(path, body_of(1, 1), close=False).replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+    if path == "/v2/health/live":
+        request = b"GET %b HTTP/1.0\r\nHost: a\r\n\r\n" % path.encode()
+    kept = request.replace(b"Host", b"Connection: Keep-Alive\r\nHost", 1)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        for _ in range(3):
+            client.sendall(kept)
+            _, headers, _ = split_reply(client.recv(65536))
+            assert headers["connection"] == "keep-alive"
+        client.sendall(request)
+        _, headers, _ = split_reply(read_all(client))
+        assert headers["connection"] == "close"
+
+
 def test_a_slow_reader_is_not_read_from() -> None:
     """A client that sends and never reads is held back instead of filling the memory."""
     with (

@@ -1,7 +1,10 @@
 """Many requests in one read: no more of them are asked at once than the settings allow."""
 
 import asyncio
+import functools
 import random
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec
 
 import pytest
 
@@ -18,11 +21,22 @@ from salver.gateway.http.server import HttpServer
 from tests.gateway.h2.inmemory import BLOCK, Application, Owner, Transport
 from tests.gateway.inprocess import RunningServer, exchange_bytes, post
 
+P = ParamSpec("P")
 GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
 AT_ONCE = 64
 # What may be parsed before anyone looks how many there are.
 AHEAD = AT_ONCE + 2048 // len(GET) + 1
 ANSWER = b"x" * 100_000
+
+
+def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test in an event loop of its own."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
 
 
 class Slow(Transport):
@@ -31,7 +45,7 @@ class Slow(Transport):
     def __init__(self, protocol: asyncio.Protocol) -> None:
         super().__init__()
         self.protocol, self.size, self.reading, self.paused = protocol, 0, True, False
-        self.most, self.limit = 0, 1 << 20
+        self.most, self.limit, self.ended = 0, 1 << 20, False
 
     def write(self, data: bytes) -> None:
         """Keep only how much waits."""
@@ -59,6 +73,21 @@ class Slow(Transport):
     def set_protocol(self, protocol: object) -> None:
         """Nothing more is delivered."""
 
+    def can_write_eof(self) -> bool:
+        """It can."""
+        return True
+
+    def write_eof(self) -> None:
+        """Take note."""
+        self.ended = True
+
+    def get_extra_info(self, name: str) -> None:
+        """Nothing is known."""
+
+    def abort(self) -> None:
+        """Take note."""
+        self.closed = True
+
     def pause_reading(self) -> None:
         """Read no more."""
         assert self.reading, "reading was paused already"
@@ -79,8 +108,12 @@ def connection(messages: list[HttpMessage]) -> tuple[HttpConnection, Slow]:
     return made, transport
 
 
-def test_one_read_of_thousands_asks_no_more_than_the_limit() -> None:
-    """The rest of the read waits, is asked as answers leave, in its order, and none is lost."""
+@in_loop
+async def test_one_read_of_thousands_asks_no_more_than_the_limit() -> None:
+    """The rest of the read waits, is asked as answers leave, in its order, and none is lost.
+
+    Nothing is asked in the middle of an answer, whose maker may not be done with its work.
+    """
     messages: list[HttpMessage] = []
     made, transport = connection(messages)
     made.data_received(b"".join(GET % number for number in range(3000)))
@@ -88,14 +121,18 @@ def test_one_read_of_thousands_asks_no_more_than_the_limit() -> None:
     assert not transport.reading
     done = 0
     while done < len(messages):
+        asked = len(messages)
         messages[done].respond(200, (b"{}",))
+        assert len(messages) == asked
         done += 1
+        await asyncio.sleep(0)
         assert len(messages) - done <= AHEAD
     assert [message.target for message in messages] == [b"/%d" % n for n in range(3000)]
     assert transport.reading
 
 
-def test_answers_at_once_wait_for_a_client_that_does_not_read() -> None:
+@in_loop
+async def test_answers_at_once_wait_for_a_client_that_does_not_read() -> None:
     """Requests that are answered as they are asked stop with the buffer of answers full."""
     settings = HttpSettings(write_buffer_bytes=1 << 20)
     made = HttpConnection(HttpServer(settings, ManualClock(), _tell))
@@ -107,8 +144,60 @@ def test_answers_at_once_wait_for_a_client_that_does_not_read() -> None:
     while transport.size:
         drained += transport.size
         transport.drain()
+        await asyncio.sleep(0)
     assert drained > 3000 * len(ANSWER)
     assert transport.reading
+
+
+@in_loop
+async def test_a_refusal_in_the_middle_of_many_requests_ends_the_connection() -> None:
+    """Reading goes on until the client has had its time, and then the connection is closed."""
+    messages: list[HttpMessage] = []
+    made, transport = connection(messages)
+    made.data_received(GET % 1 * AT_ONCE + b"garbage\r\n\r\n" + GET % 2 * 10)
+    for message in messages:
+        message.respond(200, (b"{}",))
+        await asyncio.sleep(0)
+    assert transport.reading
+    for second in range(1, 5):
+        made.expire(second * 1_000_000_000 + 1)
+    assert transport.closed
+
+
+@in_loop
+async def test_nothing_is_asked_after_the_end_of_a_connection() -> None:
+    """What follows a request that closes is not looked at any more."""
+    messages: list[HttpMessage] = []
+    made, transport = connection(messages)
+    last = (GET % 7).replace(b"Host", b"Connection: close\r\nHost", 1)
+    made.data_received(GET % 1 * 70 + last + GET % 2 * 1000)
+    done = 0
+    while done < len(messages):
+        messages[done].respond(200, (b"{}",))
+        done += 1
+        await asyncio.sleep(0)
+    assert transport.closed or transport.ended
+    assert len(messages) <= 71 + AHEAD
+
+
+@pytest.mark.parametrize("ahead", [0, 64])
+@pytest.mark.parametrize("size", [3000, 70_000])
+@in_loop
+async def test_the_body_behind_an_offer_to_upgrade_is_no_request(ahead: int, size: int) -> None:
+    """Whatever it holds, wherever a read is cut."""
+    inner = b"POST /smuggled HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nContent-Length: 2\r\n\r\nok"
+    body = b"x" * size + b"\r\n\r\n" + inner
+    offer = post("/offer", body, "Connection: Upgrade", "Upgrade: h2c", close=False)
+    messages: list[HttpMessage] = []
+    made, _ = connection(messages)
+    made.data_received(GET % 1 * ahead + offer + GET % 2)
+    done = 0
+    while done < len(messages):
+        messages[done].respond(200, (b"{}",))
+        done += 1
+        await asyncio.sleep(0)
+    assert [bytes(message.target) for message in messages] == [b"/1"] * ahead + [b"/offer", b"/2"]
+    assert bytes(messages[ahead].body) == body
 
 
 def _tell(message: HttpMessage) -> None:
@@ -116,7 +205,8 @@ def _tell(message: HttpMessage) -> None:
 
 
 @pytest.mark.parametrize("size", [3000, 60_000, 200_000])
-def test_bodies_among_many_requests(size: int) -> None:
+@in_loop
+async def test_bodies_among_many_requests(size: int) -> None:
     """Whole bodies come through between requests without any, whatever is in them."""
     body = (b"\r\n\r\n" + random.Random(size).randbytes(97)) * (size // 101)
     one = post("/body", body, close=False)
@@ -128,6 +218,7 @@ def test_bodies_among_many_requests(size: int) -> None:
     while done < len(messages):
         messages[done].respond(200, (b"{}",))
         done += 1
+        await asyncio.sleep(0)
     assert [len(message.body) for message in messages] == ([0] * 200 + [len(body)]) * 3
     assert all(bytes(message.body) in (b"", body) for message in messages)
 

@@ -151,3 +151,20 @@ async def test_stopping_closes_the_door() -> None:
         await child.stop(5.0)
         with pytest.raises(Exception, match="does not answer"):
             await connect(address, HELLO, lambda _: Listening(), 1.0)
+
+
+@in_loop
+async def test_one_that_comes_to_run_on_demand_is_not_started_for_nobody() -> None:
+    """After its first idle end it sleeps, whatever was wanted while it ran."""
+    async with door_child("greet") as (child, address, states):
+        for _ in range(2):
+            child.demand(("m:1",), on_demand=False, now=False)
+            async with asyncio.timeout(20.0):
+                while child.pid is None:  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0.01)
+        child.demand(("m:1",), on_demand=True, now=False)
+        await hear_out(address)
+        async with asyncio.timeout(20.0):
+            while child.state != "asleep":  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+        assert states.count("running") == 1

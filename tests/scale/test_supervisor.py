@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from salver.core.clock import SystemClock
@@ -18,7 +19,9 @@ from salver.scale.local.later import Later
 from salver.scale.local.supervisor import Supervisor, UpOptions
 from salver.scale.local.table import Table
 from salver.wire.messages import Plan, WorkerPlan
+from salver.wire.transport import connect
 from tests.scale.loop import in_loop
+from tests.scale.test_activation import HELLO, Listening
 
 
 @contextlib.asynccontextmanager
@@ -161,3 +164,36 @@ async def test_a_plan_that_comes_while_it_stops_starts_nobody() -> None:
         await stopping
         assert not (home / "run" / "w.sock").exists()
         assert supervisor._everybody() == []
+
+
+@in_loop
+async def test_a_quarantine_may_come_to_run_on_demand() -> None:
+    """One that then leaves in good order sleeps; that is no restart."""
+    async with supervised() as (supervisor, home):
+        worker = WorkerPlan("quarantine-m-1", "quarantine", f"unix:{home}/run/w.sock")
+        supervisor.apply(plan_of(worker))
+        pid = (await row_of(home, worker.id))["pid"]
+        # Who greets has its signal handlers.
+        (await connect(worker.address, HELLO, lambda _: Listening(), 60.0)).close()
+        supervisor.apply(plan_of(msgspec.structs.replace(worker, on_demand=True)))
+        os.kill(pid, signal.SIGTERM)
+        child = supervisor._children[worker.id]
+        async with asyncio.timeout(60):
+            while child.pid is not None:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+        assert (child.state, child.restarts) == ("asleep", 0)
+
+
+@in_loop
+async def test_only_restarts_outlive_a_worker() -> None:
+    """Ids are new all the time, so that one that never failed is forgotten with its worker."""
+    async with supervised() as (supervisor, home):
+        workers = [
+            WorkerPlan(f"m-{n}", "dedicated", f"unix:{home}/run/{n}.sock", on_demand=True)
+            for n in range(3)
+        ]
+        supervisor.apply(plan_of(*workers))
+        supervisor._children["m-1"].restarts = 2
+        supervisor.apply(plan_of())
+        counts = {one.labels[0]: one.value for one in supervisor.snapshot().counters}
+        assert {n: v for n, v in counts.items() if n.startswith("m-")} == {"m-1": 2.0}

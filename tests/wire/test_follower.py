@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import pytest
 import uvloop
 
 from salver.wire.connection import Connection
@@ -20,13 +21,14 @@ class Follower:
         self.plan_path = home / "plan"
         self.address = f"unix:{home}/control"
         self.applied: list[int] = []
+        self.failing = 0
         self.snapshots = 0
         self.inbox = Inbox()
         self.follower = PlanFollower(
             self.plan_path,
             self.address,
             hello("gateway"),
-            lambda plan: self.applied.append(plan.number),
+            self._apply,
             self._snapshot,
             interval_s,
         )
@@ -44,6 +46,12 @@ class Follower:
     def acks(self) -> list[int]:
         """Return the acknowledged numbers."""
         return [m.number for m, _ in self.inbox.messages if isinstance(m, PlanAck)]
+
+    def _apply(self, plan: Plan) -> None:
+        if self.failing:
+            self.failing -= 1
+            raise RuntimeError("not now")
+        self.applied.append(plan.number)
 
     def _snapshot(self) -> Snapshot:
         self.snapshots += 1
@@ -123,6 +131,29 @@ def test_reports_at_intervals_and_when_poked(tmp_path: Path) -> None:
         patient.follower.poke()
         await patient.inbox.until_messages(2)
         await patient.follower.stop()
+        await door.close()
+
+    uvloop.run(run())
+
+
+def test_a_plan_that_could_not_be_applied_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the same link, after a pause; until then it is not acknowledged."""
+    monkeypatch.setattr("salver.wire.follower._FIRST_AGAIN_S", 0.05)
+
+    async def run() -> None:
+        case = Follower(tmp_path)
+        door = await case.control()
+        await case.follower.start()
+        await case.inbox.until_messages(1)
+        case.failing = 2
+        case.link().send(PlanPush(Plan(4, 0)))
+        async with asyncio.timeout(10):
+            while case.acks()[-1:] != [4]:  # noqa: ASYNC110 - the inbox is read whole
+                await asyncio.sleep(0.005)
+        assert (case.applied, case.acks(), case.inbox.lost) == ([4], [0, 4], [])
+        await case.follower.stop()
         await door.close()
 
     uvloop.run(run())

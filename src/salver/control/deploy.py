@@ -1,6 +1,6 @@
 """Endpoints: what is wanted of them, how they are, and waiting until they answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -172,15 +172,22 @@ class Deployer:
                 "'salver status'"
             )
 
-    async def wait_unrouted(self, endpoint: str, variant: str, timeout_s: float) -> None:
-        """Return when no live gateway sends an endpoint's requests to a version.
+    async def wait_unrouted(
+        self, endpoint: str, variant: str, timeout_s: float, is_moot: Callable[[], bool]
+    ) -> None:
+        """Return when no live gateway sends an endpoint's requests, or copies, to a version.
 
-        Raises ``DeadlineExceeded``.
+        What was decided must be stored already. Also returns when ``is_moot`` says that something
+        else was decided since. Raises ``DeadlineExceeded``.
         """
+        # A round that goes on may have read what was wanted before.
+        known = self._reconciler.begun
 
         def left() -> bool:
-            weights = {item["id"]: item["weight"] for item in self._variants(endpoint)}
-            return not weights.get(variant) and self._has_arrived()
+            if is_moot():
+                return True
+            used = {one["id"] for one in self._variants(endpoint) if one["weight"] or one["sample"]}
+            return self._reconciler.begun > known and variant not in used and self._has_arrived()
 
         if not await self._reconciler.wait_for(left, timeout_s):
             raise DeadlineExceeded(

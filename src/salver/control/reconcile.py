@@ -46,7 +46,7 @@ _MAX_REASON = 500
 
 
 class Reconciler:
-    """Component that owns the plan."""
+    """Component that owns the plan; ``begun`` counts the rounds in which it may be made anew."""
 
     def __init__(
         self,
@@ -78,6 +78,7 @@ class Reconciler:
         self._written, self._written_ns = Totals({}, {}), 0
         self.scaler = Scaler(settings, clock)
         self.plan = Plan(0, 0)
+        self.begun = 0
         self.desired: list[Desired] = []
 
     def wake(self) -> None:
@@ -152,6 +153,7 @@ class Reconciler:
     async def _reconcile_for_ever(self) -> None:
         while True:
             self._wake.clear()
+            self.begun += 1
             try:
                 await self._reconcile()
             except SalverError as error:

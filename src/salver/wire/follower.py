@@ -33,6 +33,8 @@ from salver.wire.transport import connect
 _CONNECT_TIMEOUT_S = 5.0
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
+_FIRST_AGAIN_S = 1.0
+_LONGEST_AGAIN_S = 60.0
 
 
 class PlanFollower:
@@ -66,6 +68,8 @@ class PlanFollower:
         self._reports = Questions[Report, ReportTaken](REPORTS, numbers)
         self._lost = asyncio.Event()
         self._poked = asyncio.Event()
+        self._again: asyncio.TimerHandle | None = None
+        self._again_s = _FIRST_AGAIN_S
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -85,6 +89,8 @@ class PlanFollower:
 
     async def stop(self) -> None:
         """Send a last snapshot and close the link."""
+        if self._again is not None:
+            self._again.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -110,10 +116,8 @@ class PlanFollower:
         del payload
         if isinstance(message, PlanPush):
             if message.plan.number >= self.plan_number:
-                self._take(message.plan)
-            if self._connection is not None:
-                self._connection.send(PlanAck(self.plan_number))
-            self.poke()
+                self._try(message.plan)
+            self._acknowledge()
         elif isinstance(message, Changed):
             self._changes.answered(message)
         elif isinstance(message, ReportTaken):
@@ -135,11 +139,45 @@ class PlanFollower:
         for message in self._more():
             connection.send(message)
 
-    def _take(self, plan: Plan) -> None:
-        if self.plan is not None and plan == self.plan:
+    def _acknowledge(self) -> None:
+        if self._connection is not None:
+            self._connection.send(PlanAck(self.plan_number))
+        self.poke()
+
+    def _take(self, plan: Plan, *, anew: bool = False) -> None:
+        if plan == self.plan and not anew:
             return
-        self.plan = plan
-        self._apply(plan)
+        before, self.plan = self.plan, plan
+        try:
+            self._apply(plan)
+        except BaseException:
+            self.plan = before
+            raise
+
+    def _try(self, plan: Plan) -> None:
+        """Apply a plan; one that cannot be is tried again, ever more seldom, until another comes.
+
+        The link stays: a new one would bring the same plan at once.
+        """
+        left, self._again = self._again, None
+        if left is not None:
+            left.cancel()
+        try:
+            # What could not be applied may be half in force, so that also the plan before is new.
+            self._take(plan, anew=left is not None)
+        except Exception as fault:  # whatever it is, the next try may do better
+            loop = asyncio.get_running_loop()
+            told = f"plan {plan.number} could not be applied"
+            loop.call_exception_handler({"message": told, "exception": fault})
+            self._again = loop.call_later(self._again_s, self._once_more, plan)
+            self._again_s = min(self._again_s * 2, _LONGEST_AGAIN_S)
+        else:
+            self._again_s = _FIRST_AGAIN_S
+
+    def _once_more(self, plan: Plan) -> None:
+        self._try(plan)
+        if self._again is None:
+            self._acknowledge()
 
     async def _stay_connected(self) -> None:
         pause_s = _FIRST_PAUSE_S

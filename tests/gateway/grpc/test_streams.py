@@ -624,6 +624,9 @@ def test_a_call_ends_when_its_time_is_over(path: str) -> None:
         if path == PATH:
             wire.send(data(packed(asking(1.0))))
         head, _, trailers = wire.answer(1)
+        if path == PATH:
+            assert server.computer.contexts[0].cancelled
+            assert server.inference.open_count == 0
     assert (head | trailers)["grpc-status"] == "4"
 
 

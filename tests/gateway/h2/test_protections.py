@@ -9,9 +9,11 @@ import orjson
 import psutil
 import pytest
 
+from salver.core.clock import ManualClock
 from salver.core.settings import Http2Settings, HttpSettings
 from salver.gateway.h2 import frames as f
 from salver.gateway.h2.headers import literal
+from tests.gateway.h2.inmemory import BLOCK, GREETING, Ours
 from tests.gateway.h2.test_rules import OPEN, PLAIN, request
 from tests.gateway.h2.wire import GET_LIVE, Wire
 from tests.gateway.inprocess import RunningServer, until
@@ -461,3 +463,18 @@ def test_goaway_never_takes_back_what_it_said() -> None:
             assert second.payload[4:8] == struct.pack(">I", f.FRAME_SIZE_ERROR)
             server.release()
             done.result(timeout=10)
+
+
+@pytest.mark.parametrize(("age_s", "code"), [(0.0, f.ENHANCE_YOUR_CALM), (1.0, None)])
+def test_who_gives_up_late_is_no_flood(age_s: float, code: int | None) -> None:
+    """Requests that held their places for a second may all be given up; hasty ones may not."""
+    ours = Ours()
+    clock = ours.connection._clock
+    assert isinstance(clock, ManualClock)
+    ours.feed(GREETING)
+    for turn in range(40):
+        numbers = range(500 * turn + 1, 500 * turn + 501, 2)
+        ours.feed(b"".join(f.frame(f.HEADERS, f.END_HEADERS, n, BLOCK) for n in numbers))
+        clock.advance(age_s)
+        ours.feed(b"".join(f.rst_stream(n, f.CANCEL) for n in numbers))
+    assert ours.fault() == code

@@ -205,7 +205,13 @@ class Rollouts:
                 )
         timeout_s = _deploy_timeout_s(self._reconciler)
         if rollout is not None:
-            await self._deployer.wait_unrouted(endpoint, rollout.target, timeout_s)
+            number = rollout.number
+
+            def is_moot() -> bool:
+                other = self._runner.current.get(endpoint)
+                return other is not None and other.number != number
+
+            await self._deployer.wait_unrouted(endpoint, rollout.target, timeout_s, is_moot)
             return _gone_back(endpoint, rollout.source, kept=True, ended=None)
         assert restored is not None
         spec, kept, ended = restored

@@ -32,6 +32,8 @@ from salver.gateway.h2.windows import ReceiveWindows
 from salver.gateway.http.body import Body, Buffer
 
 _MAX_REMEMBERED_RESETS = 1024
+# So long, `max_streams` bound the rate of those that are given up later.
+_HASTY_NS = 1_000_000_000
 
 
 class Http2Connection(asyncio.Protocol):
@@ -168,7 +170,12 @@ class Http2Connection(asyncio.Protocol):
         self.output.pump()
         if self._reader.rest and not self._reader.paused:
             # Frames that came before the client was behind.
-            self.data_received(b"")
+            try:
+                self.data_received(b"")
+            except Exception:
+                # As where bytes come from the socket; what was handled must not come again.
+                self.abort()
+                raise
 
     # frames
 
@@ -319,9 +326,13 @@ class Http2Connection(asyncio.Protocol):
             raise f.ConnectionFault(f.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes (6.4)")
         if not number or number > self._control.last_stream or not number % 2:
             raise f.ConnectionFault(f.PROTOCOL_ERROR, "RST_STREAM on an idle stream (6.4)")
-        # A client that opens and resets streams without end makes work for nothing.
-        spend(self._resets)
         stream = self._streams.get(number)
+        if stream is not None and self._clock.monotonic_ns() - stream.begun_ns < _HASTY_NS:
+            # A client that opens and resets streams without end makes work for nothing.
+            spend(self._resets)
+        else:
+            # It crossed our answer, or held its place for so long that few can be given up.
+            self._control.count_update()
         if stream is not None:
             self._drop(stream)
 

@@ -17,9 +17,9 @@ from salver.core.errors import (
     SalverError,
 )
 from salver.gateway.http.body import Body
-from salver.gateway.http.framing import HEAD_END, SINGLE_FIELDS, check_framing, piece_end
+from salver.gateway.http.framing import SINGLE_FIELDS, check_framing, piece_end
 from salver.gateway.http.head_count import HeadCount
-from salver.gateway.http.heads import Head, Heads
+from salver.gateway.http.heads import Heads
 from salver.gateway.http.large import LARGE_BODY_BYTES, LargeBody
 from salver.gateway.http.message import HttpMessage
 from salver.gateway.http.patience import LINGER_S, lateness
@@ -54,14 +54,12 @@ class HttpConnection(asyncio.Protocol):
         self._ask_bytes = LARGE_BODY_BYTES
         self._head_count = HeadCount(server.settings)
         self._body_begun = False
-        self._unfed = b""
-        self._is_feeding = False
+        self._unfed = self._prelude = b""
+        self._is_due = False
         self._taking = Taking(server.settings.body_timeout_s)
         self._large: LargeBody | None = None
         self._is_fresh = True
-        self._prelude = b""
-        self._failed = False
-        self._admitted = False
+        self._failed = self._admitted = False
         self._reading_paused = False
         self._write_paused = False
         self.phase = "idle"
@@ -146,8 +144,7 @@ class HttpConnection(asyncio.Protocol):
             if gone is not None:
                 gone(message)
         self._queue.clear()
-        self._transport = self._large = None
-        self._unfed = b""
+        self._transport, self._large, self._unfed = None, None, b""
         self._let_go()
 
     def _let_go(self) -> None:
@@ -201,10 +198,12 @@ class HttpConnection(asyncio.Protocol):
         assert message is not None
         message.method = self._parser.get_method()
         message.close = not self._parser.should_keep_alive()
+        version = self._parser.get_http_version()
+        message.keep = version == "1.0"
         headers = message.headers
         self._body_begun = True
         self._head_count.moved_on()
-        check_framing(self._parser.get_http_version(), message.method, headers)
+        check_framing(version, message.method, headers)
         length = int(headers.get(b"content-length", b"0"))
         if length > self._settings.max_body_bytes:
             raise BodyTooLarge(
@@ -293,14 +292,8 @@ class HttpConnection(asyncio.Protocol):
     def _remember(self, data: bytes) -> None:
         """Keep the head of a request that came in one piece and keeps the connection."""
         message, self._remembered = self._remembered, None
-        if message is None or self._heads is None or message.close:
-            return
-        headers = message.headers
-        end = data.find(HEAD_END) + len(HEAD_END)
-        plain = b"transfer-encoding" not in headers and b"expect" not in headers
-        length = len(message.body)
-        if plain and len(data) - end == length and b"upgrade" not in headers:
-            self._heads.remember(Head(data[:end], message.method, message.target, headers, length))
+        if message is not None and self._heads is not None:
+            self._heads.learn(data, message)
 
     # answers
 
@@ -342,6 +335,9 @@ class HttpConnection(asyncio.Protocol):
             return
         transport.write_eof()
         self.phase, self.waiting_since_ns = "linger", self._clock.monotonic_ns()
+        if self._reading_paused:
+            self._reading_paused = False
+            transport.resume_reading()
 
     def begin_drain(self) -> None:
         """Announce with the last answer that is due that the connection closes."""
@@ -359,7 +355,7 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is not None and self._taking.is_stalled(self._transport, now_ns):
             self.abort()
             return
-        if self._reading_paused or not self.waiting_since_ns:
+        if (self._reading_paused and self.phase != "linger") or not self.waiting_since_ns:
             # The client cannot be late while nobody reads what it sends.
             self.waiting_since_ns = now_ns
         waited_s = (now_ns - self.waiting_since_ns) / 1e9
@@ -392,28 +388,39 @@ class HttpConnection(asyncio.Protocol):
     def _feed(self, data: bytes) -> None:
         """Take bytes about a request at a time; the rest waits while too many are unanswered."""
         view, start, end = memoryview(data), 0, len(data)
-        self._is_feeding = True
-        while start < end and not self._failed and not self._is_full:
-            stop = piece_end(data, start, self._missing_bytes)
+        transport = self._transport
+        if transport is None:
+            return
+        while start < end and not (self._failed or self._is_full or transport.is_closing()):
+            missing_bytes = 0 if self._large is None else self._large.missing_bytes
+            stop = piece_end(data, start, missing_bytes)
             self._feed_piece(view[start:stop])
             start = stop
-        self._is_feeding = False
         if start < end and not self._failed:
             self._unfed = data[start:]
-        elif self._large is not None and self._transport is not None:
-            self._large.receive(self._transport)
+        elif self._large is not None:
+            self._large.receive(transport)
         if self._unfed or self._reading_paused or self._is_full:
             self._set_reading()
+
+    def _go_on(self) -> None:
+        """Take what waited for answers to leave."""
+        self._is_due = False
+        if self._is_full:
+            return
+        data, self._unfed = self._unfed, b""
+        try:
+            self._feed(data)
+        except Exception:
+            # As where bytes come from the socket: what is behind them cannot be found any more.
+            self.abort()
+            raise
+        self._remembered = None
 
     @property
     def _is_full(self) -> bool:
         """Tell whether the answers that are due should leave before more is asked."""
         return self._write_paused or len(self._queue) >= self._settings.max_pipelined
-
-    @property
-    def _missing_bytes(self) -> int:
-        """Bytes of a large body that have not come."""
-        return 0 if self._large is None else self._large.missing_bytes
 
     def _feed_piece(self, data: memoryview) -> None:
         known, phase, body_bytes = self._current, self.phase, self._body.size_bytes
@@ -438,18 +445,19 @@ class HttpConnection(asyncio.Protocol):
 
     def _parse(self, rest: memoryview) -> None:
         while rest:
+            if self._large is not None:
+                taken = min(len(rest), self._large.missing_bytes)
+                self._large.take(rest[:taken])
+                rest = rest[taken:]
+                if not self._large.missing_bytes:
+                    self._large_complete()
+                continue
             try:
                 self._parser.feed_data(rest)
             except httptools.HttpParserUpgrade as upgrade:
                 # An offer to upgrade may be ignored (RFC 9110, 7.8); the connection goes on.
                 self._parser = httptools.HttpRequestParser(self)
                 rest = rest[upgrade.args[0] :]
-                if self._large is not None:
-                    taken = min(len(rest), self._large.missing_bytes)
-                    self.on_body(bytes(rest[:taken]))
-                    rest = rest[taken:]
-                    if not self._large.missing_bytes:
-                        self._large_complete()
             else:
                 return
 
@@ -477,14 +485,12 @@ class HttpConnection(asyncio.Protocol):
 
     def _set_reading(self) -> None:
         transport = self._transport
-        if transport is None or transport.is_closing() or self._is_feeding:
+        if transport is None or transport.is_closing():
             return
-        if self._unfed and not self._is_full:
-            data, self._unfed = self._unfed, b""
-            # Comes back here with what it left.
-            self._feed(data)
-            self._remembered = None
-            return
+        if self._unfed and not self._is_full and not self._is_due:
+            # Whoever has just answered may be in the middle of its work.
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._go_on)
         paused = bool(self._unfed) or self._is_full
         if paused and not self._reading_paused:
             transport.pause_reading()

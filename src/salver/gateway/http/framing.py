@@ -51,8 +51,8 @@ def check_framing(version: str, method: bytes, headers: Mapping[bytes, bytes]) -
 def piece_end(data: bytes, start: int, missing_bytes: int) -> int:
     """Return where to stop parsing for a look at how many requests there are already.
 
-    A piece holds at most one request that ends after its first 2 KiB, since none ends without the
-    end of a head; nothing is cut off the ``missing_bytes`` of a body that has begun.
+    Of the requests of a piece, at most two end after its first 2 KiB: one with a body, and one
+    without. Nothing is cut off the ``missing_bytes`` of a body that has begun.
     """
     least = start + max(missing_bytes, _PIECE_BYTES)
     if least >= len(data):

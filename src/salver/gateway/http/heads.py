@@ -8,11 +8,15 @@ Who sent a head may follow from the connection instead of its bytes, so what is 
 client with a certificate is for connections with the same subject only.
 """
 
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from salver.gateway.http.framing import HEAD_END
+
+if TYPE_CHECKING:
+    from salver.gateway.http.message import HttpMessage
 
 MAX_HEADS = 1024
 MAX_PEERS = 64
@@ -57,6 +61,20 @@ class Heads:
         """Forget all heads."""
         self._heads.clear()
         self._last = None
+
+    def learn(self, data: bytes, message: "HttpMessage") -> None:
+        """Keep the head of a request that came in one piece, if it means the same again.
+
+        Not one that ends its connection, or whose answer must say more than others do.
+        """
+        if message.close or message.keep:
+            return
+        headers = message.headers
+        end = data.find(HEAD_END) + len(HEAD_END)
+        plain = b"transfer-encoding" not in headers and b"expect" not in headers
+        length = len(message.body)
+        if plain and len(data) - end == length and b"upgrade" not in headers:
+            self.remember(Head(data[:end], message.method, message.target, headers, length))
 
     def remember(self, head: Head) -> None:
         """Keep a head, unless it is unusually long; forgets all when there are too many."""

@@ -84,7 +84,7 @@ class LargeBody(Substitute):
         """Bytes that have not arrived yet."""
         return self.memory.nbytes - self._filled
 
-    def take(self, data: bytes) -> None:
+    def take(self, data: bytes | memoryview) -> None:
         """Store bytes that arrived together with the head."""
         end = self._filled + len(data)
         self.memory[self._filled : end] = data

@@ -41,6 +41,7 @@ OK_TO_LENGTH = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Le
 OK_TO_ID = b"\r\nx-salver-request-id: "
 _OK = OK_TO_LENGTH + b"%d" + OK_TO_ID + b"%b\r\n%b\r\n%b%b"
 _CLOSE = b"Connection: close\r\n"
+_KEEP = b"Connection: keep-alive\r\n"
 
 
 class Outlet(Protocol):
@@ -58,7 +59,9 @@ class HttpMessage(msgspec.Struct, eq=False):
     before the answer. ``head`` is what it shares with others whose head has the same bytes, if it
     was remembered.
     ``reply`` is the answer as it goes to the socket, in pieces where joining them would copy much.
-    ``peer`` is the subject of the certificate that the client showed on this connection, if any.
+    ``close`` says that the connection ends with the answer, ``keep`` that a client of HTTP/1.0 must
+    be told that it does not. ``peer`` is the subject of the certificate that the client showed on
+    this connection, if any.
     """
 
     outlet: Outlet
@@ -69,6 +72,7 @@ class HttpMessage(msgspec.Struct, eq=False):
     body: Buffer = b""
     head: Head | None = None
     close: bool = False
+    keep: bool = False
     head_only: bool = False
     request_id: str = ""
     on_gone: "Callable[[HttpMessage], None] | None" = None
@@ -85,7 +89,7 @@ class HttpMessage(msgspec.Struct, eq=False):
         ``identity`` are complete lines that go with it.
         """
         request_id = self.request_id.encode()
-        if self.close or self.head_only:
+        if self.close or self.keep or self.head_only:
             lines = b"x-salver-request-id: %b\r\n%b" % (request_id, identity)
             self.respond(200, (opening, rest), headers=lines)
             return
@@ -114,7 +118,7 @@ class HttpMessage(msgspec.Struct, eq=False):
             content_type,
             size,
             headers,
-            _CLOSE if self.close else b"",
+            _CLOSE if self.close else _KEEP if self.keep else b"",
         )
         if self.head_only:
             self.reply = head

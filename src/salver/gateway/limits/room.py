@@ -320,7 +320,7 @@ class Rooms:
                     room.queue.remove(_caller(waiting.context), waiting)
                     waiting.context.on_cancel = None
                     (self._late if is_late else self._crowd_out)(room, waiting)
-        if any(room.queue.count for room in self._rooms.values()):
+        if self._sweeping is None and any(room.queue.count for room in self._rooms.values()):
             self._sweep_later()
 
     def _waits_since_ns(self, room: VariantRoom, now_ns: int) -> int:

@@ -100,6 +100,9 @@ class DoorChild(Child):
         self._variants, self._on_demand = variants, on_demand
         if now or not on_demand:
             self._wanted.set()
+        else:
+            # What an earlier plan wanted runs already, or is wanted no more.
+            self._wanted.clear()
 
     async def stop(self, timeout_s: float) -> None:
         """End the process, and whatever waits at its door."""

@@ -12,13 +12,13 @@ from salver.core.exits import BAD_SETTINGS, PREFIX
 from salver.core.settings import SupervisorSettings
 from salver.observe.lines import say
 from salver.scale.local.groups.process import GroupedProcess
+from salver.scale.local.logs import trim
 from salver.scale.local.start import Command, Process, Start, start_anew
 from salver.wire.ends import OUT_OF_MEMORY
 
 # Much longer than a start takes on a machine that has much else to do.
 _BEGINNING_S = 60.0
 _LAST_BYTES = 4096
-_MAX_LOG_BYTES = 32 * 1024 * 1024
 # What a shell says of a command that it cannot start.
 _NOT_STARTED = 127
 
@@ -157,7 +157,7 @@ class Child:
 
 def _open_log(log: Path) -> int:
     """Open a log to append to; without room for one the process runs all the same, unheard."""
-    _rotate(log)
+    trim(log)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
     try:
         return os.open(log, flags | os.O_CREAT, 0o600)
@@ -178,10 +178,3 @@ def _last_words(log: Path, begin: int) -> str:
         if is_there:
             return " ".join(told.rpartition(" [")[0].split())
     return f"see {log}"
-
-
-def _rotate(log: Path) -> None:
-    """Keep one older log, so that logs stay bounded."""
-    with contextlib.suppress(OSError):
-        if log.stat().st_size > _MAX_LOG_BYTES:
-            log.replace(log.with_suffix(".log.1"))

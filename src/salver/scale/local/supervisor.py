@@ -28,6 +28,7 @@ from salver.scale.local.claims import listen, lock
 from salver.scale.local.groups.grouping import Grouping
 from salver.scale.local.later import Later
 from salver.scale.local.lifeguard import Lifeguard
+from salver.scale.local.logs import LogTrimmer
 from salver.scale.local.orphans import Orphans
 from salver.scale.local.process import Child
 from salver.scale.local.start import Command, Process, Start, start_anew
@@ -52,7 +53,8 @@ _LEAST_START_S = 60.0
 _MAX_DEATHS = 32
 _LAST_PORT = 65_535
 _LOOPBACK = "127.0.0.1"
-_DEDICATED = "dedicated"
+_SHARED = "shared"
+_MAX_GONE = 1024
 
 Parts = tuple[Command, Path, SupervisorSettings, Clock, Callable[[], None], Start]
 
@@ -117,6 +119,7 @@ class Supervisor:
         self.refusal = ""
         self.refused: Callable[[], None] = lambda: None
         self._lifeguard = Lifeguard(self._run, clock, lambda: list(self._children.values()))
+        self._trimmer = LogTrimmer(options.home / "logs")
 
     def provision(self) -> None:
         """Take the home folder and the ports.
@@ -190,6 +193,7 @@ class Supervisor:
         self._orphans.start()
         self._grouping.start()
         self._lifeguard.start()
+        self._trimmer.start()
         facts = {
             "pid": os.getpid(),
             "http_url": self.http_url,
@@ -216,6 +220,7 @@ class Supervisor:
         await asyncio.gather(*leaving, return_exceptions=True)
         await self._grouping.stop()
         await self._lifeguard.stop()
+        await self._trimmer.stop()
         await self._orphans.stop()
         if self._follower is not None:
             await self._follower.stop()
@@ -252,11 +257,20 @@ class Supervisor:
                 self._run_worker(worker, asked, is_new=worker.id not in running)
         for identity in running - wanted:
             child = self._children.pop(identity)
-            self._gone_restarts[identity] = self._restarts(identity, child)
+            self._remember(identity, child)
             task = asyncio.create_task(self._end(identity, child))
             self._leaving[identity] = child, task
             task.add_done_callback(partial(self._left, identity))
         self._write_table()
+
+    def _remember(self, identity: str, child: Child) -> None:
+        """Keep how often one was restarted that goes, should it come back; only of the newest."""
+        count = self._restarts(identity, child)
+        self._gone_restarts.pop(identity, None)
+        if count:
+            self._gone_restarts[identity] = count
+        if len(self._gone_restarts) > _MAX_GONE:
+            del self._gone_restarts[next(iter(self._gone_restarts))]
 
     async def _end(self, identity: str, child: Child) -> None:
         await child.stop(self._settings.supervisor.stop_timeout_s)
@@ -275,7 +289,8 @@ class Supervisor:
         """
         child = self._children.get(worker.id)
         address = parse_address(worker.address)
-        has_door = worker.kind == _DEDICATED or worker.on_demand
+        # Any but a shared one may come to run on demand later.
+        has_door = worker.kind != _SHARED or worker.on_demand
         if is_new and has_door and isinstance(address, UnixAddress):
             child = DoorChild(*self._parts(self._worker(worker.id, worker.threads)))
             child.died = partial(self._died, worker.id)
