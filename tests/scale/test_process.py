@@ -10,7 +10,7 @@ import pytest
 
 from salver.core.clock import SystemClock
 from salver.core.settings import SupervisorSettings
-from salver.scale.local.process import Child
+from salver.scale.local.process import Child, _last_words
 from salver.scale.local.start import Command, Process, start_anew
 
 QUICK = SupervisorSettings(backoff_initial_s=0.02, backoff_max_s=0.05, stop_timeout_s=5.0)
@@ -99,6 +99,13 @@ def test_only_who_cannot_begin_at_first_is_told_of(tmp_path: Path, start: int) -
     (tmp_path / "one.log").write_text("error: an older one [invalid_settings]\n")
     told = asyncio.run(_refusing(tmp_path, start))
     assert told == (["start 1 is of no use"] if start == 1 else [])
+
+
+def test_the_last_words_are_found_in_a_log_that_was_cut(tmp_path: Path) -> None:
+    """What was in it before, and where the process began, counts for nothing any more."""
+    log = tmp_path / "one.log"
+    log.write_text("error: of no use [invalid_settings]\n")
+    assert _last_words(log, 5000) == "of no use"
 
 
 async def _refusing(folder: Path, start: int) -> list[str]:

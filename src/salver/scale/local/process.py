@@ -172,7 +172,9 @@ def _last_words(log: Path, begin: int) -> str:
     Its own words begin at an offset.
     """
     with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(begin, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+        end = file.seek(0, os.SEEK_END)
+        # A log that was cut meanwhile holds its own words only.
+        file.seek(max(begin if begin <= end else 0, end - _LAST_BYTES))
         text = "\n" + file.read().decode(errors="replace")
         _, is_there, told = text.rpartition(f"\n{PREFIX}")
         if is_there:
