@@ -44,7 +44,8 @@ class Slow(Transport):
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         super().__init__()
-        self.protocol, self.size, self.reading, self.paused = protocol, 0, True, False
+        self.protocol: Any = protocol
+        self.size, self.reading, self.paused = 0, True, False
         self.most, self.limit, self.ended = 0, 1 << 20, False
 
     def write(self, data: bytes) -> None:
@@ -70,8 +71,13 @@ class Slow(Transport):
             self.paused = False
             self.protocol.resume_writing()
 
-    def set_protocol(self, protocol: object) -> None:
-        """Nothing more is delivered."""
+    def set_protocol(self, protocol: Any) -> None:
+        """Let another have what comes."""
+        self.protocol = protocol
+
+    def get_write_buffer_size(self) -> int:
+        """Return how much waits."""
+        return self.size
 
     def can_write_eof(self) -> bool:
         """It can."""
@@ -159,6 +165,7 @@ async def test_a_refusal_in_the_middle_of_many_requests_ends_the_connection() ->
         message.respond(200, (b"{}",))
         await asyncio.sleep(0)
     assert transport.reading
+    transport.drain()
     for second in range(1, 5):
         made.expire(second * 1_000_000_000 + 1)
     assert transport.closed
@@ -177,7 +184,61 @@ async def test_nothing_is_asked_after_the_end_of_a_connection() -> None:
         done += 1
         await asyncio.sleep(0)
     assert transport.closed or transport.ended
-    assert len(messages) <= 71 + AHEAD
+    assert [message.target for message in messages] == [b"/1"] * 70 + [b"/7"]
+
+
+@pytest.mark.parametrize("size", [100, 3000, 70_000])
+@pytest.mark.parametrize("then", [b"", b"GARBAGE\r\n\r\n"])
+@in_loop
+async def test_what_follows_a_request_that_closes_is_never_asked(size: int, then: bytes) -> None:
+    """Also behind a large body, and when it comes later: its answer would have no place."""
+    messages: list[HttpMessage] = []
+    made, transport = connection(messages)
+    data = post("/a", b"x" * size, close=True)
+    made.data_received(data[:-size])
+    protocol = transport.protocol
+    if isinstance(protocol, asyncio.BufferedProtocol):
+        memoryview(protocol.get_buffer(-1))[:size] = data[-size:]
+        protocol.buffer_updated(size)
+    else:
+        made.data_received(data[-size:])
+    made.data_received(GET % 1 + then)
+    assert [message.target for message in messages] == [b"/a"]
+    messages[0].respond(200, (b"{}",))
+    assert transport.ended, "a client that still sends should read its answer first"
+
+
+@in_loop
+async def test_answers_that_nobody_waits_for_are_forgotten() -> None:
+    """The requests behind a refusal's place in the queue are told that their client is gone."""
+    messages: list[HttpMessage] = []
+    gone: list[HttpMessage] = []
+    made, transport = connection(messages)
+    made.data_received(GET % 1 + GET % 2)
+    messages[1].on_gone = gone.append
+    messages[0].close = True
+    messages[0].respond(200, (b"{}",))
+    assert gone == [messages[1]]
+    before = transport.size
+    messages[1].respond(200, (b"{}",))
+    assert transport.size == before
+
+
+@in_loop
+async def test_a_slow_reader_gets_its_answer_before_a_refused_connection_ends() -> None:
+    """The time to read why begins when everything has left."""
+    messages: list[HttpMessage] = []
+    made, transport = connection(messages)
+    made.data_received(GET % 1 + b"GARBAGE\r\n\r\n")
+    messages[0].respond(200, (b"x" * 5_000_000,))
+    for second in range(10):
+        made.expire(second * 1_000_000_000 + 1)
+        transport.size -= 1000
+    assert not transport.closed
+    transport.drain()
+    for second in range(10, 14):
+        made.expire(second * 1_000_000_000 + 1)
+    assert transport.closed
 
 
 @pytest.mark.parametrize("ahead", [0, 64])

@@ -69,7 +69,7 @@ class PlanFollower:
         self._lost = asyncio.Event()
         self._poked = asyncio.Event()
         self._again: asyncio.TimerHandle | None = None
-        self._again_s = _FIRST_AGAIN_S
+        self._again_s, self._tried = _FIRST_AGAIN_S, 0
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -89,12 +89,12 @@ class PlanFollower:
 
     async def stop(self) -> None:
         """Send a last snapshot and close the link."""
-        if self._again is not None:
-            self._again.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        if self._again is not None:
+            self._again.cancel()
         if self._connection is not None:
             self._tell(self._connection)
             self._connection.close()
@@ -162,6 +162,8 @@ class PlanFollower:
         left, self._again = self._again, None
         if left is not None:
             left.cancel()
+        if plan.number != self._tried:
+            self._again_s, self._tried = _FIRST_AGAIN_S, plan.number
         try:
             # What could not be applied may be half in force, so that also the plan before is new.
             self._take(plan, anew=left is not None)
@@ -172,7 +174,7 @@ class PlanFollower:
             self._again = loop.call_later(self._again_s, self._once_more, plan)
             self._again_s = min(self._again_s * 2, _LONGEST_AGAIN_S)
         else:
-            self._again_s = _FIRST_AGAIN_S
+            self._tried = 0
 
     def _once_more(self, plan: Plan) -> None:
         self._try(plan)

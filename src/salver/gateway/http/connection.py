@@ -5,7 +5,6 @@ straight into memory of its own (``large``).
 """
 
 import asyncio
-from collections import deque
 from typing import cast
 
 import httptools
@@ -25,6 +24,7 @@ from salver.gateway.http.message import HttpMessage
 from salver.gateway.http.patience import LINGER_S, lateness
 from salver.gateway.http.ports import Server
 from salver.gateway.http.prelude import PREFACE, TELLING_BYTES
+from salver.gateway.http.replies import Replies
 from salver.gateway.http.unread import Taking
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -49,7 +49,7 @@ class HttpConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._current: HttpMessage | None = None
-        self._queue: deque[HttpMessage] = deque()
+        self._queue = Replies()
         self._body = Body()
         self._ask_bytes = LARGE_BODY_BYTES
         self._head_count = HeadCount(server.settings)
@@ -59,7 +59,7 @@ class HttpConnection(asyncio.Protocol):
         self._taking = Taking(server.settings.body_timeout_s)
         self._large: LargeBody | None = None
         self._is_fresh = True
-        self._failed = self._admitted = False
+        self._failed = self._admitted = self._ended = False
         self._reading_paused = False
         self._write_paused = False
         self.phase = "idle"
@@ -83,7 +83,9 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take new bytes."""
-        if self._failed:
+        if self._failed or self._ended:
+            # What follows a request that closes is not read, but the client may be sending still.
+            self._failed = True
             return
         self.received_bytes += len(data)
         if self._unfed:
@@ -139,11 +141,7 @@ class HttpConnection(asyncio.Protocol):
         """Tell the handlers that nobody waits."""
         del exc
         self._server.closed(self)
-        for message in self._queue:
-            gone, message.on_gone = message.on_gone, None
-            if gone is not None:
-                gone(message)
-        self._queue.clear()
+        self._queue.forget()
         self._transport, self._large, self._unfed = None, None, b""
         self._let_go()
 
@@ -255,12 +253,12 @@ class HttpConnection(asyncio.Protocol):
         message.body = self._body.whole() if large is None else large.memory
         self._end_large()
         self._let_go()
-        self.phase, self._remembered = "answer", message
+        self.phase, self._remembered, self._ended = "answer", message, message.close
         self._hand_over(message)
 
     def _hand_over(self, message: HttpMessage) -> None:
         if self._server.draining:
-            self._close_after(message)
+            self._queue.close_after(message)
         self._queue.append(message)
         if len(self._queue) >= self._settings.max_pipelined:
             self._set_reading()
@@ -302,15 +300,9 @@ class HttpConnection(asyncio.Protocol):
         queue, transport = self._queue, self._transport
         if transport is None:
             return
-        while queue and (reply := queue[0].reply) is not None:
-            message = queue.popleft()
-            if type(reply) is bytes:
-                transport.write(reply)
-            else:
-                transport.writelines(cast("list[bytes]", reply))
-            if message.close:
-                self._finish(transport)
-                return
+        if queue.write(transport):
+            self._finish(transport)
+            return
         if not queue and self.phase == "answer":
             self.phase, self.waiting_since_ns = "idle", 0
             if self._server.draining:
@@ -341,18 +333,14 @@ class HttpConnection(asyncio.Protocol):
 
     def begin_drain(self) -> None:
         """Announce with the last answer that is due that the connection closes."""
-        if self._queue:
-            self._queue[-1].close = True
-
-    def _close_after(self, message: HttpMessage) -> None:
-        if self._queue and self._queue[-1].reply is None:
-            self._queue[-1].close = False
-        message.close = True
+        self._queue.close_after_all()
 
     def expire(self, now_ns: int) -> None:
         """Close or refuse when the client has kept us waiting for too long."""
         settings = self._settings
-        if self._transport is not None and self._taking.is_stalled(self._transport, now_ns):
+        if self._transport is None:
+            return
+        if self._taking.is_stalled(self._transport, now_ns):
             self.abort()
             return
         if (self._reading_paused and self.phase != "linger") or not self.waiting_since_ns:
@@ -361,6 +349,8 @@ class HttpConnection(asyncio.Protocol):
         waited_s = (now_ns - self.waiting_since_ns) / 1e9
         if self.phase == "idle" and waited_s > settings.idle_timeout_s:
             self.close_idle(now_ns)
+        elif self.phase == "linger" and self._transport.get_write_buffer_size():
+            self.waiting_since_ns = now_ns
         elif self.phase == "linger" and waited_s > LINGER_S:
             self.abort()
         else:
@@ -391,12 +381,12 @@ class HttpConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        while start < end and not (self._failed or self._is_full or transport.is_closing()):
+        while start < end and not (self._is_over or self._is_full or transport.is_closing()):
             missing_bytes = 0 if self._large is None else self._large.missing_bytes
             stop = piece_end(data, start, missing_bytes)
             self._feed_piece(view[start:stop])
             start = stop
-        if start < end and not self._failed:
+        if start < end and not self._is_over:
             self._unfed = data[start:]
         elif self._large is not None:
             self._large.receive(transport)
@@ -416,6 +406,11 @@ class HttpConnection(asyncio.Protocol):
             self.abort()
             raise
         self._remembered = None
+
+    @property
+    def _is_over(self) -> bool:
+        """Tell whether nothing more is read of this client's requests."""
+        return self._failed or self._ended
 
     @property
     def _is_full(self) -> bool:
@@ -444,7 +439,7 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(MalformedHttp(f"the request is not valid HTTP/1.1: {error}"))
 
     def _parse(self, rest: memoryview) -> None:
-        while rest:
+        while rest and not self._is_over:
             if self._large is not None:
                 taken = min(len(rest), self._large.missing_bytes)
                 self._large.take(rest[:taken])
@@ -475,6 +470,8 @@ class HttpConnection(asyncio.Protocol):
     def _refuse(self, error: SalverError) -> None:
         """Answer a broken request after those before it, and close."""
         self._failed = True
+        if self._ended:
+            return
         message = self._current or HttpMessage(self, self._clock.monotonic_ns())
         self._current = None
         self._end_large()

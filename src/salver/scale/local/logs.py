@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import os
+import threading
 from pathlib import Path
 
 _INTERVAL_S = 10.0
 _MAX_LOG_BYTES = 32 * 1024 * 1024
+# A start cuts as well; the slower of two would cut what the other has left.
+_trimming = threading.Lock()
 
 
 class LogTrimmer:
@@ -46,7 +49,7 @@ def trim(log: Path) -> None:
     What is written while its end is copied is lost. Without room for the older log the newer one
     is emptied all the same.
     """
-    with contextlib.suppress(OSError):
+    with _trimming, contextlib.suppress(OSError):
         size = log.stat().st_size
         if size <= _MAX_LOG_BYTES:
             return

@@ -1,0 +1,60 @@
+"""The requests of one connection that wait for their answers, which leave in order."""
+
+import asyncio
+from collections import deque
+from typing import cast
+
+from salver.gateway.http.message import HttpMessage
+
+
+class Replies:
+    """Requests in the order in which they came."""
+
+    __slots__ = ("_queue",)
+
+    def __init__(self) -> None:
+        self._queue: deque[HttpMessage] = deque()
+
+    def __len__(self) -> int:
+        """Count those that are not answered."""
+        return len(self._queue)
+
+    def append(self, message: HttpMessage) -> None:
+        """Take the next request."""
+        self._queue.append(message)
+
+    def write(self, transport: asyncio.Transport) -> bool:
+        """Write the answers that are due; tells whether the connection ends with the last one.
+
+        Those behind it have no place any more.
+        """
+        queue = self._queue
+        while queue and (reply := queue[0].reply) is not None:
+            message = queue.popleft()
+            if type(reply) is bytes:
+                transport.write(reply)
+            else:
+                transport.writelines(cast("list[bytes]", reply))
+            if message.close:
+                self.forget()
+                return True
+        return False
+
+    def forget(self) -> None:
+        """Tell whoever answers that nobody waits."""
+        queue, self._queue = self._queue, deque()
+        for message in queue:
+            gone, message.on_gone = message.on_gone, None
+            if gone is not None:
+                gone(message)
+
+    def close_after_all(self) -> None:
+        """Let the connection end with the last answer that is due."""
+        if self._queue:
+            self._queue[-1].close = True
+
+    def close_after(self, message: HttpMessage) -> None:
+        """Let it end with the answer of a request that comes behind all others."""
+        if self._queue and self._queue[-1].reply is None:
+            self._queue[-1].close = False
+        message.close = True
