@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from salver.artifact.manifest import FileEntry
+from salver.control.audit import Audit
 from salver.control.push import Push, Pushed, Pusher
 from salver.control.rollouts.commands import Start
 from salver.control.rollouts.sides import ExperimentPlan
@@ -153,7 +154,8 @@ def test_an_alias_that_was_removed_takes_them_when_it_comes_back(parts: Control)
 def test_a_push_that_moves_an_alias_is_of_whoever_pushes(parts: Control, tmp_path: Path) -> None:
     """They are not the only ones who approve, as if they had moved the alias with its command."""
     blobs, moves = BlobStore(tmp_path), partial(parts.rollouts._deployer.move_alias, force=False)
-    pusher = Pusher(blobs, parts.catalog, parts.thread, Settings(), moves)
+    audit = Audit(parts.state, parts.thread)
+    pusher = Pusher(blobs, parts.catalog, parts.thread, Settings(), moves, audit)
     blobs.provision()
 
     def pushed(scale: int, user: str, alias: str = "") -> Pushed:
@@ -168,7 +170,10 @@ def test_a_push_that_moves_an_alias_is_of_whoever_pushes(parts: Control, tmp_pat
     approve(parts, "alice", second.id)
     with pytest.raises(ApprovalMissing, match="nobody but alice"):
         pushed(2, "alice", "best")
+    assert (parts.state.events(1)[0].action, parts.state.events(1)[0].subject) == ("push", "n:2")
     assert pushed(2, "bob", "best").existing
+    said = [(event.action, event.subject, event.actor) for event in parts.state.events(2)]
+    assert said == [("alias", "n@best", "bob"), ("push", "n:2", "local")]
     assert parts.catalog.model("n").aliases == {"best": second.version}
 
 

@@ -17,6 +17,7 @@ from salver.control.api.app import build_app
 from salver.control.api.routes import Services
 from salver.control.api.security import load_token
 from salver.control.api.serving import answer, until_open
+from salver.control.audit import Audit
 from salver.control.changes import Changer
 from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
@@ -147,7 +148,7 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
         random.SystemRandom(),
     )
     stores = Stores(store, sides, state, feedback.store, deliverer.store, thread)
-    books = EvidenceBooks()
+    books, audit = EvidenceBooks(), Audit(state, thread)
     runner = Runner(stores, reconciler, hub, books, deliverer, clock)
     rollouts = Rollouts(stores, catalog, gates, runner, reconciler, deployer, clock)
     parts = SideParts(sides, state, feedback.store, thread)
@@ -162,7 +163,7 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
         catalog,
         state,
         thread,
-        Pusher(blobs, catalog, thread, settings, partial(deployer.move_alias, force=False)),
+        Pusher(blobs, catalog, thread, settings, partial(deployer.move_alias, force=False), audit),
         deployer,
         reconciler,
         Overview(home, hub, reconciler, catalog, thread),
@@ -170,6 +171,7 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
         settings.control,
         rollouts,
         SideReports(companions, hub.merger),
+        audit,
     )
     tidying = asyncio.create_task(_tidy(feedback))
     try:

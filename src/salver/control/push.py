@@ -11,6 +11,7 @@ import msgspec
 from salver.artifact.declare import Declaration, declare
 from salver.artifact.manifest import FileEntry, Manifest
 from salver.client.packing import MAX_FILES, check_path
+from salver.control.audit import Audit
 from salver.control.database import DatabaseThread
 from salver.control.rollouts.placing import NOBODY
 from salver.core.errors import DigestMismatch, InvalidArtifact
@@ -75,7 +76,8 @@ class Pushed(msgspec.Struct, frozen=True):
 class Pusher:
     """Examines and stores versions, one examination at a time.
 
-    ``move_alias`` points a model's alias to a version.
+    ``move_alias`` points a model's alias to a version. Both are in the audit log, a version also
+    where its alias is refused.
     """
 
     def __init__(
@@ -85,12 +87,14 @@ class Pusher:
         database: DatabaseThread,
         settings: Settings,
         move_alias: MoveAlias,
+        audit: Audit,
     ) -> None:
         self._blobs = blobs
         self._catalog = catalog
         self._database = database
         self._settings = settings
         self._move_alias = move_alias
+        self._audit = audit
         self._slots = asyncio.Semaphore(_PROBES_AT_ONCE)
 
     async def __call__(self, push: Push) -> Pushed:
@@ -108,8 +112,11 @@ class Pusher:
         record, fresh = await self._database(
             lambda: self._catalog.create_version(push.model, manifest, user, push.labels)
         )
+        await self._audit("push", record.id, NOBODY, digest=record.digest, **_trusted(record))
         if push.alias:
-            await self._move_alias(push.model, push.alias, record.version, by=user or NOBODY)
+            by, version = user or NOBODY, str(record.version)
+            await self._move_alias(push.model, push.alias, record.version, by=by)
+            await self._audit("alias", f"{push.model}@{push.alias}", by, version=version)
         return Pushed(record, not fresh, (*report.warnings, *_stale(push, manifest, record)))
 
     def _check_files(self, files: tuple[FileEntry, ...]) -> None:
@@ -200,3 +207,10 @@ def _stale(push: Push, manifest: Manifest, record: VersionRecord) -> Iterator[st
             f"these bytes are {record.id} already; a version is immutable, so its sequences stay "
             "as they were declared then"
         )
+
+
+def _trusted(record: VersionRecord) -> dict[str, str]:
+    """Return what the audit log shall remember of code that somebody trusted."""
+    manifest = record.manifest
+    word = "code" if manifest.trust_code else "pickle" if manifest.trust_pickle else ""
+    return {"trusted": word} if word else {}

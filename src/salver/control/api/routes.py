@@ -30,6 +30,7 @@ from salver.control.api.specs import (
     spec_of,
 )
 from salver.control.apply import Applier, changes, error_of
+from salver.control.audit import Audit
 from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
 from salver.control.feedback import Feedback
@@ -75,10 +76,11 @@ class Services:
     settings: ControlSettings
     rollouts: Rollouts
     sides: SideReports
+    audit: Audit
 
     async def record(self, action: str, subject: str, by: str = _ACTOR, **details: str) -> None:
         """Append to the audit log."""
-        await self.database(lambda: self.state.record(by, action, subject, details))
+        await self.audit(action, subject, by, **details)
 
 
 def build_router(services: Services) -> APIRouter:
@@ -161,8 +163,6 @@ def _model_routes(router: APIRouter, services: Services) -> None:
     async def push(name: Name, body: PushBody, response: Response) -> dict[str, Any]:
         pushed = await services.pusher(_push(name, body))
         response.status_code = _OK if pushed.existing else _CREATED
-        record = pushed.record
-        await services.record("push", record.id, digest=record.digest, **_trusted(record))
         return _pushed(pushed)
 
     @router.get("/models")
@@ -354,13 +354,6 @@ def _version(record: VersionRecord) -> dict[str, Any]:
         "labels": record.labels,
         "size_bytes": record.manifest.size_bytes,
     }
-
-
-def _trusted(record: VersionRecord) -> dict[str, str]:
-    """Return what the audit log shall remember of code that somebody trusted."""
-    manifest = record.manifest
-    word = "code" if manifest.trust_code else "pickle" if manifest.trust_pickle else ""
-    return {"trusted": word} if word else {}
 
 
 def _model(record: ModelRecord, sizes: Mapping[str, int]) -> dict[str, Any]:
