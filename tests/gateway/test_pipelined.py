@@ -350,3 +350,29 @@ async def _ask_for_documents() -> None:
     assert application.complete_streams == list(numbers)
     assert drained > len(numbers) * len(ANSWER)
     assert transport.reading
+
+
+@pytest.mark.parametrize("made_before", [False, True])
+@in_loop
+async def test_while_draining_no_answer_follows_the_last(made_before: bool) -> None:
+    """Whoever was told that an answer is the last is not asked for more; nobody else is cut off."""
+    messages: list[HttpMessage] = []
+    server = HttpServer(HttpSettings(), ManualClock(), messages.append)
+    made = HttpConnection(server)
+    transport = Slow(made)
+    made.connection_made(transport)  # type: ignore[arg-type]
+    made.data_received(GET % 1 + GET % 2)
+    if made_before:
+        messages[1].respond(200, (b"two",))
+    server.draining = True
+    made.begin_drain()
+    if not made_before:
+        messages[1].respond(200, (b"two",))
+    made.data_received(GET % 3)
+    asked = [message.target for message in messages]
+    assert asked == [b"/1", b"/2", b"/3"][: 3 if made_before else 2]
+    messages[0].respond(200, (b"one",))
+    if made_before:
+        assert not transport.closed
+        messages[2].respond(200, (b"three",))
+    assert transport.closed or transport.ended

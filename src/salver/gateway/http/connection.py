@@ -257,8 +257,9 @@ class HttpConnection(asyncio.Protocol):
         self._hand_over(message)
 
     def _hand_over(self, message: HttpMessage) -> None:
-        if self._server.draining:
-            self._queue.close_after(message)
+        if self._server.draining and not self._queue.close_after(message):
+            self._ended = self._failed = True
+            return
         self._queue.append(message)
         if len(self._queue) >= self._settings.max_pipelined:
             self._set_reading()

@@ -49,12 +49,19 @@ class Replies:
                 gone(message)
 
     def close_after_all(self) -> None:
-        """Let the connection end with the last answer that is due."""
-        if self._queue:
+        """Let the connection end with the last answer that is due, unless that is made already."""
+        if self._queue and self._queue[-1].reply is None:
             self._queue[-1].close = True
 
-    def close_after(self, message: HttpMessage) -> None:
-        """Let it end with the answer of a request that comes behind all others."""
-        if self._queue and self._queue[-1].reply is None:
-            self._queue[-1].close = False
+    def close_after(self, message: HttpMessage) -> bool:
+        """Let it end with the answer of a request that comes behind all others.
+
+        False when an answer that is made already has said that it is the last.
+        """
+        last = self._queue[-1] if self._queue else None
+        if last is not None and last.close:
+            if last.reply is not None:
+                return False
+            last.close = False
         message.close = True
+        return True
