@@ -183,10 +183,9 @@ class Rollouts:
         """Go back to what the endpoint was before: abort its rollout, or restore its last state.
 
         Returns when no request goes to what was there any more. A shadow or an experiment that
-        goes on ends with it. Raises ``PreviousNotFound`` and
-        ``EndpointFrozen``, and what the gates refuse with when the earlier version is not in memory
-        any more, or ``DeadlineExceeded`` where
-        that takes too long.
+        goes on ends with it. Raises ``PreviousNotFound`` and ``EndpointFrozen``, what the gates
+        refuse with when the earlier version is not in memory any more, and ``DeadlineExceeded``
+        when it is not in force in time.
         """
         check_name(endpoint, "endpoint")
         async with self._runner.lock:

@@ -83,7 +83,7 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take new bytes."""
-        if self._failed or self._ended:
+        if self._is_over:
             # What follows a request that closes is not read, but the client may be sending still.
             self._failed = True
             return
