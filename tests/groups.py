@@ -66,17 +66,27 @@ def groups_of(pid: int) -> dict[str, str]:
 
 
 def named(prefix: str) -> list[Path]:
-    """Return the groups of this machine whose names begin so."""
-    return [path for path in Path("/sys/fs/cgroup").glob(f"**/{prefix}*") if path.is_dir()]
+    """Return the groups of this machine whose names begin so.
+
+    Groups come and go meanwhile, which ``Path.glob`` takes for an error and ``os.walk`` does not.
+    """
+    return [
+        Path(parent) / name
+        for parent, names, _ in os.walk("/sys/fs/cgroup", topdown=False)
+        for name in names
+        if name.startswith(prefix)
+    ]
 
 
 def remove(prefix: str) -> None:
     """Remove the groups that a test has left, with whoever it left in them."""
     for path in named(prefix):
-        for pid in (path / "cgroup.procs").read_text().split():
-            os.kill(int(pid), signal.SIGKILL)
+        with suppress(OSError):
+            for pid in (path / "cgroup.procs").read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
         for _ in range(_LOOKS):
             with suppress(OSError):
                 path.rmdir()
+            if not path.exists():
                 break
             time.sleep(_PAUSE_S)

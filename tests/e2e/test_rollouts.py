@@ -62,8 +62,18 @@ def rollout(server: Server, endpoint: str = "scaled") -> dict[str, Any]:
 
 
 def ends(server: Server, state: str, endpoint: str = "scaled") -> dict[str, Any]:
-    """Wait until a rollout has come to a state, and return it."""
-    wait_until(lambda: rollout(server, endpoint)["state"] == state, f"the rollout is {state}", 120)
+    """Wait until a rollout has come to a state, and return it; say where it stands if it does not.
+
+    A failure then tells what the rollout waited for.
+    """
+    try:
+        wait_until(
+            lambda: rollout(server, endpoint)["state"] == state, f"the rollout is {state}", 120
+        )
+    except AssertionError as late:
+        late.add_note(str(rollout(server, endpoint)))
+        late.add_note(str(server.json("get", "workers")))
+        raise
     return rollout(server, endpoint)
 
 
