@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from salver.artifact.code import MODEL_CLASS, MODEL_FILE
 from salver.artifact.detect import code_refusal
 from salver.artifact.requirements import check_requirements
-from salver.core.errors import LoadFailed, ModelFailed, SalverError
+from salver.core.errors import LoadFailed, ModelFailed, SalverError, message_of
 from salver.core.garbage import give_back
 from salver.observe.logs import get_logger
 from salver.runtimes.base import RuntimeOptions
@@ -143,7 +143,7 @@ class Code:
             # As text: rendering it is the error's own code once more, which may fail too.
             lines = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
             log.error("model_code_failed", place=place, count=count, traceback=lines)
-        what = f"{type(error).__name__}: {_message(error)}"
+        what = f"{type(error).__name__}: {message_of(error)}"
         if isinstance(error, ValueError) and ("read-only" in what or "WRITEABLE" in what):
             what += "; inputs are read-only, so copy what is written into: inputs[name].copy()"
         if isinstance(error, SystemExit):
@@ -178,10 +178,3 @@ def _class_of(module: ModuleType) -> Any:
 
 def _lies_in(file: str | None, folder: Path) -> bool:
     return file is not None and file.startswith(f"{folder}/")
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException:  # the message is the model's own code too
-        return "its message cannot be read"

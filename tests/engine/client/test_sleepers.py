@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 import msgspec
 import uvloop
 
+from salver.core.errors import WorkerCrashed
 from salver.core.settings import EngineSettings
 from salver.engine.client.handler import EngineClient
 from salver.observe.meter import Meter
+from salver.scale.local.activation import Refuser
 from salver.wire.messages import PROTOCOL_VERSION, BatchPolicy, Hello, Plan
 from salver.wire.transport import LinkOptions
 from tests.engine.fleet import CLOCK, VARIANT, Callers, Fleet, Model, finish, until
@@ -28,9 +30,9 @@ def on_demand(plan: Plan) -> Plan:
 
 
 @contextlib.asynccontextmanager
-async def sleeping() -> AsyncIterator[tuple[Fleet, Callers, socket.socket]]:
-    """Give a fleet without processes, its client, and the door of its one worker."""
-    fleet = Fleet((Model(policy=BatchPolicy(max_queue=ROOM)),), 1, {})
+async def sleeping(workers: int = 1) -> AsyncIterator[tuple[Fleet, Callers, socket.socket]]:
+    """Give a fleet without processes, its client, and the door of its first worker."""
+    fleet = Fleet((Model(policy=BatchPolicy(max_queue=ROOM)),), workers, {})
     hello = Hello(PROTOCOL_VERSION, "gateway", "gateway-0", "test")
     client = EngineClient(hello, EngineSettings(), CLOCK, Meter(), LinkOptions())
     with socket.socket(socket.AF_UNIX) as door:
@@ -68,6 +70,51 @@ def test_nobody_connects_before_somebody_asks() -> None:
             await asyncio.sleep(0.1)
             assert connections(door) == 1
             assert not any(caller.outcome for caller in waiting)
+
+    uvloop.run(run())
+
+
+def refuser_of(identity: str, door: socket.socket) -> Refuser:
+    """Say at a door that its worker cannot be started."""
+    refuser = Refuser(door, identity, (VARIANT,), WorkerCrashed("it ends when it starts"))
+    refuser.start()
+    return refuser
+
+
+def test_who_cannot_be_started_leaves_it_to_the_others() -> None:
+    """A request waits on while another worker may start, and has its answer from that one."""
+
+    async def run() -> None:
+        async with sleeping(2) as (fleet, callers, door):
+            refuser = refuser_of("shared-0", door)
+            caller = callers.ask(1.0, timeout_s=30.0)
+            await until(lambda: bool(callers.client._waiting))
+            (pending,) = callers.client._waiting
+            await until(lambda: "shared-0" in pending.refused_by)
+            assert not caller.outcome
+            fleet.start("shared-1")
+            await finish([caller])
+            assert caller.answer == 4.0
+            refuser.stop()
+
+    uvloop.run(run())
+
+
+def test_when_none_can_be_started_nobody_waits() -> None:
+    """The refusal of the last one is the answer, long before the deadline."""
+
+    async def run() -> None:
+        async with sleeping(2) as (fleet, callers, door):
+            with socket.socket(socket.AF_UNIX) as second:
+                second.bind(f"{fleet.home}/run/worker-shared-1.sock")
+                second.listen()
+                second.settimeout(0)
+                refusers = [refuser_of("shared-0", door), refuser_of("shared-1", second)]
+                caller = callers.ask(1.0, timeout_s=600.0)
+                await finish([caller])
+                assert caller.outcome == "worker_crashed"
+                for refuser in refusers:
+                    refuser.stop()
 
     uvloop.run(run())
 

@@ -367,6 +367,41 @@ class InPlace:
         """Release nothing."""
 
 
+class Mute(Exception):
+    """Cannot say what it is about."""
+
+    def __str__(self) -> str:
+        """Fail as the message of a model's own error may."""
+        return "code " + self.args[0]  # type: ignore[no-any-return]
+
+
+class Picky(InPlace):
+    """Gives what is asked for, and refuses what is negative without being able to say so."""
+
+    def run(self, batch: Batch, outputs: tuple[str, ...] | None) -> Batch:
+        """Return each output that was asked for."""
+        if (batch["a"] < 0).any():
+            raise Mute(7)
+        return dict.fromkeys(outputs or ("y",), batch["a"])
+
+
+def test_an_output_may_be_asked_for_twice() -> None:
+    """It is given once, which is no fault of the model."""
+    jobs = [job(np.ones((1, 1)), outputs=("y", "y")) for _ in range(2)]
+    answers = execute(Picky(), jobs, SystemClock()).answers
+    assert [type(answer) for answer in answers] == [Answer, Answer]
+
+
+def test_an_error_that_cannot_speak_hurts_only_itself() -> None:
+    """Everybody has an answer, and the bad one is told that the message cannot be read."""
+    jobs = [job(np.ones((1, 1))), job(-np.ones((1, 1)))]
+    good, bad = execute(Picky(), jobs, SystemClock()).answers
+    assert isinstance(good, Answer)
+    assert isinstance(bad, Failure)
+    assert bad.error.code == "model_failed"
+    assert "Mute: its message cannot be read" in bad.error.message
+
+
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_inputs_are_the_same_at_a_retry(kind: Callable[[Buffer], Buffer]) -> None:
     """Whatever memory a frame lies in, a model can write nothing into it before the retry."""

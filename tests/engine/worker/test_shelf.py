@@ -328,6 +328,26 @@ def test_the_wait_for_room_is_bounded() -> None:
         run(running, work)
 
 
+def test_whose_turn_comes_late_has_lacked_no_room() -> None:
+    """Behind loads that take longer than one may wait for room, all become ready and answer.
+
+    New ones, of which nobody knows the size, and those that are out until they are wanted.
+    """
+    new = [ballast(name, 8, load_s=0.5) for name in "abc"]
+    known = [ballast(name, 8, load_s=0.5, hint=True) for name in "de"]
+
+    async def work(desk: Desk, callers: Callers) -> None:
+        asked = [callers.ask(1.0, variant=one.variant) for one in known]
+        await until(lambda: all(desk.states()[one.variant] == "ready" for one in new))
+        await finish(asked)
+        assert {caller.outcome for caller in asked} == {"ok"}
+        await desk.until_fresh()
+        assert desk.total("salver_memory_refusals_total", "c:1") == 0
+
+    with budgeted(*new, *known, budget_bytes=1 << 40, room_wait_s=0.2) as running:
+        run(running, work)
+
+
 def test_callers_that_leave_load_nothing() -> None:
     """A model that was wanted only by callers who have left meanwhile is not loaded."""
     hosted = [ballast("a", 64, run_s=1.0, hint=True), ballast("b", 64, hint=True)]

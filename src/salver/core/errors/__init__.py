@@ -244,6 +244,7 @@ __all__ = [
     "WorkerLimit",
     "fault_of",
     "from_code",
+    "message_of",
 ]
 
 
@@ -260,6 +261,14 @@ ERRORS_BY_CODE: dict[str, type[SalverError]] = {cls.code: cls for cls in _leaves
 def from_code(code: str, message: str, retry_after_s: float | None = None) -> SalverError:
     """Rebuild an error that crossed a process boundary; an unknown code becomes ``Internal``."""
     return ERRORS_BY_CODE.get(code, Internal)(message, retry_after_s=retry_after_s)
+
+
+def message_of(error: BaseException) -> str:
+    """Return what an error says of itself, which may be a model's own code, and fail too."""
+    try:
+        return str(error)
+    except BaseException:  # whoever waits for an answer has to be told in any case
+        return "its message cannot be read"
 
 
 def fault_of(error: Exception) -> Internal:

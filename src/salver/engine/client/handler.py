@@ -310,7 +310,15 @@ class EngineClient:
             route = pending.route
             error = errors.get(route.plan.id)
             asked = [route.quarantine] if pending.quarantined else route.links
-            if error is not None and link in asked and not pending.done:
+            if error is None or link not in asked or pending.done:
+                continue
+            # Who cannot be started has closed its link again when the next one says so.
+            pending.refused_by |= {link.identity}
+            if all(
+                one.identity in pending.refused_by or one.wake(route.plan.id)
+                for one in asked
+                if one is not None
+            ):
                 self._wait_no_more(pending)
                 self._end(pending, error)
 

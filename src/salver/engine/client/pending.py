@@ -170,6 +170,7 @@ class Pending(msgspec.Struct, eq=False):
     ``started`` tells that its worker was about to run it; ``attempts`` counts how often it was
     sent; ``quarantined`` that its present attempt is the last one; ``stays`` that it waits for a
     worker to come back, however long; ``done`` that its caller has had the final answer or left.
+    ``refused_by`` names the workers it waited for that cannot be started.
     """
 
     request: InferenceRequest
@@ -184,6 +185,7 @@ class Pending(msgspec.Struct, eq=False):
     quarantined: bool = False
     stays: bool = False
     done: bool = False
+    refused_by: frozenset[str] = frozenset()
 
     def infer(self, now_ns: int) -> Infer:
         """Return the message that asks a worker; raises ``InvalidRequest``."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from salver.core.errors import MemoryLimitExceeded, ResourceUnavailable, SalverError
+from salver.core.errors import MemoryLimitExceeded, ResourceUnavailable, SalverError, message_of
 from salver.core.hosting import Cpus, Limits, parse_cpus
 from salver.observe.cgroup import PROCS
 from salver.observe.gpu import gpu_count
@@ -186,7 +186,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
     for _ in range(_MAX_CAUSES):
         if cause is None:
             return False
-        if isinstance(cause, MemoryError) or any(text in str(cause) for text in _OUT_OF_MEMORY):
+        told = message_of(cause)
+        if isinstance(cause, MemoryError) or any(text in told for text in _OUT_OF_MEMORY):
             return True
         cause = cause.__cause__
     return False

@@ -8,7 +8,13 @@ from typing import Generic, NamedTuple, TypeVar
 import msgspec
 
 from salver.core.clock import Clock
-from salver.core.errors import DigestMismatch, LoadFailed, SalverError, StorageFull
+from salver.core.errors import (
+    DigestMismatch,
+    LoadFailed,
+    SalverError,
+    StorageFull,
+    message_of,
+)
 from salver.core.garbage import trim
 from salver.core.hosting import Execution
 from salver.engine.worker.budgets import Usage
@@ -274,7 +280,8 @@ class Loading(Generic[LoadedRuntime]):
         except SalverError as error:
             return explained(error)
         except BaseException as error:  # code may ask for an exit, and libraries may panic
-            failed = LoadFailed(f"{variant}: {type(error).__name__}: {error}"[:_MAX_CAUSE])
+            told = f"{variant}: {type(error).__name__}: {message_of(error)}"
+            failed = LoadFailed(told[:_MAX_CAUSE])
             failed.__cause__ = error
             return explained(failed)
         refused = self._settled(runtime, usage)

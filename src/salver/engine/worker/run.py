@@ -5,7 +5,7 @@ from typing import Protocol
 import msgspec
 
 from salver.core.clock import Clock
-from salver.core.errors import InvalidTensor, ModelFailed, SalverError
+from salver.core.errors import InvalidTensor, ModelFailed, SalverError, message_of
 from salver.engine.worker.batch import Answer, assemble, disassemble
 from salver.engine.worker.job import Job
 from salver.engine.worker.limits import explained
@@ -61,7 +61,8 @@ def failure(error: BaseException) -> SalverError:
     """Return what a runtime raised as a domain error."""
     if isinstance(error, SalverError):
         return explained(error)
-    failed = ModelFailed(f"the model failed: {type(error).__name__}: {error}"[:_MAX_CAUSE])
+    told = f"the model failed: {type(error).__name__}: {message_of(error)}"
+    failed = ModelFailed(told[:_MAX_CAUSE])
     failed.__cause__ = error
     return explained(failed)
 
@@ -71,8 +72,10 @@ def _run(runtime: Runner, jobs: list[Job], padder: Padder | None) -> list[Answer
     batch = assemble(jobs) if padder is None else padder.assemble(jobs)
     outputs = runtime.run(batch, wanted)
     if wanted is not None and len(outputs) < len(wanted):
-        missing = ", ".join(name for name in wanted if name not in outputs)
-        raise ModelFailed(f"the model did not give {missing}")
+        # Fewer may be all of them: nothing forbids to ask for one twice.
+        missing = [name for name in wanted if name not in outputs]
+        if missing:
+            raise ModelFailed(f"the model did not give {', '.join(missing)}")
     try:
         if padder is None or len(jobs) == 1:
             return disassemble(outputs, jobs)

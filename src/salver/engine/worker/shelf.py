@@ -129,7 +129,8 @@ class Shelf:
         """Load a version as soon as there is room; asking again changes nothing."""
         variant = host.loading.load.variant
         if host is self._hosts.get(variant) and variant not in self._wanted:
-            self._wanted[variant] = self._clock.monotonic_ns()
+            # Since when it lacks room: 0 while it only waits for its turn.
+            self._wanted[variant] = 0
             self._serve()
 
     def keep_within(self) -> bool:
@@ -213,13 +214,23 @@ class Shelf:
             is_coming = host.loading.runtime is not None or host.loading.active
             if is_coming or not (host.is_wanted() or self._is_eager(host)):
                 del self._wanted[variant]
-            elif self._loading is None and self._begin(host):
+            elif self._loading is not None:
+                # While another one is read nobody knows whether there is room.
+                continue
+            elif self._begin(host):
                 self._wanted.pop(variant, None)
-            elif now_ns - since_ns > self._settings.room_wait_s * 1e9:
-                self._refuse(host, _no_room(variant))
+            else:
+                self._lacks_room(host, since_ns or now_ns, now_ns)
         if self._wanted and not self._polling:
             self._polling = True
             self._loop.call_later(_POLL_S, self._poll)
+
+    def _lacks_room(self, host: Host, since_ns: int, now_ns: int) -> None:
+        """Let a version wait for room, for as long as it may."""
+        variant = host.loading.load.variant
+        self._wanted[variant] = since_ns
+        if now_ns - since_ns > self._settings.room_wait_s * 1e9:
+            self._refuse(host, _no_room(variant))
 
     def _poll(self) -> None:
         self._polling = False

@@ -202,7 +202,7 @@ class GrpcInference:
             message.model_name,
             tensors if contents is None else contents.decoded(tensors),
             message.model_version or None,
-            tuple([output.name for output in message.outputs]) or None,
+            tuple(dict.fromkeys([output.name for output in message.outputs])) or None,
             custom_parameters(parameters_of(message)),
             lay_out=None if contents is None else contents.lay_out,
         )
