@@ -18,7 +18,7 @@ from salver.control.api.specs import (
     read_files,
     spec_of,
 )
-from salver.control.apply import Wanted, changes, error_of
+from salver.control.apply import Wanted, changes, error_of, settled
 from salver.control.rollouts.judging import Analysis
 from salver.core.errors import InvalidExample, InvalidRequest
 from salver.core.hosting import KINDS, PROVIDERS
@@ -152,6 +152,25 @@ def test_a_bare_name_is_content_with_any_version() -> None:
     assert [(f.before, f.after) for f in change.fields] == [("churn:2", "churn@champion")]
 
 
+def test_a_bare_name_is_not_content_with_an_alias() -> None:
+    """Who wants to follow it no more has a version of its own."""
+    follows = {"churn": document_of(EndpointSpec("churn", "churn", alias="champion"))}
+    item = wanted(model="churn", replicas=3)
+    (change,) = changes([item], follows, ["churn"], prune=False)
+    assert ("churn@champion", "churn") in [(f.before, f.after) for f in change.fields]
+    assert settled([item], follows) == [item]
+
+
+@pytest.mark.parametrize(
+    ("model", "put"), [("churn", "churn:2"), ("churn:7", "churn:7"), ("other", "other")]
+)
+def test_other_changes_bring_no_newer_version(model: str, put: str) -> None:
+    """What is put has the version that a bare name is content with."""
+    (item,) = settled([wanted(model=model, replicas=3)], present())
+    assert (item.model, item.spec.replicas) == (put, 3)
+    assert settled([item], {}) == [item]
+
+
 def test_pruning_removes_only_what_came_from_files() -> None:
     """What somebody deployed by hand stays."""
     there = present() | {
@@ -210,7 +229,8 @@ def test_files_are_applied_to_a_server(tmp_path: Path) -> None:
         assert "b: created" in server.ok("apply", "-f", str(folder))
         assert server.ok("predict", "a", str(rows))
         assert server.ok("diff", "-f", str(folder)) == ""
-        both.write_text("kind: Endpoint\nname: a\nmodel: m:1\nmax_queue: 7\n")
+        both.write_text("kind: Endpoint\nname: a\nmodel: m\nmax_queue: 7\n")
+        server.push(models.onnx_identity("FP32", 3), "m", "--example", str(rows))
         differs = server.salver("diff", "-f", str(folder), "--prune")
         assert differs.returncode == 1
         assert "max_queue: none -> 7" in differs.stdout.decode()
@@ -222,6 +242,7 @@ def test_files_are_applied_to_a_server(tmp_path: Path) -> None:
         assert server.salver("diff", "-f", str(both), "--prune").returncode == 1
         applied = server.ok("apply", "-f", str(both), "--prune")
         assert "a: changed" in applied
+        assert [(e["model"], e["version"]) for e in server.json("get", "endpoints")] == [("m", 1)]
         assert "b: removed" in applied
         assert server.salver("predict", "b", str(rows)).returncode == 1
 

@@ -9,13 +9,17 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from salver.artifact.manifest import FileEntry, Manifest
 from salver.control.hub import GATEWAY, SUPERVISOR
 from salver.control.rollouts.analyst import Look
+from salver.control.rollouts.commands import Start
 from salver.control.rollouts.journal import line_of, record_of, rollout_of
 from salver.control.rollouts.judging import columns_of, judge_policy
 from salver.control.rollouts.looks import Seen
 from salver.core.clock import ManualClock
-from salver.core.errors import ControlUnavailable, NotReady
+from salver.core.errors import ControlUnavailable, InvalidSettings, NotReady
+from salver.core.rollouts import RolloutPolicy
+from salver.core.signature import Column, Signature, TensorSpec
 from salver.registry.lease import STALE_S
 from salver.registry.records import EndpointSpec, RolloutRecord
 from salver.rollout.columns import encode_columns
@@ -215,3 +219,31 @@ def test_what_a_metric_says_is_cleaned_of_what_databases_refuse(parts: Control) 
     finding = asyncio.run(parts.runner._ticked(rollout, seen, 1.0)).finding
     assert finding == Finding(ROLL_BACK, "worse\N{REPLACEMENT CHARACTER}by far")
     assert parts.runner.findings["e"] == finding
+
+
+def test_what_could_never_be_judged_does_not_begin(parts: Control) -> None:
+    """The model's own classes come to what a policy counts; what is too much then is refused."""
+    classes = tuple(f"c{number}" for number in range(64))
+    output = TensorSpec("y", "BYTES", (-1,), (Column("y", categories=classes),))
+    for number in (1, 2):
+        files = (FileEntry("model.onnx", f"{number:064x}", 1),)
+        manifest = Manifest("onnx", files, Signature((), (output,)))
+        parts.catalog.create_version("m", manifest, "alice", {})
+    parts.state.put_endpoint(EndpointSpec("e", "m", 1))
+    parts.serve(variant("m:1"), number=1)
+    quantiles = [
+        {"name": f"p{q}", "kind": "latency", "max_increase": 0.03, "quantile": q / 100}
+        for q in (50, 95, 99)
+    ]
+    score = {"name": "score", "kind": "score", "max_increase": 0.01, "direction": "either"}
+    analysis = {"metrics": [*quantiles, score], "score_edges": [i / 32 for i in range(1, 32)]}
+
+    def start(**more: object) -> None:
+        policy = RolloutPolicy(analysis={**analysis, **more})
+        asyncio.run(parts.rollouts.start(Start("e", "2", policy, "alice")))
+
+    with pytest.raises(InvalidSettings, match="columns are more than"):
+        start()
+    assert not parts.store.active()
+    start(labels=[])
+    assert parts.store.active()

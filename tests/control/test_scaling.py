@@ -9,6 +9,7 @@ from salver.control.scaling import Scaler
 from salver.control.usage import usage_of
 from salver.core.clock import ManualClock
 from salver.core.errors import InvalidRequest, InvalidSettings, WorkerLimit
+from salver.core.routing import FULL, SHADOW
 from salver.core.settings import AutoscaleSettings, Settings
 from salver.registry.records import EndpointSpec
 from salver.scale.autoscale.history import Usage
@@ -204,3 +205,22 @@ def test_settings_that_cannot_be_stop_control_at_its_start(settings: AutoscaleSe
     """The message names the setting, its value and what it may be."""
     with pytest.raises(InvalidSettings, match=r"setting autoscale\.\w+ must be .*, not "):
         Control(settings=settings)
+
+
+class Copying(Control):
+    """A gateway with two requests open, and sixty copies that nobody waits for."""
+
+    def _reports(self) -> list[Report]:
+        n = float(self._number)
+        usage = {"a:1": Usage(2.0 * n, 5.0 * n, 5.0 * n, n), "a:2": Usage(60.0 * n, 0.0, 0.0, 0.0)}
+        return [Report("gateway-0", "i", self._number, self.clock.monotonic_ns(), usage)]
+
+
+@pytest.mark.parametrize(("measure", "target"), [("concurrency", 10.0), ("queue", 300.0)])
+def test_copies_ask_for_no_workers(measure: str, target: float) -> None:
+    """A shadow that is slow leaves the endpoint as large as it would be without."""
+    plain = want("a", max_replicas=8, scale_on=measure, scale_target=target)
+    arm = Arm(coded(2, "a"), SHADOW, sample=FULL, alone=True, background=True, replicas=1)
+    shadowed = msgspec.structs.replace(plain, arms=(arm,))
+    assert Copying().run(120, [plain]) == {"a": 1}
+    assert Copying().run(120, [shadowed]) == {"a": 1}

@@ -107,6 +107,16 @@ def test_an_answer_has_few_metrics(store: FeedbackStore) -> None:
     assert sum(store.count("e").values()) == MAX_ANSWER_METRICS + 1
 
 
+def test_what_is_compared_is_always_taken(store: FeedbackStore) -> None:
+    """Of an answer with all other metrics that it may have, and it takes the place of none."""
+    many = [outcome(1, metric=f"m{i}") for i in range(MAX_ANSWER_METRICS + 1)]
+    wanted = frozenset({"conversion"})
+    others = [outcome(2, metric=f"m{i}") for i in range(MAX_ANSWER_METRICS)]
+    for call in (many[:-1], [outcome(1)], [outcome(2), *others]):
+        assert store.take("e", call, 5, wanted) == {}
+    assert list(store.take("e", many[-1:], 5, wanted)) == [0]
+
+
 def test_an_endpoint_has_a_bounded_number_of_metrics(store: FeedbackStore) -> None:
     """Whoever makes up names gets no further; names that are there, and other endpoints, do."""
     many = [outcome(i, metric=f"m{i:02}") for i in range(MAX_METRICS + 1)]

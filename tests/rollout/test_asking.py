@@ -64,6 +64,17 @@ def at_the_end(approvals: int = 0, **policy: object) -> Rollout:
     return state
 
 
+def test_a_promotion_before_a_first_step_says_who_is_missing() -> None:
+    """A blue-green version that can answer waits for approvals, not for itself."""
+    state = walk(rollout(1, strategy=BLUE_GREEN, webhooks=()), Tick(1.0, True, True))
+    assert (state.state, state.awaits, state.step) == (PAUSED, APPROVAL, -1)
+    with pytest.raises(ApprovalMissing, match="0 of 1 approvals"):
+        command(state, Command("promote", "alice"))
+    state, _ = command(state, Command("approve", "bob"))
+    state, _ = command(state, Command("promote", "alice"))
+    assert state.state == PROMOTED
+
+
 seen = st.builds(
     Tick,
     st.floats(0, 5),

@@ -11,6 +11,8 @@ from salver.core.tensor import AnyArray, Tensor
 
 DEFAULT_RTOL = 1e-4
 DEFAULT_ATOL = 1e-5
+MAX_GOLDEN_BYTES = 64 * 1024 * 1024
+"""Nobody who asks examples reads more."""
 _MAX_EXAMPLES = 10_000
 
 

@@ -54,7 +54,7 @@ from salver.observe.merge import Merger
 from salver.registry.approvals import ApprovalStore
 from salver.registry.blobs import BlobStore
 from salver.registry.catalog import Catalog
-from salver.registry.database import Database
+from salver.registry.database import Database, sqlite_url
 from salver.registry.feedback import FeedbackStore
 from salver.registry.lease import Lease
 from salver.registry.rollouts import RolloutStore
@@ -114,7 +114,7 @@ def _listening_socket(options: argparse.Namespace) -> socket.socket:
 async def _serve(home: Path, settings: Settings, listening: socket.socket, http_url: str) -> None:
     clock = SystemClock()
     thread = DatabaseThread()
-    database = Database(settings.control.database_url or f"sqlite:///{home / 'salver.db'}")
+    database = Database(settings.control.database_url or sqlite_url(home / "salver.db"))
     blobs = BlobStore(home / "blobs" / "sha256")
     await until_open(database.provision, thread, load_token(home), listening)
     blobs.provision()

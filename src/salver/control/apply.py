@@ -91,12 +91,28 @@ def changes(
     return sorted(found, key=lambda change: change.name)
 
 
+def settled(wanted: Sequence[Wanted], present: Mapping[str, Mapping[str, Any]]) -> list[Wanted]:
+    """Return what is wanted, with the versions of those whose bare names are content already.
+
+    Else whatever else changes of them would bring the newest version, which no difference shows.
+    """
+
+    def of(item: Wanted) -> Wanted:
+        before = present.get(item.spec.name, {}).get("model")
+        if before is None or _differs("model", before, item.model):
+            return item
+        return msgspec.structs.replace(item, model=before)
+
+    return [of(item) for item in wanted]
+
+
 def _differs(field: str, before: object, after: object) -> bool:
     if field == "model" and isinstance(before, str) and isinstance(after, str):
-        asked = parse_reference(after)
+        asked, known = parse_reference(after), parse_reference(before)
         if asked.version is None and asked.alias is None:
-            # A bare name pins the newest version when it is applied, and is content afterwards.
-            return parse_reference(before).name != asked.name
+            # A bare name pins the newest version when it is applied, and is content afterwards,
+            # but not with an alias, which moves.
+            return known.name != asked.name or known.alias is not None
     return before != after
 
 

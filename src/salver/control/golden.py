@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from salver.artifact.golden import Golden, compare, parse_golden
+from salver.artifact.golden import MAX_GOLDEN_BYTES, Golden, compare, parse_golden
 from salver.control.desired import Desired, Observed
 from salver.control.hosts import placement
 from salver.control.hub import Hub
@@ -42,7 +42,6 @@ from salver.wire.transport import connect
 log = get_logger(__name__)
 
 MAX_EXAMPLES = 100
-_MAX_GOLDEN_BYTES = 64 * 1024 * 1024
 _CONNECT_S = 5.0
 _QUICK, _SLOW = 2, 3
 _QUICK_TURN_S, _SLOW_TURN_S = 5.0, 60.0
@@ -182,7 +181,7 @@ class GoldenGate:
                 async with self._slow_lane if is_slow else self._quick_lane:
                     turn_s = _SLOW_TURN_S if is_slow else _QUICK_TURN_S
                     # Read anew in each turn, so that those that wait take no memory.
-                    data = await asyncio.to_thread(self._blobs.read, golden, _MAX_GOLDEN_BYTES)
+                    data = await asyncio.to_thread(self._blobs.read, golden, MAX_GOLDEN_BYTES)
                     examples = (await asyncio.to_thread(parse_golden, data))[:MAX_EXAMPLES]
                     address, left = self._address_of(subject.worker), examples[done:]
                     answered = await run_examples(address, variant, left, turn_s)

@@ -207,6 +207,18 @@ def _stale(push: Push, manifest: Manifest, record: VersionRecord) -> Iterator[st
             f"these bytes are {record.id} already; a version is immutable, so its sequences stay "
             "as they were declared then"
         )
+    rows = record.manifest.max_batch_size
+    if rows != manifest.max_batch_size:
+        yield (
+            f"these bytes are {record.id} already; a version is immutable, so batches of up to "
+            f"{rows} rows stay as they were found then, whatever is said of batching here; "
+            "'salver deploy --max-batch-size 1' switches them off for an endpoint"
+        )
+    if push.golden and record.manifest.golden != manifest.golden:
+        yield (
+            f"these bytes are {record.id} already; a version is immutable, so its golden examples "
+            "stay those of then; the ones given were met once, and are not asked at deploys"
+        )
 
 
 def _trusted(record: VersionRecord) -> dict[str, str]:

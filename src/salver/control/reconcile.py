@@ -76,6 +76,7 @@ class Reconciler:
         self._tasks: list[asyncio.Task[None]] = []
         self._hub: Hub | None = None
         self._written, self._written_ns = Totals({}, {}), 0
+        self._kept: tuple[int, Totals] | None = None
         self.scaler = Scaler(settings, clock)
         self.plan = Plan(0, 0)
         self.begun = 0
@@ -137,8 +138,12 @@ class Reconciler:
         hub.retire_absent()
         merger, now_ns = hub.merger, self._clock.monotonic_ns()
         retired, live, totals = merger.totals_retired(), dict(merger.live), merger.totals()
-        if self._lease.fence:
-            await self._database(lambda: self._state.save_telemetry(retired, live))
+        if fence := self._lease.fence:
+            # They change when a process ends only; another control may have written its own.
+            kept = (fence, retired)
+            changed = None if kept == self._kept else retired
+            await self._database(lambda: self._state.save_telemetry(changed, live))
+            self._kept = kept
         self._written, self._written_ns = totals, now_ns
 
     async def counts(self) -> tuple[Totals, float]:

@@ -124,7 +124,8 @@ class Scaler:
             name = item.spec.name
             if name in self.scalings and item.version is not None:
                 endpoint = planned.get(name)
-                routed = endpoint.variants if endpoint is not None else ()
+                # Nobody waits for a copy: those that are open ask for no worker of the endpoint.
+                routed = endpoint.answering if endpoint is not None else ()
                 present = self._with_count(item)
                 subjects[name] = Subject(
                     self.rules.policy(item.spec),

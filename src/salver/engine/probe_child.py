@@ -10,11 +10,23 @@ import numpy as np
 
 from salver.artifact.code import code_runtime
 from salver.artifact.detect import code_refusal, detect_runtime, refuse_pickles, torch_refusal
-from salver.artifact.golden import Golden, compare, parse_golden, write_golden
+from salver.artifact.golden import (
+    MAX_GOLDEN_BYTES,
+    Golden,
+    compare,
+    parse_golden,
+    write_golden,
+)
 from salver.artifact.requirements import read_requirements
 from salver.artifact.validate.base import validate
 from salver.core.datatypes import datatype_of
-from salver.core.errors import Internal, InvalidArtifact, LoadFailed, SalverError
+from salver.core.errors import (
+    GoldenMismatch,
+    Internal,
+    InvalidArtifact,
+    LoadFailed,
+    SalverError,
+)
 from salver.core.signature import VARIABLE, Signature, TensorSpec
 from salver.core.tensor import Tensor
 from salver.engine import probe_sequences
@@ -139,8 +151,7 @@ def _tried(
         golden = request.golden
         _meets(run, parse_golden(golden))
     else:
-        expected = [Tensor.from_array(key, np.asarray(value)) for key, value in outputs.items()]
-        golden = write_golden([Golden(inputs, expected)]) if _finite([*inputs, *expected]) else b""
+        golden = _recorded(run, inputs, outputs, warnings)
     return ProbeReport(
         name,
         signature,
@@ -172,6 +183,27 @@ def _completed(signature: Signature, batch: Batch, outputs: Batch) -> Signature:
             )
         specs.append(TensorSpec(name, datatype_of(array.dtype), tuple(shape)))
     return Signature(signature.inputs, tuple(specs))
+
+
+def _recorded(runtime: _Runner, inputs: list[Tensor], outputs: Batch, warnings: list[str]) -> bytes:
+    """Return the example with its answer as a golden line, nothing where it could not be met.
+
+    Every deploy asks it again: a model that draws random numbers, or answers with bytes that are no
+    text, would be refused for ever.
+    """
+    expected = [Tensor.from_array(key, np.asarray(value)) for key, value in outputs.items()]
+    if not _finite([*inputs, *expected]):
+        return b""
+    golden = write_golden([Golden(inputs, expected)])
+    if len(golden) > MAX_GOLDEN_BYTES:
+        warnings.append(f"no golden example was recorded: it takes over {MAX_GOLDEN_BYTES} bytes")
+        return b""
+    try:
+        _meets(runtime, parse_golden(golden))
+    except GoldenMismatch as error:
+        warnings.append(f"no golden example was recorded: asked once more, {error.message}")
+        return b""
+    return golden
 
 
 def _meets(runtime: _Runner, examples: list[Golden]) -> None:

@@ -99,11 +99,17 @@ class Database:
 
     def _migrate(self, engine: sa.Engine) -> None:
         config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS))
+        # A percent sign would begin an interpolation.
+        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         with engine.begin() as connection:
             _lock(connection)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of a database file, whatever its path holds that means something in URLs."""
+    return sa.URL.create("sqlite", database=str(path)).render_as_string()
 
 
 @contextmanager

@@ -64,8 +64,8 @@ class FeedbackStore:
         Returns, by place in the list, those that were reported before and the value they had then;
         of two for the same answer and metric in one call the first counts. As whoever reports makes
         up the names of metrics, an answer has ``MAX_ANSWER_METRICS`` and an endpoint
-        ``MAX_METRICS`` of them, besides those that are ``wanted``; what is over that is returned
-        with its refusal.
+        ``MAX_METRICS`` of them, besides those that are ``wanted``, which are always taken; what is
+        over that is returned with its refusal.
         """
         with self._database.write() as connection:
             known = self._known(connection, endpoint, outcomes)
@@ -218,17 +218,19 @@ class _Bounds:
         self._endpoint = endpoint
         self._wanted = wanted
         self._metrics = metrics
-        self._counts = Counter(request_id for request_id, _ in known)
+        self._counts = Counter(id_ for id_, metric in known if metric not in wanted)
 
     def refusal(self, request_id: str, metric: str) -> InvalidRequest | None:
         """Count a metric that was not reported of an answer before, or say why it is too many."""
+        if metric in self._wanted:
+            self._metrics.add(metric)
+            return None
         if self._counts[request_id] >= MAX_ANSWER_METRICS:
             return InvalidRequest(
                 f"{MAX_ANSWER_METRICS} metrics were reported of this answer, and no answer has "
                 "more; report fewer of each"
             )
-        is_known = metric in self._metrics or metric in self._wanted
-        if not is_known and len(self._metrics) >= MAX_METRICS:
+        if metric not in self._metrics and len(self._metrics) >= MAX_METRICS:
             return InvalidRequest(
                 f"endpoint {self._endpoint!r} has {MAX_METRICS} metrics and takes no other name "
                 f"than theirs, so {metric!r} is not counted; report under one that it has, "

@@ -15,8 +15,8 @@ _SERVER_TIMES = 2
 _USED = "salver.used"
 _NO_ROOM = "53100"
 # Connections, who may connect, databases that are not there, standbys, transactions that said
-# nothing for long, resources, shutdowns, disks.
-_AWAY = ("08", "28", "3D", "25006", "25P03", "40", "53", "57", "58")
+# nothing for long, what somebody may not do yet, resources, shutdowns, disks.
+_AWAY = ("08", "28", "3D", "25006", "25P03", "40", "42501", "53", "57", "58")
 _BAD_VALUE = "22"
 
 

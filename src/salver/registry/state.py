@@ -100,8 +100,11 @@ class StateStore:
             }
         return totals, live
 
-    def save_telemetry(self, retired: Totals, live: dict[str, Snapshot]) -> None:
-        """Replace both in one transaction, so that nothing is counted twice or lost between."""
+    def save_telemetry(self, retired: Totals | None, live: dict[str, Snapshot]) -> None:
+        """Replace both in one transaction, so that nothing is counted twice or lost between.
+
+        None leaves the retired totals, of which there may be many, as they are stored.
+        """
         with self._database.write() as connection:
             connection.execute(sa.delete(telemetry))
             if live:
@@ -116,6 +119,8 @@ class StateStore:
                         for incarnation, snapshot in live.items()
                     ],
                 )
+            if retired is None:
+                return
             connection.execute(sa.delete(retired_counts))
             rows = _retired_rows(retired)
             if rows:

@@ -340,7 +340,8 @@ def _resume(rollout: Rollout, wish: Command) -> Outcome:
 
 
 def _promote(rollout: Rollout, wish: Command) -> Outcome:
-    if rollout.step == PREPARING and rollout.awaits != PROMOTION:
+    # One that people are waited for was loaded and checked, also before a first step.
+    if rollout.step == PREPARING and not rollout.awaits:
         raise NotReady(f"{rollout.target} is not loaded and checked yet", retry_after_s=1.0)
     if not wish.is_ready:
         raise NotReady(f"{rollout.target} cannot answer at the moment", retry_after_s=1.0)

@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from salver.artifact.declare import Declaration
+from salver.artifact.golden import MAX_GOLDEN_BYTES
 from salver.artifact.manifest import FileEntry, to_json
 from salver.control.api.bodies import (
     PRINTABLE,
@@ -29,7 +30,7 @@ from salver.control.api.specs import (
     read_files,
     spec_of,
 )
-from salver.control.apply import Applier, changes, error_of
+from salver.control.apply import Applier, changes, error_of, settled
 from salver.control.audit import Audit
 from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
@@ -54,7 +55,6 @@ from salver.registry.state import StateStore
 
 _CREATED, _NO_CONTENT, _OK = 201, 204, 200
 _ACTOR = "local"
-_MAX_GOLDEN_BYTES = 64 * 1024 * 1024
 
 Name = Annotated[str, Path(max_length=128)]
 By = Annotated[str, Query(min_length=1, max_length=128, pattern=PRINTABLE)]
@@ -189,7 +189,7 @@ def _model_routes(router: APIRouter, services: Services) -> None:
         if not record.manifest.golden:
             raise NotFound(f"{record.id} has no golden examples")
         digest = record.manifest.golden
-        data = await asyncio.to_thread(services.blobs.read, digest, _MAX_GOLDEN_BYTES)
+        data = await asyncio.to_thread(services.blobs.read, digest, MAX_GOLDEN_BYTES)
         return Response(data, media_type="application/x-ndjson")
 
     @router.put("/models/{name}/aliases/{alias}")
@@ -249,9 +249,11 @@ def _file_routes(router: APIRouter, services: Services) -> None:
     async def apply(body: ApplyBody) -> dict[str, Any]:
         wanted, problems = read_files(body.documents)
         present = await services.database(services.state.endpoints)
+        documents = {spec.name: document_of(spec) for spec in present}
+        wanted = settled(wanted, documents)
         todo = changes(
             wanted,
-            {spec.name: document_of(spec) for spec in present},
+            documents,
             [spec.name for spec in present if spec.managed],
             # What a file that cannot be read is about is not known.
             prune=body.prune and not problems,

@@ -82,7 +82,8 @@ class Rollouts:
         """Begin a rollout and return it.
 
         Raises what the gates refuse with, ``NotReady`` when the endpoint serves nothing yet,
-        ``Conflict`` when it serves this version already, and ``WebhookNotAllowed``.
+        ``Conflict`` when it serves this version already, ``WebhookNotAllowed``, and
+        ``InvalidSettings`` for a policy by which nothing could be judged.
         """
         policy = check_policy(start.policy)
         judge_policy(policy)
@@ -301,6 +302,8 @@ class Rollouts:
             self._gates.check_version(spec, source, target, CANARY)
 
         policy = with_labels(policy, source)
+        # With the model's classes there may be more to count than gateways can.
+        judge_policy(policy)
         approved = self._gates.approvals.of(spec.name, target) if spec.approvals else []
         # Another control may have made plans that this one has not seen.
         first_epoch = max(epoch, self._stores.state.plan_number())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-from salver.artifact.golden import Golden, compare, parse_golden
+from salver.artifact.golden import MAX_GOLDEN_BYTES, Golden, compare, parse_golden
 from salver.core.clock import Clock
 from salver.core.errors import DigestMismatch, GoldenMismatch, InvalidSettings, LoadFailed
 from salver.core.settings import EngineSettings
@@ -19,7 +19,6 @@ from salver.wire.messages import Load
 WarmUp = Callable[[BatchRuntime, Load, Path], None]
 
 _RUN, _CHECK, _OFF = "run", "check", "off"
-_MAX_BYTES = 64 * 1024 * 1024
 _MAX_CAUSE = 500
 
 
@@ -78,12 +77,12 @@ def _read(digest: str, blobs: Path) -> bytes:
     """Return a stored golden file; raises ``DigestMismatch`` when it is not what was pushed."""
     try:
         with blob_path(blobs, digest).open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+            data = file.read(MAX_GOLDEN_BYTES + 1)
     except OSError as error:
         raise DigestMismatch(
             f"the stored golden examples cannot be read ({error.strerror}); push the model again"
         ) from error
-    if len(data) > _MAX_BYTES or sha256(data).hexdigest() != digest:
+    if len(data) > MAX_GOLDEN_BYTES or sha256(data).hexdigest() != digest:
         raise DigestMismatch(
             f"the stored golden examples are not those that were pushed; restore blob {digest} "
             "from a backup, or push the model again"
