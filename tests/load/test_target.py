@@ -1,5 +1,10 @@
 """Where load may go."""
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 
 from salver.bench.target import find_target
@@ -44,3 +49,63 @@ def test_a_name_that_does_not_resolve_is_named() -> None:
     """The reserved name stands in the error."""
     with pytest.raises(NotReady, match=r"nowhere\.invalid"):
         find_target("http://nowhere.invalid")
+
+
+@contextmanager
+def port(*, listens: bool, at: str = "127.0.0.1") -> Iterator[int]:
+    """Hold a port at one address of this machine, at which somebody listens or nobody does."""
+    with socket.socket() as held:
+        held.bind((at, 0))
+        if listens:
+            held.listen()
+        yield int(held.getsockname()[1])
+
+
+def name(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> str:
+    """Return a name that has these addresses, in this order."""
+    resolve = socket.getaddrinfo
+
+    def resolved(host: Any, port: Any, *others: Any, **more: Any) -> list[Any]:
+        hosts = addresses if host == "twice.invalid" else [host]
+        return [found for each in hosts for found in resolve(each, port, *others, **more)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    return "twice.invalid"
+
+
+@pytest.mark.parametrize("other", ["::1", "127.0.0.2"])
+def test_of_two_addresses_the_one_that_listens_is_taken(
+    other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may listen at one of a name's addresses only, first or not."""
+    host = name(monkeypatch, other, "127.0.0.1")
+    with port(listens=True) as number:
+        target = find_target(f"http://{host}:{number}")
+    assert (target.host, target.address) == (host, "127.0.0.1")
+    with port(listens=True, at="127.0.0.2") as number:
+        found = find_target(f"http://{host}:{number}").address
+    assert found == other
+
+
+def test_where_nobody_listens_the_first_address_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error then comes from whoever opens the connections."""
+    host = name(monkeypatch, "::1", "127.0.0.1")
+    with port(listens=False) as number:
+        assert find_target(f"http://{host}:{number}").address == "::1"
+
+
+def test_of_two_addresses_a_foreign_one_needs_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it nobody asks there, though only there somebody listens."""
+    # To the system 0.0.0.0 is this machine's 127.0.0.1, to us it is none of the loopback's.
+    host = name(monkeypatch, "127.0.0.2", "0.0.0.0")
+    with port(listens=True) as number:
+        url = f"http://{host}:{number}"
+        assert find_target(url).address == "127.0.0.2"
+        assert find_target(url, allow_remote=True).address == "0.0.0.0"
+
+
+def test_a_name_that_is_foreign_first_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is this machine's name as well."""
+    host = name(monkeypatch, "0.0.0.0", "127.0.0.1")
+    with port(listens=True) as number, pytest.raises(InvalidSettings, match="--allow-remote"):
+        find_target(f"http://{host}:{number}")

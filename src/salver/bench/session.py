@@ -1,7 +1,7 @@
 """Runs a fixed rate or a ramp against a target, and makes the report."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from salver.bench.carrier import Carrier
@@ -11,7 +11,7 @@ from salver.bench.generator import OpenLoop, Run
 from salver.bench.heads import Heads
 from salver.bench.pool import Pool, allow_files
 from salver.bench.ramp import RampSettings, Search
-from salver.bench.schedule import arrival_times
+from salver.bench.schedule import MAX_REQUESTS, arrival_times
 from salver.bench.summary import Objective, late_limit_s, summarise
 from salver.bench.target import Target
 from salver.bench.workload import Workload, wire
@@ -85,6 +85,8 @@ class Session:
                 precise=job.precise,
                 late_limit_s=late_limit_s(job.objective),
             )
+            if self.interrupted:
+                self._loop.stop()
             settle()
             if job.ramp is None:
                 await self._step(requests, job.rate_per_s)
@@ -127,7 +129,9 @@ class Session:
         )
 
     async def _search(self, requests: Sequence[bytes], settings: RampSettings) -> None:
-        search = Search(settings)
+        # A rate of which too many times would have to be kept must not cost what was measured.
+        most_per_s = max(1, MAX_REQUESTS // (self.job.warmup_s + self.job.duration_s))
+        search = Search(replace(settings, max_rate_per_s=min(settings.max_rate_per_s, most_per_s)))
         while not self.interrupted and (rate_per_s := search.next_rate()) is not None:
             step = await self._step(requests, rate_per_s)
             if self.interrupted or step is None:

@@ -165,6 +165,8 @@ def check(asked: Asked, max_duration_s: float) -> None:
         raise typer.BadParameter("--rate, --ramp and --cold exclude each other; take one")
     if asked.cold and asked.plot is not None:
         raise typer.BadParameter("--cold has no latencies under load to draw; leave --plot out")
+    if asked.cold and asked.fail_on_slo:
+        raise typer.BadParameter("--cold has no objective to miss; leave --fail-on-slo out")
     if asked.cold and asked.url is not None and asked.control_url is None:
         raise typer.BadParameter("--cold with --url needs the --control-url of the same server")
     if (asked.rate_per_s or 0) > asked.max_rate_per_s:

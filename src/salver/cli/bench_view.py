@@ -23,7 +23,8 @@ _LIMITS = {
     Limit.SERVER: "",
     Limit.GENERATOR: "at least: above it this generator was too slow to tell; "
     "use a machine of its own for it",
-    Limit.MAX_RATE: "at least: that is the cap; raise --max-rate",
+    Limit.MAX_RATE: "at least: that is the cap; raise --max-rate or, where a step has too many "
+    "requests, take a shorter --duration",
     Limit.STEPS: "at least: the search ran out of steps",
     Limit.INTERRUPTED: "at least: interrupted",
 }

@@ -27,18 +27,24 @@ def command(
     Example: salver logs control -n 20
     """
     folder = (home or default_home()) / "logs"
-    files = sorted(folder.glob("*.log"))
-    if process is not None:
-        known = ", ".join(file.stem for file in files) or "none"
-        files = [file for file in files if file.stem == process]
-        if not files:
-            raise NotFound(f"no log of {process!r} in {folder}; there are: {known}")
+    files = _logs(folder, process)
+    if not files and process is not None:
+        known = ", ".join(file.stem for file in _logs(folder)) or "none"
+        raise NotFound(f"no log of {process!r} in {folder}; there are: {known}")
     if not files:
         raise NotFound(f"no logs in {folder}; start the server with 'salver up' or name its --home")
     positions = {file: _tail(file, lines) for file in files}
     while follow:
         time.sleep(_FOLLOW_INTERVAL_S)
-        positions = {file: _since(file, position) for file, position in positions.items()}
+        # Processes may have begun meanwhile.
+        files = _logs(folder, process)
+        positions = {file: _since(file, positions.get(file, 0)) for file in files}
+
+
+def _logs(folder: Path, process: str | None = None) -> list[Path]:
+    """Return the logs that are there now, or that of one process."""
+    files = sorted(folder.glob("*.log"))
+    return [file for file in files if process is None or file.stem == process]
 
 
 def _tail(file: Path, lines: int) -> int:

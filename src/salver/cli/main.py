@@ -3,16 +3,19 @@
 Exit codes: 0 done, 1 refused or failed with a coded error, 2 wrong usage, 130 interrupted.
 """
 
+import errno
 import sys
 from importlib import import_module
 from types import ModuleType
+from typing import NoReturn
 
 import typer
 
-from salver.core.errors import SalverError
+from salver.core.errors import InvalidSettings, SalverError, StorageFull
 
 FAILED = 1
 INTERRUPTED = 130
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 COMMANDS: dict[str, str] = {
     "up": "salver.cli.up",
@@ -69,18 +72,35 @@ def _register(app: typer.Typer, name: str, module: ModuleType) -> None:
         app.command(name)(module.command)
 
 
+def _fail(error: SalverError) -> NoReturn:
+    typer.echo(f"error: {error.message} [{error.code}]", err=True)
+    sys.exit(FAILED)
+
+
+def _coded(error: OSError) -> SalverError:
+    """Return what a file or folder that a command cannot use is told as."""
+    place = "" if error.filename is None else f"{error.filename}: "
+    text = f"{place}{error.strerror or error}"
+    if error.errno in _NO_ROOM:
+        return StorageFull(f"{text}; free space there and try again")
+    if not place:
+        return InvalidSettings(text)
+    return InvalidSettings(f"{text}; name another place, or let this user read and write there")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; never returns."""
     words = sys.argv[1:] if arguments is None else arguments
     wanted = [words[0]] if words and words[0] in COMMANDS else list(COMMANDS)
-    if words[:1] == ["--version"]:
-        typer.echo(f"salver {import_module('salver').__version__}")
-        sys.exit(0)
     try:
+        if words[:1] == ["--version"]:
+            typer.echo(f"salver {import_module('salver').__version__}")
+            sys.exit(0)
         build(wanted)(args=words, prog_name="salver")
     except SalverError as error:
-        typer.echo(f"error: {error.message} [{error.code}]", err=True)
-        sys.exit(FAILED)
+        _fail(error)
+    except OSError as error:  # a reader that is gone has been dealt with before
+        _fail(_coded(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(0)

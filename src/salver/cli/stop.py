@@ -58,6 +58,10 @@ def _is_supervisor(pid: int, home: Path) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return (
-        b"salver.scale.local" in words and str(home.absolute()).encode() in words and state != "Z"
-    )
+    return b"salver.scale.local" in words and _names(home, words) and state != "Z"
+
+
+def _names(home: Path, words: list[bytes]) -> bool:
+    """Tell whether a word is this folder, however its path was written."""
+    folder = home.resolve()
+    return any(Path(os.fsdecode(word)).resolve() == folder for word in words if word[:1] == b"/")

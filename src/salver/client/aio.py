@@ -15,7 +15,14 @@ from salver.client.feedback import feedback, feedback_many, plane_of, read_repor
 from salver.client.inference import Prediction, PredictOptions
 from salver.client.inputs import Inputs
 from salver.client.sync import DEFAULT_TIMEOUT_S, _no_progress
-from salver.client.transport import Trust, context_of, error_of, headers_of, reply_of
+from salver.client.transport import (
+    UNANSWERED,
+    Trust,
+    context_of,
+    error_of,
+    headers_of,
+    reply_of,
+)
 from salver.core.feedback import DEFAULT_METRIC, Reported
 from salver.core.names import parse_reference
 
@@ -56,9 +63,10 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections; the client may be used again and then opens new ones."""
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        # First of all: who asks meanwhile, or after a close that was cancelled, opens new ones.
+        http, self._http = self._http, None
+        if http is not None:
+            await http.aclose()
 
     async def predict(self, endpoint: str, inputs: Inputs, **options: Any) -> Prediction:
         """Ask an endpoint; ``options`` are the fields of ``PredictOptions``."""
@@ -273,7 +281,7 @@ class AsyncClient:
                 headers=headers_of(call, addresses),
                 timeout=call.timeout_s or self._timeout_s,
             )
-        except httpx.HTTPError as error:
+        except UNANSWERED as error:
             raise error_of(error, call, base) from error
         return reply_of(response)
 

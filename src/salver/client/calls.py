@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from salver.core.errors import Internal, SalverError, Unauthenticated, from_code
+from salver.core.errors import Internal, InvalidRequest, SalverError, Unauthenticated, from_code
 
 DATA = "data"
 CONTROL = "control"
@@ -48,9 +48,15 @@ Steps = Generator[Call, Reply, Result]
 def admin_call(
     method: str, path: str, payload: object = None, timeout_s: float | None = None
 ) -> Call:
-    """Build a call of the control API with a JSON body."""
+    """Build a call of the control API with a JSON body.
+
+    Raises ``InvalidRequest`` for what JSON has no form for, as a file of YAML may hold it.
+    """
     headers = {} if payload is None else {"content-type": "application/json"}
-    body = None if payload is None else orjson.dumps(payload)
+    try:
+        body = None if payload is None else orjson.dumps(payload)
+    except orjson.JSONEncodeError as error:
+        raise InvalidRequest(f"a value cannot be said in JSON: {error}") from error
     return Call(method, CONTROL, API + path, headers, body, timeout_s)
 
 

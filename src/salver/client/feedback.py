@@ -70,22 +70,29 @@ def read_reports(path: Path, metric: str) -> Iterator[Numbered]:
     """Yield the reports of a file of JSON lines, or of a CSV file with a line of names.
 
     ``metric`` is that of reports that name none. Raises ``NotFound`` for a file that cannot be
-    read; a line that is none is yielded as the error that says why.
+    read; a line that is none, or no UTF-8, is yielded as the error that says why. Each has the
+    number of its line in the file, empty ones included; a row of several lines that of its last.
     """
     try:
-        with path.open(newline="") as file:
-            if path.suffix == ".csv":
-                rows = csv.DictReader(file)
-                for number, row in enumerate(rows, 2):
-                    yield number, _checked(_row, row, metric)
-            else:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield number, _checked(read_line, line, metric)
+        if path.suffix == ".csv":
+            yield from _rows(path, metric)
+            return
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield number, _checked(read_line, line, metric)
     except OSError as error:
         raise NotFound(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise InvalidRequest(f"{path} is no text of lines: {error}") from error
+
+
+def _rows(path: Path, metric: str) -> Iterator[Numbered]:
+    # What is no UTF-8 is in no id and no name, so that only its own row is refused.
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = csv.DictReader(file)
+        for row in rows:
+            yield rows.line_num, _checked(_row, row, metric)
 
 
 def _send(plane: str, endpoint: str, reports: list[Reported]) -> Steps[Json]:

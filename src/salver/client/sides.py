@@ -2,17 +2,18 @@
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from salver.client.calls import Steps, admin_call, json_of
+from salver.client.calls import Steps, admin_call, check, json_of
 from salver.client.rollouts import whoever
 from salver.core.errors import InvalidRequest, NotFound
 from salver.core.names import check_name
 
 Json = dict[str, Any]
+Part = TypeVar("Part")
 
 _CHUNK = 5_000
 
@@ -35,8 +36,10 @@ def start_experiment(
 ) -> Steps[Json]:
     """Split an endpoint's requests between versions, in percent or by success ("thompson")."""
     body = {
-        "arms": [str(arm) for arm in arms],
-        "split": split if isinstance(split, str) else [float(part) for part in split],
+        "arms": _each(str, arms, "arms are a list of versions, such as [1, 2]"),
+        "split": split
+        if isinstance(split, str)
+        else _each(float, split, "a split is a list of percents, such as [50, 50], or thompson"),
         "metric": metric,
         "force": force,
         "by": whoever(),
@@ -44,6 +47,19 @@ def start_experiment(
     }
     answer: Json = json_of((yield admin_call("POST", _path(endpoint, "experiment"), body)))
     return answer
+
+
+def _each(kind: Callable[[Any], Part], given: object, wanted: str) -> list[Part]:
+    """Return a list's items as this kind; raises ``InvalidRequest`` with what is ``wanted``.
+
+    A file may hold anything; of a text only its letters would be taken.
+    """
+    try:
+        if not isinstance(given, str):
+            return [kind(item) for item in given]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        pass
+    raise InvalidRequest(f"{wanted}; not {given!r}"[:200])
 
 
 def experiment_history(endpoint: str) -> Steps[list[Json]]:
@@ -60,7 +76,7 @@ def covariate(endpoint: str, callers: Iterable[tuple[str, float]]) -> Steps[int]
     path, sent = _path(endpoint, "experiment/covariate"), 0
     rest = iter(callers)
     while known := [{"key": key, "value": value} for key, value in islice(rest, _CHUNK)]:
-        yield admin_call("POST", path, {"callers": known, "replace": sent == 0})
+        check((yield admin_call("POST", path, {"callers": known, "replace": sent == 0})))
         sent += len(known)
     if not sent:
         raise InvalidRequest("nothing is said of any caller")
@@ -74,12 +90,14 @@ def read_covariate(path: Path) -> Iterator[tuple[str, float]]:
     is wrong or has a key a second time: half a file would be half the truth.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if not {"key", "value"} <= set(rows.fieldnames or ()):
                 raise InvalidRequest(f"{path} has no columns 'key' and 'value'")
             lines: dict[str, int] = {}
-            for number, row in enumerate(rows, 2):
+            for row in rows:
+                # Of a row of several lines the last.
+                number = rows.line_num
                 key, value = str(row["key"] or ""), _number(row["value"])
                 if not key or value is None:
                     raise InvalidRequest(f"{path}:{number}: a line has a key and a finite number")

@@ -13,7 +13,14 @@ from salver.client.connection import Addresses, find_addresses
 from salver.client.feedback import feedback, feedback_many, plane_of, read_reports
 from salver.client.inference import Prediction, PredictOptions
 from salver.client.inputs import Inputs
-from salver.client.transport import Trust, context_of, error_of, headers_of, reply_of
+from salver.client.transport import (
+    UNANSWERED,
+    Trust,
+    context_of,
+    error_of,
+    headers_of,
+    reply_of,
+)
 from salver.core.feedback import DEFAULT_METRIC, Reported
 from salver.core.names import parse_reference
 
@@ -281,7 +288,7 @@ class Client:
                 with call.body.open("rb") as file:
                     return self._send(http, call, base, file)
             return self._send(http, call, base, call.body)
-        except httpx.HTTPError as error:
+        except UNANSWERED as error:
             raise error_of(error, call, base) from error
 
     def _send(self, http: httpx.Client, call: Call, base: str, content: Any) -> Reply:

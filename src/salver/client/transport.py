@@ -3,6 +3,7 @@
 import os
 import ssl
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -20,6 +21,9 @@ CA_VARIABLE = "SALVER_CA"
 CLIENT_CERT_VARIABLE = "SALVER_CLIENT_CERT"
 
 Trust = Path | ssl.SSLContext | None
+
+# A host that no name can be is found out when it is looked up, by Python's own codec.
+UNANSWERED = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
 
 
 def context_of(addresses: Addresses, ca: Trust) -> ssl.SSLContext | bool:
@@ -54,8 +58,17 @@ def _unusable(what: str, error: OSError) -> InvalidSettings:
 
 
 def headers_of(call: Call, addresses: Addresses) -> dict[str, str]:
-    """Return the call's headers with the secret that its server asks for."""
+    """Return the call's headers with the secret that its server asks for.
+
+    Raises ``InvalidSettings`` for a secret that cannot stand in a header.
+    """
     secret = addresses.token if call.plane == CONTROL else addresses.api_key
+    if not (secret.isascii() and secret.isprintable()) or secret.strip() != secret:
+        # What the HTTP library says of it would blame the server and show the secret.
+        raise InvalidSettings(
+            "the API key or token holds a line break, an outer blank, or a letter that is not "
+            "ASCII; check --api-key"
+        )
     headers = dict(call.headers)
     if secret:
         headers["authorization"] = f"Bearer {secret}"
@@ -67,8 +80,11 @@ def reply_of(response: httpx.Response) -> Reply:
     return Reply(response.status_code, response.headers, response.content)
 
 
-def error_of(error: httpx.HTTPError, call: Call, base: str) -> SalverError:
-    """Name the cause and the fix of a call that got no answer."""
+def error_of(error: Exception, call: Call, base: str) -> SalverError:
+    """Name the cause and the fix of a call that got no answer: one of ``UNANSWERED``."""
+    no_url = isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | UnicodeError)
+    if no_url or not _can_be_looked_up(base):
+        return InvalidSettings(f"{base!r} is no address; write it like http://127.0.0.1:8080")
     if isinstance(error, httpx.TimeoutException):
         return DeadlineExceeded(f"{base} did not answer in time; give it more or see 'salver logs'")
     fault = _tls_fault(error)
@@ -84,6 +100,15 @@ def error_of(error: httpx.HTTPError, call: Call, base: str) -> SalverError:
     if call.plane == CONTROL:
         return ControlUnavailable(f"{what}; {fix}")
     return NotReady(f"{what}; {fix}")
+
+
+def _can_be_looked_up(base: str) -> bool:
+    """Tell whether a host can be a name; asyncio asks the system, which only says it knows none."""
+    try:
+        (urlsplit(base).hostname or "").encode("idna")
+    except ValueError:
+        return False
+    return True
 
 
 def _tls_fault(error: BaseException | None) -> ssl.SSLError | None:
