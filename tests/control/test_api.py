@@ -179,6 +179,54 @@ def test_golden_examples_can_be_read_back(
     assert (response.status_code, code(response)) == (404, "not_found")
 
 
+CENTRED = """
+class Model:
+    def predict(self, inputs):
+        x = inputs["input"]
+        return {"y": x - x.mean(axis=0)}
+"""
+
+
+def test_batches_stay_as_they_were_found(server: Server, tmp_path: Path) -> None:
+    """Another example may show that rows depend on each other; an old version is told of it."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.py").write_text(CENTRED)
+    same, unlike = (write_rows(tmp_path / f"{n}.json", [[1.0], [n]]) for n in (1.0, 3.0))
+    command = ("push", str(model), "--name", "centred", "--trust-code", "--example")
+    first = server.json(*command, str(same))
+    again = server.json(*command, str(same))
+    assert (first["warnings"], again["warnings"]) == ([], [])
+    other = server.json(*command, str(unlike))
+    assert (first["existing"], other["existing"]) == (False, True)
+    assert "batching is off" in other["warnings"][0]
+    told = [one for one in other["warnings"] if "rows stay as they were found" in one]
+    assert len(told) == 1
+    assert "centred:1" in told[0]
+    assert "up to 64 rows" in told[0]
+
+
+def test_golden_examples_stay_those_of_then(
+    server: Server, api: httpx.Client, tmp_path: Path
+) -> None:
+    """Others are met at the push and not kept, which it says; the same ones need no word."""
+    model, files = str(models.onnx_identity("FP32", 7)), []
+    for number in (1.0, 2.0):
+        rows = write_rows(tmp_path / "rows.json", [[number, number]])
+        name = f"source-{number:g}"
+        server.push(Path(model), name, "--example", str(rows))
+        files.append(tmp_path / name)
+        files[-1].write_bytes(api.get(f"/api/v1/models/{name}/versions/1/golden").content)
+    command = ("push", model, "--name", "lasting", "--golden")
+    done = [server.json(*command, str(file)) for file in (files[0], files[0], files[1])]
+    assert [one["existing"] for one in done] == [False, True, True]
+    told = [[w for w in one["warnings"] if "stay those of then" in w] for one in done]
+    assert [len(one) for one in told] == [0, 0, 1]
+    assert "lasting:1" in told[2][0]
+    kept = api.get("/api/v1/models/lasting/versions/1/golden").content
+    assert kept == files[0].read_bytes()
+
+
 def counted(server: Server) -> dict[str, float]:
     """Return the merged counters by name."""
     text = httpx.get(server.state()["control_url"] + "/metrics").text

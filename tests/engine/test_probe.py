@@ -25,6 +25,7 @@ from salver.core.errors import (
 from salver.core.settings import EngineSettings
 from salver.core.signature import TensorSpec
 from salver.core.steps import Steps
+from salver.engine import probe_child
 from salver.engine.probe import ProbeReport, ProbeRequest, probe
 from tests import models, torch_models
 
@@ -84,6 +85,69 @@ def test_golden_examples_are_recorded_and_met(tmp_path: Path) -> None:
     changed["outputs"][0]["data"][0] += 0.5
     with pytest.raises(GoldenMismatch, match="differs at"):
         examine(tmp_path / "c", source, golden=json.dumps(changed).encode())
+
+
+ANSWERS = """
+import numpy as np
+
+class Model:
+    def predict(self, inputs):
+        rows = len(inputs["input"])
+        return {{"y": {answer}}}
+"""
+
+
+def answering(path: Path, answer: str) -> Path:
+    """Write a model that answers with this expression."""
+    path.write_text(ANSWERS.format(answer=answer))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        ("np.random.default_rng().random(rows)", "output 'y' differs at [0]"),
+        ("np.array([b'\\xff'] * rows, dtype=object)", "b'\\xff' instead of"),
+    ],
+)
+def test_an_answer_that_could_not_be_met_is_no_golden_example(
+    tmp_path: Path, answer: str, cause: str
+) -> None:
+    """Random numbers and bytes that are no text are pushed without one, and the warning says so."""
+    model = answering(tmp_path / "model.py", answer)
+    report = examine(tmp_path / "a", model, example=b"[[1.0], [2.0]]", trust_code=True)
+    assert report.golden == b""
+    assert [spec.name for spec in report.signature.outputs] == ["y"]
+    assert report.warnings[-1].startswith("no golden example was recorded: asked once more, ")
+    assert cause in report.warnings[-1]
+
+
+@pytest.mark.parametrize(
+    "answer", ["2.0 * inputs['input']", "np.array([b'\\xc3\\xa4'] * rows, dtype=object)"]
+)
+def test_an_answer_that_comes_again_is_a_golden_example(tmp_path: Path, answer: str) -> None:
+    """Numbers and text are recorded without a word, and are met."""
+    model = answering(tmp_path / "model.py", answer)
+    report = examine(tmp_path / "a", model, example=b"[[1.0], [2.0]]", trust_code=True)
+    assert len(parse_golden(report.golden)) == 1
+    assert report.warnings == ()
+    examine(tmp_path / "b", model, golden=report.golden, trust_code=True)
+
+
+def test_a_golden_example_that_nobody_would_read_is_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One as large as may be read is recorded; a byte more, and the push goes on and says so."""
+    source = models.xgboost_iris("json")
+    request = ProbeRequest(str(tmp_path), example=rows_of("iris"))
+    recorded = examine(tmp_path, source, example=request.example).golden
+    monkeypatch.setattr(probe_child, "MAX_GOLDEN_BYTES", len(recorded))
+    report = probe_child.examine(request)
+    assert (report.golden, report.warnings) == (recorded, ())
+    monkeypatch.setattr(probe_child, "MAX_GOLDEN_BYTES", len(recorded) - 1)
+    report = probe_child.examine(request)
+    cause = f"no golden example was recorded: it takes over {len(recorded) - 1} bytes"
+    assert (report.golden, report.warnings) == (b"", (cause,))
 
 
 def batch_dependent(path: Path) -> Path:

@@ -1,6 +1,8 @@
 """The database is opened safely and its tables follow the code."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,9 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+import salver
 from salver.core.errors import ControlUnavailable, InvalidSettings, StorageFull
-from salver.registry.database import Database, translated
+from salver.registry.database import Database, sqlite_url, translated
 from salver.registry.schema import metadata
 
 
@@ -35,6 +38,37 @@ def test_sqlite_is_durable(tmp_path: Path) -> None:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 3
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
     database.close()
+
+
+@pytest.mark.parametrize("name", ["what?", "a%20b", "100%", "x#y"])
+def test_a_home_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """The database lies in the home, and nothing beside it, whatever its name means in URLs."""
+    home = tmp_path / name
+    home.mkdir()
+    for _ in range(2):
+        database = Database(sqlite_url(home / "salver.db"))
+        database.provision()
+        assert sa.inspect(database.engine).has_table("versions")
+        database.close()
+    assert sorted(tmp_path.rglob("*")) == [home, home / "salver.db"]
+
+
+def test_salver_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    """The migrations are found where a percent sign is in their path."""
+    code = tmp_path / "100%(x)s"
+    code.symlink_to(Path(salver.__file__).parents[1])
+    script = (
+        "import sys; from pathlib import Path; "
+        "from salver.registry.database import Database, sqlite_url, _MIGRATIONS; "
+        "assert '%' in str(_MIGRATIONS); Database(sqlite_url(Path(sys.argv[1]))).provision()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "a.db")],
+        env={**os.environ, "PYTHONPATH": str(code)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://a/b"])

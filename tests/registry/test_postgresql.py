@@ -56,6 +56,7 @@ def end_others(postgres: Postgres) -> int:
         ("08006", ControlUnavailable),
         ("28P01", ControlUnavailable),
         ("25006", ControlUnavailable),
+        ("42501", ControlUnavailable),
         ("22021", InvalidRequest),
     ],
 )
@@ -79,6 +80,47 @@ def test_text_that_it_does_not_store_is_the_caller_s_fault(database: Database) -
     """A NUL character is refused with a code."""
     with pytest.raises(InvalidRequest, match="0x00"), database.read() as connection:
         connection.execute(sa.text("SELECT length(:text)"), {"text": "a\0b"})
+
+
+def administer(postgres: Postgres, *statements: str) -> None:
+    """Do what only the owner of the server may."""
+    engine = sa.create_engine(postgres.url)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(sa.text(statement))
+    engine.dispose()
+
+
+@pytest.fixture
+def stranger(postgres: Postgres) -> Iterator[Database]:
+    """Give the database, which has no tables, as a role sees it that may do nothing there."""
+    postgres.empty()
+    administer(postgres, "CREATE ROLE stranger LOGIN", "GRANT USAGE ON SCHEMA public TO stranger")
+    database = Database(postgres.url.replace("salver@", "stranger@"))
+    yield database
+    database.close()
+    administer(postgres, "DROP OWNED BY stranger CASCADE", "DROP ROLE stranger")
+
+
+def test_rights_that_are_lacking_may_come(stranger: Database, postgres: Postgres) -> None:
+    """Without them the database is away, with what the server says, and a GRANT is enough."""
+    with pytest.raises(ControlUnavailable, match="permission denied for schema"):
+        stranger.provision()
+    administer(postgres, "GRANT CREATE ON SCHEMA public TO stranger")
+    stranger.provision()
+    assert value(stranger, "SELECT count(*) FROM versions") == 0
+
+
+def test_tables_of_another_role_may_be_granted(stranger: Database, postgres: Postgres) -> None:
+    """Whoever made the tables may let another in, who is refused with the cause until then."""
+    owner = Database(postgres.url)
+    owner.provision()
+    owner.close()
+    with pytest.raises(ControlUnavailable, match="permission denied for table"):
+        stranger.provision()
+    administer(postgres, "GRANT ALL ON ALL TABLES IN SCHEMA public TO stranger")
+    stranger.provision()
+    assert value(stranger, "SELECT count(*) FROM versions") == 0
 
 
 def test_a_restart_is_not_noticed_by_what_comes_after(

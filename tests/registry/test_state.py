@@ -62,6 +62,20 @@ def test_telemetry_comes_back_as_it_was(state: StateStore) -> None:
     assert state.load_telemetry() == (Totals({}, {}), {})
 
 
+def test_retired_totals_stay_as_they_are_stored(state: StateStore) -> None:
+    """None in their place replaces the live snapshots only, and the next totals replace them."""
+    totals = Totals({("a_total", ("x",)): 7.0}, {("b_seconds", ()): ((4, 5), 6.0)})
+    first, second = (Snapshot(number, 1, 1, "ready", 5, (), (), (), ()) for number in (1, 2))
+    state.save_telemetry(totals, {"abc": first})
+    state.save_telemetry(None, {"def": second})
+    assert state.load_telemetry() == (totals, {"def": second})
+    state.save_telemetry(None, {})
+    assert state.load_telemetry() == (totals, {})
+    totals = Totals({("a_total", ("x",)): 8.0}, {})
+    state.save_telemetry(totals, {})
+    assert state.load_telemetry() == (totals, {})
+
+
 def test_events_are_kept_newest_first(state: StateStore) -> None:
     """The audit log tells who did what, when."""
     for index in range(3):

@@ -142,7 +142,8 @@ class Reconciler:
             # They change when a process ends only; another control may have written its own.
             kept = (fence, retired)
             changed = None if kept == self._kept else retired
-            await self._database(lambda: self._state.save_telemetry(changed, live))
+            check = self._lease.check
+            await self._database(lambda: self._state.save_telemetry(changed, live, check))
             self._kept = kept
         self._written, self._written_ns = totals, now_ns
 

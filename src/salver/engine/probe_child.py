@@ -21,7 +21,6 @@ from salver.artifact.requirements import read_requirements
 from salver.artifact.validate.base import validate
 from salver.core.datatypes import datatype_of
 from salver.core.errors import (
-    GoldenMismatch,
     Internal,
     InvalidArtifact,
     LoadFailed,
@@ -200,7 +199,7 @@ def _recorded(runtime: _Runner, inputs: list[Tensor], outputs: Batch, warnings: 
         return b""
     try:
         _meets(runtime, parse_golden(golden))
-    except GoldenMismatch as error:
+    except SalverError as error:
         warnings.append(f"no golden example was recorded: asked once more, {error.message}")
         return b""
     return golden

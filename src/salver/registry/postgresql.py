@@ -14,9 +14,9 @@ ANSWER_S = 5.0
 _SERVER_TIMES = 2
 _USED = "salver.used"
 _NO_ROOM = "53100"
-# Connections, who may connect, databases that are not there, standbys, transactions that said
-# nothing for long, what somebody may not do yet, resources, shutdowns, disks.
-_AWAY = ("08", "28", "3D", "25006", "25P03", "40", "42501", "53", "57", "58")
+# Connections, who may connect, databases and schemas that are not there, standbys, transactions
+# that said nothing for long, what somebody may not do yet, resources, shutdowns, disks.
+_AWAY = ("08", "28", "3D", "3F", "25006", "25P03", "40", "42501", "53", "57", "58")
 _BAD_VALUE = "22"
 
 

@@ -100,12 +100,16 @@ class StateStore:
             }
         return totals, live
 
-    def save_telemetry(self, retired: Totals | None, live: dict[str, Snapshot]) -> None:
+    def save_telemetry(
+        self, retired: Totals | None, live: dict[str, Snapshot], first: First = nothing
+    ) -> None:
         """Replace both in one transaction, so that nothing is counted twice or lost between.
 
-        None leaves the retired totals, of which there may be many, as they are stored.
+        None leaves the retired totals, of which there may be many, as they are stored. ``first``
+        is called in the transaction before anything else.
         """
         with self._database.write() as connection:
+            first(connection)
             connection.execute(sa.delete(telemetry))
             if live:
                 connection.execute(
