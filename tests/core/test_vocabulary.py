@@ -120,6 +120,13 @@ def test_settings_come_from_file_and_environment() -> None:
         ({"control": {"database_url": "postgresql:/salver"}}, "is no URL; it looks like"),
         ({"engine": {"coalesce": 3}}, "true or false"),
         ({"http": 5}, "keys and values"),
+        ({True: {}}, "unknown settings section True"),
+        ({"http": {8080: 1}}, "unknown setting http.8080"),
+        ({"http": {"request_timeout_s": float("nan")}}, "must be a number, not nan"),
+        ({"http": {"request_timeout_s": 10**400}}, "must be a number"),
+        ({"observe": {"log_level": "verbose"}}, "log_level is one of debug, info, warning, error"),
+        ({"engine": {"runner": "inlien"}}, "runner is one of inline, thread, auto"),
+        ({"engine": {"steps": "row"}}, "steps is one of batch, rows"),
     ],
 )
 def test_bad_settings_are_refused(document: dict[str, object], message: str) -> None:

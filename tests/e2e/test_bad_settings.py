@@ -20,6 +20,7 @@ PORTS = ("--http-port", "0", "--grpc-port", "0", "--control-port", "0")
             "control: {webhook_hosts: example.com, webhook_ca: missing.pem}",
             "control cannot begin: control.webhook_ca: missing.pem is no PEM file",
         ),
+        ("observe: {log_level: verbose}", "setting observe.log_level is one of debug, info, "),
         ("autoscale: {max_workers: 0}", "control cannot begin: setting autoscale.max_workers"),
         ("control: {database_url: 'mysql://host/x'}", "database 'mysql' is not supported"),
     ],

@@ -124,6 +124,8 @@ def test_equal_values_and_nan() -> None:
 def test_shapes() -> None:
     """The last axis has the classes, unless it is the batch."""
     assert texts(np.array(7), 3) == ["7:0"]
+    for kind in (np.float16, np.float32, np.float64):
+        assert texts(np.array([[0.1, 0.9]], kind), 2) == [["0.9:1", "0.1:0"]]
     assert texts(np.array([4, 9]), 1) == ["9:1"]
     assert texts(np.array([4, 9]), 1, plan("INT64", (2,))) == ["9:1"]
     assert texts(np.array([4, 9]), 1, plan("INT64", (-1,))) == [["4:0"], ["9:0"]]

@@ -1,11 +1,13 @@
 """Declared ranges and categories, for every kind of column."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from salver.core.context import ANONYMOUS, RequestContext
+from salver.core.datatypes import datatype_of
 from salver.core.errors import SalverError, ValueRejected
 from salver.core.handler import Responder
 from salver.core.request import InferenceRequest, InferenceResponse
@@ -90,6 +92,17 @@ def test_values_are_checked_by_policy(datatype: str, values: AnyArray, fits: boo
     assert ("salver_out_of_range_total" in counted) == (not fits)
     answers, _ = ask(datatype, values, "off")
     assert answers.error is None
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_categories_are_as_the_datatype_holds_them(
+    kind: type[np.floating[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In FP32, 0.1 is another number than in FP64, and both are what was declared as 0.1."""
+    datatype = datatype_of(np.dtype(kind))
+    monkeypatch.setitem(COLUMNS, datatype, Column("part", categories=("0.1", "0.2", "3", "none")))
+    assert ask(datatype, np.array([0.1, 0.2, 3.0], kind), "reject")[0].error is None
+    assert isinstance(ask(datatype, np.array([0.3], kind), "reject")[0].error, ValueRejected)
 
 
 def test_refusals_do_not_repeat_values() -> None:

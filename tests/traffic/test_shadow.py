@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from salver.core.clock import Clock, ManualClock
-from salver.core.cohort import Cohort, Piece
+from salver.core.cohort import Cohort, Piece, one_by_one
 from salver.core.context import ANONYMOUS, RequestContext
 from salver.core.errors import (
     CircuitOpen,
@@ -142,6 +142,17 @@ class Room:
         return Caller(self.log)
 
 
+class Singly(Room):
+    """Audience that answers its members one by one."""
+
+    def answer(self, pieces: Sequence[Piece], response: JointResponse) -> None:
+        """Answer each as if it had come by itself."""
+        for piece in pieces:
+            for index in range(piece.start, piece.stop):
+                _, _, responder = piece.cohort.member(index)
+                responder.send(InferenceResponse([*response.outputs], response.timings[index]))
+
+
 class World:
     """A shadow handler, what is behind it, and what happened."""
 
@@ -161,7 +172,7 @@ class World:
         context = RequestContext("id", ANONYMOUS, 0, 1, variant="m:1", weight_epoch=epoch)
         self.shadows(InferenceRequest("e", [tensor]), context, Caller(self.log))
 
-    def ask_together(self, count: int, epoch: int = 7) -> None:
+    def ask_together(self, count: int, epoch: int = 7, room: type[Room] = Room) -> None:
         """Send a cohort to the primary version."""
         tensor = Tensor.from_array("x", np.zeros((1, 2), np.float32))
         form = form_of(InferenceRequest("e", [tensor]))
@@ -169,7 +180,7 @@ class World:
         payloads = [np.full(2, number, np.float32).tobytes() for number in range(count)]
         ids = [str(number) for number in range(count)]
         request = InferenceRequest("e", [], form=form)
-        cohort = Cohort(request, context, Room(self.log), [*ids], ids, [None] * count, payloads)
+        cohort = Cohort(request, context, room(self.log), [*ids], ids, [None] * count, payloads)
         self.shadows.many([cohort])
 
     def copies(self) -> dict[str, float]:
@@ -210,6 +221,35 @@ async def test_the_caller_is_answered_first() -> None:
     assert world.copies() == {"agrees": 1}
     copy = world.models.contexts[-1]
     assert (copy.principal.name, copy.idempotent, copy.weight_epoch) == ("shadow", False, 0)
+
+
+@in_loop
+async def test_what_is_taken_apart_behind_it_is_copied() -> None:
+    """As by a check of values or a cache, which look at each request by itself."""
+    world = World()
+
+    def apart(cohorts: Sequence[Cohort]) -> None:
+        for cohort in cohorts:
+            if cohort.context.variant == "m:1":
+                one_by_one(world.models, cohort)
+            else:
+                world.models.many([cohort])
+
+    world.shadows.inner_many = apart
+    world.ask_together(8)
+    await settle()
+    assert world.log.count("answered") == 8
+    assert world.copies() == {"agrees": 8}
+
+
+@in_loop
+async def test_what_is_answered_one_by_one_is_copied_once() -> None:
+    """An audience may ask for its members while the joint answer is delivered."""
+    world = World()
+    world.ask_together(8, room=Singly)
+    await settle()
+    assert world.log.count("answered") == 8
+    assert world.copies() == {"agrees": 8}
 
 
 @in_loop

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from salver.core.errors import WireError
 from salver.wire.connection import Connection
 from salver.wire.follower import PlanFollower
 from salver.wire.messages import Plan, PlanAck, PlanPush, Snapshot
@@ -22,6 +23,7 @@ class Follower:
         self.address = f"unix:{home}/control"
         self.applied: list[int] = []
         self.failing = 0
+        self.mute = 0
         self.snapshots = 0
         self.inbox = Inbox()
         self.follower = PlanFollower(
@@ -55,6 +57,9 @@ class Follower:
 
     def _snapshot(self) -> Snapshot:
         self.snapshots += 1
+        if self.mute:
+            self.mute -= 1
+            raise WireError("too much to tell")
         return Snapshot(self.snapshots, self.follower.plan_number, 1, "ready", 0)
 
 
@@ -131,6 +136,28 @@ def test_reports_at_intervals_and_when_poked(tmp_path: Path) -> None:
         patient.follower.poke()
         await patient.inbox.until_messages(2)
         await patient.follower.stop()
+        await door.close()
+
+    uvloop.run(run())
+
+
+def test_a_report_that_cannot_be_sent_ends_no_reports(tmp_path: Path) -> None:
+    """The next ones are, it is said once, and the end is an end all the same."""
+
+    async def run() -> None:
+        case, told = Follower(tmp_path, interval_s=0.02), []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+        door = await case.control()
+        await case.follower.start()
+        await case.inbox.until_messages(2)
+        case.mute, before = 3, len(case.inbox.messages)
+        await case.inbox.until_messages(before + 2)
+        assert case.mute == 0
+        assert told == ["a report could not be sent"]
+        case.mute = 1000
+        await case.follower.stop()
+        await case.inbox.until_lost()
         await door.close()
 
     uvloop.run(run())

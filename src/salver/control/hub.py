@@ -11,7 +11,7 @@ from salver.observe.logs import get_logger
 from salver.observe.merge import Merger
 from salver.wire.connection import Connection
 from salver.wire.deaths import Death
-from salver.wire.framing import Buffer
+from salver.wire.framing import Buffer, encode
 from salver.wire.messages import (
     ANSWERING_STATES,
     PROTOCOL_VERSION,
@@ -124,6 +124,11 @@ class Hub:
         for peer in list(self._peers.values()):
             peer.connection.close()
 
+    @staticmethod
+    def check(plan: Plan) -> None:
+        """Raise ``WireError`` for a plan that could not be sent to anybody."""
+        encode(PlanPush(plan), 0)
+
     def push(self, plan: Plan) -> None:
         """Send a plan to everybody."""
         self.plan = plan
@@ -230,14 +235,15 @@ class Hub:
 
     def _accept(self, connection: Connection) -> Peer:
         peer = Peer(self, connection)
+        if self.plan is not None:
+            # First: a link that this breaks is nobody's, and nobody is told of its end.
+            connection.send(PlanPush(self.plan))
         before = self._peers.get(peer.hello.identity)
         self._peers[peer.hello.identity] = peer
         self._absent_since_ns.pop(peer.hello.incarnation, None)
         if before is not None and before.hello.incarnation != peer.hello.incarnation:
             self.merger.retire(before.hello.incarnation)
             before.connection.close()
-        if self.plan is not None:
-            connection.send(PlanPush(self.plan))
         self.changed()
         return peer
 

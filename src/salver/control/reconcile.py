@@ -197,6 +197,8 @@ class Reconciler:
         number = max(number, self.plan.number + 1)
         now_ms = self._clock.unix_ns() // _MILLISECOND_NS
         plan = msgspec.structs.replace(numbered(plan, number), created_unix_ms=now_ms)
+        # Before it is in force anywhere: what cannot be sent would be taken for pushed.
+        hub.check(plan)
         write_plan(self._plan_path, plan)
         self.plan = plan
         hub.push(plan)

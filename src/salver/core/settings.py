@@ -7,6 +7,7 @@ that names the nearest known one.
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard, TypeVar
@@ -25,6 +26,16 @@ def setting(default: Any, text: str, check: Callable[[str], None] | None = None)
     ``check`` raises ``InvalidSettings`` for a text that no process could begin with.
     """
     return field(default=default, metadata={"help": text, "check": check})
+
+
+def one_of(name: str, *known: str, any_case: bool = False) -> Callable[[str], None]:
+    """Return a check that a setting's text is one of these."""
+
+    def check(text: str) -> None:
+        if (text.lower() if any_case else text) not in known:
+            raise InvalidSettings(f"setting {name} is one of {', '.join(known)}, not {text!r}")
+
+    return check
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +118,9 @@ class EngineSettings:
     """Workers and the way to them."""
 
     runner: str = setting(
-        "auto", "where a batch runs: inline (in the loop), thread, or auto (inline while short)"
+        "auto",
+        "where a batch runs: inline (in the loop), thread, or auto (inline while short)",
+        one_of("engine.runner", "inline", "thread", "auto"),
     )
     inline_limit_us: int = setting(2000, "auto: mean run time up to which a batch runs inline")
     coalesce: bool = setting(True, "send what arrives in one loop turn as one write")
@@ -121,7 +134,9 @@ class EngineSettings:
         True, "note running batches in shared memory where both ends of a link are on one machine"
     )
     steps: str = setting(
-        "batch", "how steps around a model run: batch (all rows at once) or rows (each row alone)"
+        "batch",
+        "how steps around a model run: batch (all rows at once) or rows (each row alone)",
+        one_of("engine.steps", "batch", "rows"),
     )
     tokenize_ahead: bool = setting(
         True, "tokenize texts while they wait, so that they run with those of about their length"
@@ -355,7 +370,11 @@ class SupervisorSettings:
 class ObserveSettings:
     """Metrics and logs."""
 
-    log_level: str = setting("info", "debug, info, warning or error")
+    log_level: str = setting(
+        "info",
+        "debug, info, warning or error",
+        one_of("observe.log_level", "debug", "info", "warning", "error", any_case=True),
+    )
     exchange_ring_bytes: int = setting(32 * _MIB, "finished exchanges waiting for observers")
     drain_interval_s: float = setting(0.1, "pause between two drains of the exchange ring")
 
@@ -442,9 +461,13 @@ def _convert(name: str, value: object, kind: type[object]) -> object:
         return value
     elif kind in (int, float) and _is_number(value, kind):
         try:
-            return int(value) if kind is int else float(value)
-        except ValueError:
+            number = int(value) if kind is int else float(value)
+        except (ValueError, OverflowError):
             pass
+        else:
+            # A limit or a time that is no number compares with nothing.
+            if not math.isnan(number):
+                return number
     raise InvalidSettings(f"setting {name} must be {wanted}, not {value!r}")
 
 
@@ -455,6 +478,7 @@ def _is_number(value: object, kind: type[object]) -> TypeGuard[int | float | str
     return kind is float or not isinstance(value, float)
 
 
-def _hint(name: str, known: Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+def _hint(name: object, known: Mapping[str, object]) -> str:
+    # A key of YAML may be a number, or true where "on" was written.
+    close = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"

@@ -1,12 +1,14 @@
 """Checks a routed request against its variant's signature and declared values."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from salver.core.cohort import Cohort, many_of, one_by_one
 from salver.core.context import RequestContext
-from salver.core.datatypes import BYTES
+from salver.core.datatypes import BYTES, DTYPES
 from salver.core.errors import SalverError, ValueRejected
 from salver.core.handler import Handler, Responder
 from salver.core.request import InferenceRequest, InferenceResponse, RequestForm, form_of
@@ -28,7 +30,7 @@ class _Rule:
         self.policy = policy
         self.forms: set[RequestForm] = set()
         self.declared = {
-            spec.name: spec.columns
+            spec.name: tuple([_held(column, spec.datatype) for column in spec.columns])
             for spec in signature.inputs
             if any(_declares(column) for column in spec.columns)
         }
@@ -143,6 +145,24 @@ def _first_violation(tensor: Tensor, columns: tuple[Column, ...]) -> str:
         if problem:
             return f"input {tensor.name!r}, column {column.name!r}: {problem}"
     return ""
+
+
+def _held(column: Column, datatype: str) -> Column:
+    """Return a column with its categories as its datatype holds them: in FP32, 0.1 is another."""
+    dtype = DTYPES.get(datatype)
+    if column.categories is None or dtype is None or dtype.kind != "f":
+        return column
+    held = tuple([_rounded(category, dtype) for category in column.categories])
+    return msgspec.structs.replace(column, categories=held)
+
+
+def _rounded(category: str, dtype: np.dtype[Any]) -> str:
+    """Return what ``_category`` makes of a number that was stored; other text as it is."""
+    try:
+        with np.errstate(over="ignore"):
+            return _category(float(dtype.type(category)))
+    except ValueError:
+        return category
 
 
 def _category(value: object) -> str:

@@ -64,6 +64,9 @@ class Outcomes:
         variant = worker = principal = None
         for record in records:
             context = record.context
+            if context.joined or _is_from_memory(record):
+                # One run says one thing of a version and its worker, however many had its answer.
+                continue
             # Neighbours mostly have everything in common, which identities tell quickly.
             if (
                 context.variant is not variant
@@ -91,6 +94,11 @@ class Outcomes:
                 listener(found)
 
 
+def _is_from_memory(record: Record) -> bool:
+    """Tell whether a request was answered without a worker."""
+    return not isinstance(record, JointExchange) and record.timing is None and not record.code
+
+
 def _add(outcome: Outcome, record: Record) -> None:
     if isinstance(record, JointExchange):
         # They ran together, and waited about as long.
@@ -99,8 +107,6 @@ def _add(outcome: Outcome, record: Record) -> None:
         outcome.timed += count
         outcome.total_ns += count * (timing.queue_ns + timing.run_ns)
         outcome.run_ns += count * timing.run_ns
-    elif not record.code:
-        outcome.answered += 1
     elif record.code in FAILURES:
         outcome.failed += 1
     elif record.code == _LATE:

@@ -100,12 +100,18 @@ class Shadows:
         self, request: InferenceRequest, context: RequestContext, responder: Responder
     ) -> None:
         """Pass a request on."""
+        self.inner(request, context, self.mirrored(request, context, responder))
+
+    def mirrored(
+        self, request: InferenceRequest, context: RequestContext, responder: Responder
+    ) -> Responder:
+        """Return a responder that has a request copied, or the given one where none is to be."""
         targets = self._drawn(request.endpoint, context) if self._targets else ()
-        if targets:
-            # What comes after may change the request for the version that answers it.
-            kept = msgspec.structs.replace(request, inputs=[*request.inputs], version=None)
-            responder = _Mirrored(self, kept, targets, responder)
-        self.inner(request, context, responder)
+        if not targets:
+            return responder
+        # What comes after may change the request for the version that answers it.
+        kept = msgspec.structs.replace(request, inputs=[*request.inputs], version=None)
+        return _Mirrored(self, kept, targets, responder)
 
     def many(self, cohorts: Sequence[Cohort]) -> None:
         """Pass cohorts on as they are."""
@@ -285,11 +291,12 @@ class _Mirrored:
 class _Mirror:
     """Stands before an audience, and has copied what it is answered."""
 
-    __slots__ = ("_audience", "_shadows")
+    __slots__ = ("_audience", "_is_answering", "_shadows")
 
     def __init__(self, shadows: Shadows, audience: Audience) -> None:
         self._shadows = shadows
         self._audience = audience
+        self._is_answering = False
 
     def seated(self, cohort: Cohort) -> None:
         """Pass it on."""
@@ -297,7 +304,12 @@ class _Mirror:
 
     def answer(self, pieces: Sequence[Piece], response: JointResponse) -> None:
         """Answer the callers, then copy."""
-        self._audience.answer(pieces, response)
+        # An audience that answers them one by one asks for responders; all are copied below.
+        self._is_answering = True
+        try:
+            self._audience.answer(pieces, response)
+        finally:
+            self._is_answering = False
         self._shadows.observe(response.timings[-1])
         position = 0
         for cohort, start, stop in pieces:
@@ -308,5 +320,8 @@ class _Mirror:
     def responder(
         self, cohort: Cohort, index: int, request: InferenceRequest, context: RequestContext
     ) -> Responder:
-        """Pass it on; who is told from the others is not copied."""
-        return self._audience.responder(cohort, index, request, context)
+        """Return one that has its request copied as if it had come by itself."""
+        responder = self._audience.responder(cohort, index, request, context)
+        if self._is_answering:
+            return responder
+        return self._shadows.mirrored(request, context, responder)

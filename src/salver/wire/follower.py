@@ -70,6 +70,7 @@ class PlanFollower:
         self._poked = asyncio.Event()
         self._again: asyncio.TimerHandle | None = None
         self._again_s, self._tried = _FIRST_AGAIN_S, 0
+        self._is_untold = False
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -96,7 +97,7 @@ class PlanFollower:
         if self._again is not None:
             self._again.cancel()
         if self._connection is not None:
-            self._tell(self._connection)
+            self._try_to_tell(self._connection)
             self._connection.close()
 
     def poke(self) -> None:
@@ -133,6 +134,19 @@ class PlanFollower:
         self._changes.lost()
         self._reports.lost()
         self._lost.set()
+
+    def _try_to_tell(self, connection: Connection) -> None:
+        """Report; what cannot be told now may be at the next time, and is said once until then."""
+        was_untold, self._is_untold = self._is_untold, True
+        try:
+            self._tell(connection)
+        except Exception as fault:  # whatever it is, control must hear of this process again
+            if not was_untold:
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "a report could not be sent", "exception": fault}
+                )
+        else:
+            self._is_untold = False
 
     def _tell(self, connection: Connection) -> None:
         connection.send(self._snapshot())
@@ -210,4 +224,4 @@ class PlanFollower:
                 pass
             self._poked.clear()
             if self._connection is not None:
-                self._tell(self._connection)
+                self._try_to_tell(self._connection)

@@ -19,7 +19,8 @@ Buffer = bytes | bytearray | memoryview
 PREFIX = struct.Struct("<IQ")
 _PREFIX_BYTES = PREFIX.size
 _unpack = PREFIX.unpack_from
-MAX_HEADER_BYTES = 8 * 1024 * 1024
+# A plan is one message, with the signatures of all versions once for each of their workers.
+MAX_HEADER_BYTES = 64 * 1024 * 1024
 MAX_GREETING_BYTES = 16 * 1024
 LARGE_BYTES = 64 * 1024
 _RECEIVE_BYTES = 256 * 1024
@@ -169,6 +170,11 @@ class FrameReceiver:
 
 
 def _too_large(header_size: int, payload_size: int) -> WireError:
+    if header_size > MAX_HEADER_BYTES:
+        return WireError(
+            f"a message of {header_size} bytes is over the limit of {MAX_HEADER_BYTES}; if it is "
+            "the plan, deploy fewer endpoints or replicas, or models with smaller signatures"
+        )
     return WireError(
         f"a frame of {header_size} + {payload_size} bytes is over the limit; raise "
         "engine.max_frame_bytes if tensors of that size are meant"

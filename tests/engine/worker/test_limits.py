@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,37 @@ def test_so_many_cpus_are_those_that_fewest_have(tmp_path: Path) -> None:
     finally:
         for holder in holders:
             holder.kill()
+
+
+LEAVER = """
+import os, sys, time
+from pathlib import Path
+from salver.core.hosting import Limits
+from salver.engine.worker.limits import OwnLimits
+OwnLimits(Path(sys.argv[1]), "w").start(Limits("1"))
+child = os.fork()
+if child == 0:
+    time.sleep(600)
+print(child, flush=True)
+os._exit(70)
+"""
+
+
+def test_what_a_dead_worker_left_running_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """A helper that was forked holds the lock of its parent's CPUs; the next ones get theirs."""
+    command = [sys.executable, "-c", LEAVER, str(tmp_path)]
+    # Its output would be held open as well.
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run(command, stdout=out, check=False)
+    helper = int((tmp_path / "out").read_text())
+    try:
+        holders = [Holder(tmp_path, "w", "1"), Holder(tmp_path, "other", "1")]
+        os.kill(helper, 0)
+        assert all(holder.cpus for holder in holders)
+        for holder in holders:
+            holder.kill()
+    finally:
+        os.kill(helper, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("cpus", ["4000", "4000-4001"])

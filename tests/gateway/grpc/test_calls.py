@@ -274,10 +274,14 @@ def test_unknown_calls(channel: grpc.Channel) -> None:
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def held_call(server: RunningServer, channel: grpc.Channel, **options: Any) -> Any:
+def held_call(
+    server: RunningServer, channel: grpc.Channel, message_s: float = 0.0, **options: Any
+) -> Any:
     """Begin a call that the model does not answer."""
     server.computer.hold = True
     request = infer_request("identity-fp32", {"x": two_rows([1])})
+    if message_s:
+        request.parameters["timeout"].int64_param = round(message_s * 1e6)
     before = len(server.computer.waiting)
     future = channel.unary_unary(
         f"/{SERVICE}/ModelInfer",
@@ -317,6 +321,17 @@ def test_deadlines_travel() -> None:
             assert abs(given_s - expected_s) < 1.0
             server.release()
             assert future.result(timeout=10)
+
+
+@pytest.mark.parametrize(("call_s", "message_s"), [(20.0, 2.0), (2.0, 20.0)])
+def test_of_two_deadlines_the_earlier_counts(call_s: float, message_s: float) -> None:
+    """``grpc-timeout`` and the parameter ``timeout`` are both the caller's own."""
+    with serving() as (server, channel):
+        future = held_call(server, channel, timeout=call_s, message_s=message_s)
+        context = server.computer.contexts[-1]
+        assert abs((context.deadline_ns - context.arrival_ns) / 1e9 - 2.0) < 1.0
+        server.release()
+        assert future.result(timeout=10)
 
 
 def test_traces_and_ids_are_answered(server: RunningServer, channel: grpc.Channel) -> None:

@@ -111,6 +111,20 @@ def test_the_refusal_says_how_long_to_wait() -> None:
     assert admitted(access, ANONYMOUS, "two") == 1
 
 
+def test_a_rate_that_is_raised_holds_at_once() -> None:
+    """Whoever used up the burst of a slower one owes a burst of the new one, and no more."""
+    clock = ManualClock()
+    access = Access(LimitSettings(), clock)
+    slow = Principal("alice", rate=Rate(0.1, 100))
+    assert admitted(access, slow, "two", 200) == 100
+    quick = Principal("alice", rate=Rate(100.0, 100))
+    with pytest.raises(QuotaExceeded) as caught:
+        access.check(quick, "two")
+    assert caught.value.retry_after_s is not None
+    clock.advance(caught.value.retry_after_s)
+    assert admitted(access, quick, "two") == 1
+
+
 def test_gateways_share_a_rate() -> None:
     """Four gateways together grant what one would."""
     clock = ManualClock()

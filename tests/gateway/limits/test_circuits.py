@@ -271,6 +271,29 @@ def test_a_model_that_hangs_for_everybody_is_given_a_pause(guarded: Guarded) -> 
     assert guarded.ask()[2]["retry-after"] == "10"
 
 
+def finished(code: str = "", *, joined: bool = False) -> Exchange:
+    """Return the record of a request that no worker was asked for, or not for it alone."""
+    context = RequestContext("", ANONYMOUS, 0, 1, variant=VARIANT, joined=joined)
+    return Exchange(context, "identity-fp32", "http", code, STALLED_NS, None)
+
+
+def test_answers_from_memory_hide_no_model_that_hangs(guarded: Guarded) -> None:
+    """They say nothing of the version, however many there are."""
+    count = Outcomes(guarded.circuits.counted)
+    hanging = [late(RequestContext("", ANONYMOUS, 0, 1), STALLED_NS) for _ in range(5)]
+    count([*(finished() for _ in range(50)), *hanging])
+    assert guarded.is_open
+
+
+def test_one_run_that_many_joined_is_one_failure(guarded: Guarded) -> None:
+    """Callers who waited for an equal request are told of it, and count for nothing."""
+    count = Outcomes(guarded.circuits.counted)
+    count(
+        [finished("worker_crashed"), *(finished("worker_crashed", joined=True) for _ in range(50))]
+    )
+    assert not guarded.is_open
+
+
 class Named:
     """Handler before the breakers that asks in a name of its own, as a cache does."""
 

@@ -97,7 +97,9 @@ class OwnLimits:
             if is_spare:
                 return chosen
             path = self._folder / f"{_FILES}{self._identity}"
-            claim = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_TRUNC, 0o600)
+            # What the process before left running may hold the lock of its file for ever.
+            path.unlink(missing_ok=True)
+            claim = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(claim, fcntl.LOCK_EX)
             os.write(claim, _text(chosen).encode())
             # Held open, which holds the lock, as long as this process lives.

@@ -183,7 +183,8 @@ class GrpcInference:
             answer.request, answer.classes = decoded.request, decoded.classes
             answer.contents = decoded.contents
             self.inference.fill(context, decoded, endpoint)
-            self._limit(context, fields.get(b"grpc-timeout"), stream)
+            asked = bool((decoded.request.parameters or {}).get("timeout"))
+            self._limit(context, fields.get(b"grpc-timeout"), stream, asked=asked)
             trace = fields.get(b"traceparent")
             context.traceparent = None if trace is None else trace.decode("latin-1")
             if endpoint.headers:
@@ -209,13 +210,20 @@ class GrpcInference:
         classes = _classes(message.outputs) if request.outputs else None
         return Decoded(request, message.id or None, classes=classes, contents=contents)
 
-    def _limit(self, context: RequestContext, value: bytes | None, stream: Stream) -> None:
-        """Let the caller's own deadline count, within what the server allows."""
+    def _limit(
+        self, context: RequestContext, value: bytes | None, stream: Stream, *, asked: bool
+    ) -> None:
+        """Let the call's own deadline count, within what the server allows.
+
+        ``asked`` tells that the message has one, too: then the earlier one counts.
+        """
         if value is None:
             return
         limit_ns = timeout_ns(value)
         if stream.sink is None:
-            context.deadline_ns = context.arrival_ns + min(limit_ns, self.max_timeout_ns)
+            deadline_ns = context.arrival_ns + min(limit_ns, self.max_timeout_ns)
+            # The endpoint's usual time gives way to the call's; what the caller said does not.
+            context.deadline_ns = min(deadline_ns, context.deadline_ns) if asked else deadline_ns
         else:
             # It is the deadline of the whole call, of which this is one request of many.
             context.deadline_ns = min(context.deadline_ns, stream.begun_ns + limit_ns)

@@ -79,7 +79,12 @@ class Access:
         now_ns, used = self._clock.monotonic_ns(), self._used
         rates = [(caller, self._rule(rate)) for caller, rate in self._rates(principal, endpoint)]
         for caller, rule in rates:
-            count = min(count, rule.room(used.get(caller), now_ns))
+            free_ns = used.get(caller)
+            owed_ns = rule.owed_ns(free_ns, now_ns)
+            if owed_ns != free_ns:
+                # Its rate was another one before.
+                used.put(caller, owed_ns)
+            count = min(count, rule.room(owed_ns, now_ns))
         if count:
             for caller, rule in rates:
                 used.put(caller, rule.taken(used.get(caller), now_ns, count))

@@ -30,6 +30,13 @@ class Gcra:
         """Return how much of the burst is left to a caller who is free again at ``free_ns``."""
         return min(self.capacity_ns, max(0, self.capacity_ns - (free_ns - now_ns)))
 
+    def owed_ns(self, free_ns: int, now_ns: int) -> int:
+        """Return when a caller is free again who owes no more than a whole burst.
+
+        One who used up the burst of another rate may owe far more than this one ever lends.
+        """
+        return min(free_ns, now_ns + self.capacity_ns)
+
     def room(self, free_ns: int, now_ns: int) -> int:
         """Return how many requests would be admitted now."""
         return self.spare_ns(free_ns, now_ns) // self.interval_ns

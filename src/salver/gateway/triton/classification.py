@@ -64,7 +64,8 @@ def _highest(tensor: Tensor, count: int, spec: TensorSpec | None) -> Tensor:
     if len(labels) != size:
         labels = []
     texts = [
-        f"{value}:{index}:{labels[index]}" if labels else f"{value}:{index}"
+        # Formatted they would be doubles, with the digits that those take.
+        f"{value!s}:{index}:{labels[index]}" if labels else f"{value!s}:{index}"
         for value, index in zip(values.ravel(), order.ravel().tolist(), strict=True)
     ]
     named = np.array(texts, dtype=object).reshape(order.shape)
