@@ -32,7 +32,7 @@ again, while the others go on.
 
 ```yaml
 http:
-  request_timeout_s: 10
+  max_body_bytes: 67108864
 engine:
   threads: 2
 ```

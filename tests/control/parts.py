@@ -114,7 +114,7 @@ def control(
     placing = Placing(catalog, state, store, gates, 60.0)
     deployer = Deployer(reconciler, hub, catalog, state, thread, placing, "")
     deliveries = DeliveryStore(database, lease, clock, 100)
-    stores = Stores(store, sides, state, FeedbackStore(database), deliveries, thread)
+    stores = Stores(store, sides, state, FeedbackStore(database), deliveries, catalog, thread)
     deliverer = Deliverer(deliveries, thread, send, hub.merger.count, clock, random.Random(1))
     books = EvidenceBooks()
     runner = Runner(stores, reconciler, hub, books, deliverer, clock)

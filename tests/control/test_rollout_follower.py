@@ -14,6 +14,7 @@ from salver.core.names import ModelReference
 from salver.core.rollouts import RolloutPolicy, check_policy
 from salver.core.signature import Signature, TensorSpec
 from salver.registry.records import EndpointSpec
+from salver.rollout.machine import PROMOTED, Rollout
 from tests.control.parts import Control, control, push, variant
 
 POLICY = check_policy(RolloutPolicy())
@@ -84,6 +85,43 @@ def test_what_follows_anew_begins_with_what_its_alias_means(
     wish = EndpointSpec(name, "", rollout=policy)
     made = asyncio.run(parts.rollouts._deployer.put(wish, model))
     assert made.version == version
+
+
+def promoted(parts: Control, target: str, by: str) -> EndpointSpec:
+    """Return ``e`` after the promotion of a rollout that somebody began."""
+    rollout = Rollout("e", 1, "b:1", target, POLICY, "s", 0, by, state=PROMOTED, weight=10_000)
+    ending = asyncio.run(parts.runner._ending(rollout))
+    assert ending is not None
+    assert ending.spec is not None
+    return ending.spec
+
+
+@pytest.mark.parametrize(
+    ("by", "means", "alias"),
+    [
+        ("alias best", 2, "best"),
+        ("alias best", 3, "best"),
+        ("alias other", 1, None),
+        ("alice", 1, None),
+        ("alice", 2, "best"),
+    ],
+)
+def test_what_is_promoted_beside_its_alias_begins_no_way_back(
+    parts: Control, by: str, means: int, alias: str | None
+) -> None:
+    """Followed further is an alias that began the rollout, or means what was promoted."""
+    parts.catalog.set_alias("b", "best", means)
+    spec = promoted(parts, "b:2", by)
+    assert (spec.version, spec.alias) == (2, alias)
+    parts.state.put_endpoint(spec)
+    parts.serve(variant("b:2"), number=4)
+    assert follow(parts) == (["e"] if alias and means == 3 else [])
+
+
+def test_a_promotion_outlives_its_alias(parts: Control) -> None:
+    """One that is deleted is followed no further."""
+    parts.placing.delete_alias("b", "best")
+    assert promoted(parts, "b:2", "alice").alias is None
 
 
 def test_a_move_waits_while_a_side_goes_on(parts: Control) -> None:

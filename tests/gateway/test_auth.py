@@ -67,6 +67,17 @@ def test_health_needs_no_key_and_metadata_does(keys: Path) -> None:
             assert split_reply(exchange_bytes(server.port, request))[0] == expected
 
 
+@pytest.mark.parametrize("path", ["", "/ready", "/config", "/stats"])
+def test_nobody_learns_of_endpoints_that_a_key_may_not_ask(keys: Path, path: str) -> None:
+    """Whether there is one of a name is not told: both are forbidden."""
+    with RunningServer(keys=keys) as server:
+        for name in ("hidden", "identity-fp32", "not-there"):
+            request = f"GET /v2/models/{name}{path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {BOB}\r\n"
+            request += "Connection: close\r\n\r\n"
+            status, _, body = split_reply(exchange_bytes(server.port, request.encode()))
+            assert (status, orjson.loads(body)["code"]) == (403, "forbidden")
+
+
 def test_a_callers_quota_is_its_own(keys: Path) -> None:
     """A caller over its quota gets 429 with Retry-After; others and its next call are served."""
     import socket  # noqa: PLC0415 - only here

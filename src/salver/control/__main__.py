@@ -147,7 +147,7 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
         clock,
         random.SystemRandom(),
     )
-    stores = Stores(store, sides, state, feedback.store, deliverer.store, thread)
+    stores = Stores(store, sides, state, feedback.store, deliverer.store, catalog, thread)
     books, audit = EvidenceBooks(), Audit(state, thread)
     runner = Runner(stores, reconciler, hub, books, deliverer, clock)
     rollouts = Rollouts(stores, catalog, gates, runner, reconciler, deployer, clock)

@@ -10,7 +10,7 @@ import msgspec
 
 from salver.artifact.declare import Declaration, declare
 from salver.artifact.manifest import FileEntry, Manifest
-from salver.client.packing import MAX_FILES, check_path
+from salver.client.packing import check_path
 from salver.control.audit import Audit
 from salver.control.database import DatabaseThread
 from salver.control.rollouts.placing import NOBODY
@@ -120,8 +120,9 @@ class Pusher:
         return Pushed(record, not fresh, (*report.warnings, *_stale(push, manifest, record)))
 
     def _check_files(self, files: tuple[FileEntry, ...]) -> None:
-        if not 0 < len(files) <= MAX_FILES:
-            raise InvalidArtifact(f"an artifact has 1 to {MAX_FILES} files, not {len(files)}")
+        most = self._settings.control.max_files
+        if not 0 < len(files) <= most:
+            raise InvalidArtifact(f"an artifact has 1 to {most} files, not {len(files)}")
         if len({file.path for file in files}) != len(files):
             raise InvalidArtifact("two files have the same path")
         for file in files:

@@ -48,7 +48,9 @@ class HttpSettings:
         1024, "slowest body accepted, averaged after the first 5 seconds"
     )
     idle_timeout_s: float = setting(75.0, "time a keep-alive connection may stay silent")
-    request_timeout_s: float = setting(30.0, "deadline of a request without one of its own")
+    request_timeout_s: float = setting(
+        30.0, "deadline until an endpoint is known, which has its own (deploy --request-timeout)"
+    )
     max_request_timeout_s: float = setting(600.0, "longest deadline a caller may ask for")
     drain_timeout_s: float = setting(20.0, "time given to requests in flight when stopping")
     max_header_bytes: int = setting(32 * 1024, "request line and headers together")
@@ -309,7 +311,7 @@ class ControlSettings:
     reconcile_interval_s: float = setting(1.0, "longest pause between two reconcile runs")
     deploy_timeout_s: float = setting(120.0, "time a deploy waits for the endpoint to answer")
     max_upload_bytes: int = setting(16_384 * _MIB, "largest file of a pushed model")
-    max_files: int = setting(1000, "files of one pushed model")
+    max_files: int = setting(1000, "files of one pushed model; at most 1000 come from the client")
     snapshot_interval_s: float = setting(1.0, "pause between two telemetry snapshots")
     rollout_interval_s: float = setting(1.0, "pause between two looks at rollouts and aliases")
     analysis_timeout_s: float = setting(

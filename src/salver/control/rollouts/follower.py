@@ -4,6 +4,7 @@ import asyncio
 
 from salver.control.database import DatabaseThread
 from salver.control.reconcile import Reconciler
+from salver.control.rollouts.aliases import actor_of
 from salver.control.rollouts.commands import Rollouts, Start
 from salver.core.errors import SalverError
 from salver.core.names import ModelReference
@@ -78,6 +79,7 @@ class AliasFollower:
 
     async def _look(self, spec: EndpointSpec) -> None:
         assert spec.rollout is not None
+        assert spec.alias is not None
         reference = ModelReference(spec.model, alias=spec.alias)
         target = await self._database(lambda: self._catalog.resolve(reference))
         if target.version == spec.version:
@@ -86,7 +88,7 @@ class AliasFollower:
         known = self._refused.get(spec.name)
         if known is not None and known[0] == target.version and known[1] not in _PASSING:
             return
-        start = Start(spec.name, target.id, spec.rollout, f"alias {spec.alias}")
+        start = Start(spec.name, target.id, spec.rollout, actor_of(spec.alias))
         try:
             await self._rollouts.start(start)
         except SalverError as error:

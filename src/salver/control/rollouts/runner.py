@@ -11,6 +11,7 @@ from salver.control.database import DatabaseThread
 from salver.control.desired import Desired
 from salver.control.hub import Hub
 from salver.control.reconcile import Reconciler
+from salver.control.rollouts.aliases import followed
 from salver.control.rollouts.analyst import Analyst, Look, with_columns
 from salver.control.rollouts.earlier import fixed
 from salver.control.rollouts.evidence import EvidenceBooks
@@ -24,6 +25,7 @@ from salver.core.clock import Clock
 from salver.core.errors import Conflict, EndpointFrozen, SalverError
 from salver.observe.logs import get_logger
 from salver.observe.merge import Totals
+from salver.registry.catalog import Catalog
 from salver.registry.database import First, nothing
 from salver.registry.feedback import FeedbackStore
 from salver.registry.records import Ending
@@ -63,6 +65,7 @@ class Stores(NamedTuple):
     state: StateStore
     reported: FeedbackStore
     deliveries: DeliveryStore
+    catalog: Catalog
     database: DatabaseThread
 
 
@@ -191,14 +194,13 @@ class Runner:
             return Ending(rolled_back=after.target, reason=after.reason)
         if after.state != PROMOTED:
             return None
-        spec = await self._stores.database(lambda: self._stores.state.endpoint(after.endpoint))
+        stores = self._stores
+        spec = await stores.database(lambda: stores.state.endpoint(after.endpoint))
         if spec is None:
             return None
+        alias = await stores.database(lambda: followed(spec, after, stores.catalog))
         model, _, version = after.target.rpartition(":")
-        follows = spec.rollout is not None and spec.model == model
-        promoted = msgspec.structs.replace(
-            spec, model=model, version=int(version), alias=spec.alias if follows else None
-        )
+        promoted = msgspec.structs.replace(spec, model=model, version=int(version), alias=alias)
         return Ending(promoted, fixed(spec, after.source), after.policy.keep_previous_s)
 
     async def _tick_for_ever(self, interval_s: float) -> None:

@@ -65,14 +65,15 @@ class Directory(NamedTuple):
     def endpoint_for(self, name: str, principal: Principal) -> EndpointPlan:
         """Return an endpoint that the caller may ask.
 
-        Raises ``EndpointNotFound``, ``Forbidden`` or ``QuotaExceeded``.
+        Raises ``EndpointNotFound``, ``Forbidden`` or ``QuotaExceeded``; whoever may not ask is not
+        told whether there is such an endpoint.
         """
+        check_access(principal, name)
         endpoint = self.find(name)
         if endpoint is None or endpoint.tenant != principal.tenant:
             raise EndpointNotFound(
                 f"no endpoint {name!r}; 'salver get endpoints' lists what is deployed"
             )
-        check_access(principal, name)
         return endpoint
 
 
