@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from salver.client.feedback import read_reports
-from salver.core.errors import NotFound
+from salver.client.calls import CONTROL, DATA
+from salver.client.feedback import feedback, read_reports
+from salver.client.inference import PredictOptions, predict
+from salver.core.errors import InvalidRequest, NotFound
 from salver.core.feedback import Reported
 
 
@@ -56,3 +59,18 @@ def test_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
     """It is named."""
     with pytest.raises(NotFound, match=name):
         list(read_reports(tmp_path / name, "outcome"))
+
+
+@pytest.mark.parametrize("plane", [CONTROL, DATA])
+def test_a_report_that_json_cannot_say_is_refused(plane: str) -> None:
+    """With a code, whichever port it would go to."""
+    with pytest.raises(InvalidRequest, match="cannot be said in JSON"):
+        next(feedback(plane, "e", Reported("\udcff", 1.0)))
+
+
+def test_a_question_that_json_cannot_say_is_refused() -> None:
+    """With a code: numbers of more than 64 bits, and text that is none."""
+    inputs = {"x": np.zeros((1, 1), np.float32)}
+    for options in (PredictOptions(parameters={"n": 10**22}), PredictOptions(request_id="\udcff")):
+        with pytest.raises(InvalidRequest, match="cannot be said in JSON"):
+            next(predict("e", inputs, options))

@@ -59,6 +59,7 @@ def test_a_chunk_that_is_refused_is_an_error(taken: int) -> None:
         ([1, 2], ["a"]),
         ([1, 2], [None]),
         ([1, 2], 50),
+        ([1, 2], [10**400, 50]),
     ],
 )
 def test_an_experiment_is_of_lists(arms: Any, split: Any) -> None:
@@ -66,7 +67,7 @@ def test_an_experiment_is_of_lists(arms: Any, split: Any) -> None:
     wrong = arms if split == [50, 50] else split
     with pytest.raises(InvalidRequest) as refused:
         next(sides.start_experiment("e", arms, split, "outcome", force=False))
-    assert f"not {wrong!r}" in refused.value.message
+    assert f"not {wrong!r}"[:40] in refused.value.message
 
 
 @pytest.mark.parametrize(("split", "sent"), [((50, "50"), [50.0, 50.0]), ("thompson", "thompson")])

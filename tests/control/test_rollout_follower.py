@@ -9,7 +9,7 @@ import pytest
 from salver.artifact.manifest import FileEntry, Manifest
 from salver.control.rollouts.journal import rollout_of
 from salver.core.clock import ManualClock
-from salver.core.errors import SideActive, SignatureChanged
+from salver.core.errors import ControlUnavailable, SideActive, SignatureChanged
 from salver.core.names import ModelReference
 from salver.core.rollouts import RolloutPolicy, check_policy
 from salver.core.signature import Signature, TensorSpec
@@ -104,18 +104,45 @@ def promoted(parts: Control, target: str, by: str) -> EndpointSpec:
         ("alias other", 1, None),
         ("alice", 1, None),
         ("alice", 2, "best"),
+        ("alice", 3, "best"),
     ],
 )
 def test_what_is_promoted_beside_its_alias_begins_no_way_back(
     parts: Control, by: str, means: int, alias: str | None
 ) -> None:
-    """Followed further is an alias that began the rollout, or means what was promoted."""
+    """Followed further is an alias that began the rollout, or has moved from what was left."""
     parts.catalog.set_alias("b", "best", means)
     spec = promoted(parts, "b:2", by)
     assert (spec.version, spec.alias) == (2, alias)
     parts.state.put_endpoint(spec)
     parts.serve(variant("b:2"), number=4)
     assert follow(parts) == (["e"] if alias and means == 3 else [])
+
+
+def test_an_endpoint_that_was_promoted_beside_its_alias_goes_on_from_there(parts: Control) -> None:
+    """Deployed or applied with the alias again it stays on its version, and a rollout begins."""
+    parts.state.put_endpoint(promoted(parts, "b:2", "alice"))
+    parts.serve(variant("b:2"), number=4)
+    wish = EndpointSpec("e", "", replicas=2, rollout=POLICY)
+    made = asyncio.run(parts.rollouts._deployer.put(wish, "b@best"))
+    assert (made.version, made.alias, made.replicas) == (2, "best", 2)
+    assert follow(parts) == ["e"]
+
+
+def test_a_moment_without_the_database_loses_no_alias(
+    parts: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the rollout is decided anew, instead of taking the alias for gone."""
+    parts.catalog.set_alias("b", "best", 2)
+
+    def away(_reference: ModelReference) -> None:
+        raise ControlUnavailable("the database does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.catalog, "resolve", away)
+        with pytest.raises(ControlUnavailable):
+            promoted(parts, "b:2", "alice")
+    assert promoted(parts, "b:2", "alice").alias == "best"
 
 
 def test_a_promotion_outlives_its_alias(parts: Control) -> None:

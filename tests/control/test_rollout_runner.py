@@ -18,7 +18,8 @@ from salver.control.rollouts.judging import columns_of, judge_policy
 from salver.control.rollouts.looks import Seen
 from salver.core.clock import ManualClock
 from salver.core.errors import ControlUnavailable, InvalidSettings, NotReady
-from salver.core.rollouts import RolloutPolicy
+from salver.core.names import ModelReference
+from salver.core.rollouts import RolloutPolicy, check_policy
 from salver.core.signature import Column, Signature, TensorSpec
 from salver.registry.lease import STALE_S
 from salver.registry.records import EndpointSpec, RolloutRecord
@@ -245,5 +246,12 @@ def test_what_could_never_be_judged_does_not_begin(parts: Control) -> None:
     with pytest.raises(InvalidSettings, match="columns are more than"):
         start()
     assert not parts.store.active()
+    policy = check_policy(RolloutPolicy(analysis=analysis))
+    parts.catalog.set_alias("m", "best", 1)
+    parts.state.put_endpoint(EndpointSpec("e", "m", 1, "best", rollout=policy))
+    for force in (False, True):
+        with pytest.raises(InvalidSettings, match="columns are more than"):
+            parts.placing.move_alias("m", "best", 2, (), force=force)
+    assert parts.catalog.resolve(ModelReference("m", alias="best")).version == 1
     start(labels=[])
     assert parts.store.active()

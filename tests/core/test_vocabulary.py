@@ -124,6 +124,8 @@ def test_settings_come_from_file_and_environment() -> None:
         ({"http": {8080: 1}}, "unknown setting http.8080"),
         ({"http": {"request_timeout_s": float("nan")}}, "must be a number, not nan"),
         ({"http": {"request_timeout_s": 10**400}}, "must be a number"),
+        ({"http": {"request_timeout_s": float("inf")}}, "must be a number, not inf"),
+        ({"engine": {"silent_s": "inf"}}, "must be a number, not 'inf'"),
         ({"observe": {"log_level": "verbose"}}, "log_level is one of debug, info, warning, error"),
         ({"engine": {"runner": "inlien"}}, "runner is one of inline, thread, auto"),
         ({"engine": {"steps": "row"}}, "steps is one of batch, rows"),
@@ -133,6 +135,11 @@ def test_bad_settings_are_refused(document: dict[str, object], message: str) -> 
     """Unknown names and wrong types are errors that name the fix."""
     with pytest.raises(InvalidSettings, match=message):
         load_settings(document)
+
+
+def test_whole_numbers_have_any_size() -> None:
+    """One that no float holds is a number all the same."""
+    assert load_settings({"engine": {"max_in_flight": 10**400}}).engine.max_in_flight == 10**400
 
 
 def test_a_broken_settings_file_is_refused(tmp_path: Path) -> None:

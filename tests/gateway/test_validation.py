@@ -105,6 +105,25 @@ def test_categories_are_as_the_datatype_holds_them(
     assert isinstance(ask(datatype, np.array([0.3], kind), "reject")[0].error, ValueRejected)
 
 
+def test_a_plan_that_says_the_same_makes_no_rule_anew() -> None:
+    """Plans come often, and reading thousands of categories each time would stop everybody."""
+    check = SignatureCheck(Answers(), Meter())
+
+    def rule(policy: str, column: Column) -> object:
+        spec = TensorSpec("x", "FP32", (-1, 1), (column,))
+        signature = Signature((spec,), (TensorSpec("y", "FP32", (-1,)),))
+        variant = VariantPlan(
+            "m:1", "primary", "m", "1", "0" * 64, "test", 10_000, 1, signature, ("shared-0",)
+        )
+        check.apply(Plan(1, 0, (EndpointPlan("m", (variant,), validation=policy),)))
+        return check._rules["m", "m:1"]
+
+    first = rule("warn", Column("a", categories=("0.1",)))
+    assert rule("warn", Column("a", categories=("0.1",))) is first
+    assert rule("reject", Column("a", categories=("0.1",))) is not first
+    assert rule("reject", Column("a", categories=("0.2",))) is not first
+
+
 def test_refusals_do_not_repeat_values() -> None:
     """The message names the column, never what was in it."""
     answers, _ = ask("BYTES", np.array([b"secret"], object), "reject")

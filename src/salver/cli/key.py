@@ -42,7 +42,9 @@ def new(
 ) -> None:
     """Print a fresh key (standard error) and its entry for the --api-keys file.
 
-    Example: echo keys: > keys.yaml; salver key new --principal alice --endpoints churn >> keys.yaml
+    The file's first line is 'keys:', written once; each entry goes below it.
+
+    Example: salver key new --principal alice --endpoints churn >> keys.yaml
     """
     check_name(principal, "principal")
     key = secrets.token_urlsafe(_KEY_BYTES)

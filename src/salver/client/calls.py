@@ -45,18 +45,20 @@ Result = TypeVar("Result")
 Steps = Generator[Call, Reply, Result]
 
 
+def json_bytes(value: object) -> bytes:
+    """Return JSON; raises ``InvalidRequest`` for what it has no form for, as files may hold it."""
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise InvalidRequest(f"a value cannot be said in JSON: {error}") from error
+
+
 def admin_call(
     method: str, path: str, payload: object = None, timeout_s: float | None = None
 ) -> Call:
-    """Build a call of the control API with a JSON body.
-
-    Raises ``InvalidRequest`` for what JSON has no form for, as a file of YAML may hold it.
-    """
+    """Build a call of the control API with a JSON body; raises as ``json_bytes`` does."""
     headers = {} if payload is None else {"content-type": "application/json"}
-    try:
-        body = None if payload is None else orjson.dumps(payload)
-    except orjson.JSONEncodeError as error:
-        raise InvalidRequest(f"a value cannot be said in JSON: {error}") from error
+    body = None if payload is None else json_bytes(payload)
     return Call(method, CONTROL, API + path, headers, body, timeout_s)
 
 

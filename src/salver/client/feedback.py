@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import orjson
 
-from salver.client.calls import CONTROL, DATA, Call, Steps, admin_call, json_of
+from salver.client.calls import CONTROL, DATA, Call, Steps, admin_call, json_bytes, json_of
 from salver.client.connection import Addresses
 from salver.core.errors import InvalidRequest, NotFound, SalverError, from_code
 from salver.core.feedback import MAX_RELAYED, Reported, read_line, read_report
@@ -101,7 +100,7 @@ def _send(plane: str, endpoint: str, reports: list[Reported]) -> Steps[Json]:
         call = admin_call("POST", f"/endpoints/{name}/feedback", body)
     else:
         headers = {"content-type": "application/json"}
-        call = Call("POST", DATA, f"/v2/models/{name}/feedback", headers, orjson.dumps(body))
+        call = Call("POST", DATA, f"/v2/models/{name}/feedback", headers, json_bytes(body))
     answer: Json = json_of((yield call))
     return answer
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import msgspec
 import orjson
 
-from salver.client.calls import DATA, Call, Reply, Steps, check, json_of
+from salver.client.calls import DATA, Call, Reply, Steps, check, json_bytes, json_of
 from salver.client.inputs import Inputs, needs_signature, to_tensors
 from salver.core.errors import Internal
 from salver.core.names import check_name
@@ -91,7 +91,7 @@ def encode(tensors: list[Tensor], options: PredictOptions) -> tuple[bytes, int]:
         document["outputs"] = [
             {"name": name, "parameters": {"binary_data": True}} for name in options.outputs
         ]
-    head = orjson.dumps(document)
+    head = json_bytes(document)
     return b"".join((head, *(tensor.buffer for tensor in tensors))), len(head)
 
 

@@ -57,7 +57,7 @@ def _each(kind: Callable[[Any], Part], given: object, wanted: str) -> list[Part]
     try:
         if not isinstance(given, str):
             return [kind(item) for item in given]  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise InvalidRequest(f"{wanted}; not {given!r}"[:200])
 

@@ -69,8 +69,9 @@ class Admission:
     ) -> tuple[EndpointSpec, VersionRecord]:
         """Return what is wanted with its version; called from the database's thread.
 
-        ``others`` are all endpoints. One of them that follows the same alias and has a version
-        keeps it, if it shall have a rollout policy: a rollout brings the next.
+        ``others`` are all endpoints. One of them that follows the same alias, or none with a
+        policy, and has a version keeps it, if it shall have a rollout policy: a rollout brings the
+        next.
 
         Raises ``ModelNotFound``, ``VersionNotFound``, ``AliasNotFound``, ``InvalidRequest``,
         ``WebhookNotAllowed``, ``HostingRefused`` and ``Conflict`` where another endpoint has its
@@ -141,7 +142,11 @@ class Admission:
         if known is None or known.version is None:
             return record
         follows = reference.alias is not None and spec.rollout is not None
-        if not follows or (known.model, known.alias) != (record.model, reference.alias):
+        # A promotion beside its alias leaves an endpoint without one: it follows on from there.
+        goes_on = known.alias is None and known.rollout is not None
+        if not follows or known.model != record.model:
+            return record
+        if known.alias != reference.alias and not goes_on:
             return record
         return self._catalog.resolve(ModelReference(known.model, known.version))
 

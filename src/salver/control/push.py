@@ -213,7 +213,7 @@ def _stale(push: Push, manifest: Manifest, record: VersionRecord) -> Iterator[st
         yield (
             f"these bytes are {record.id} already; a version is immutable, so batches of up to "
             f"{rows} rows stay as they were found then, whatever is said of batching here; "
-            "'salver deploy --max-batch-size 1' switches them off for an endpoint"
+            "'salver deploy --max-batch-size' sets fewer for an endpoint"
         )
     if push.golden and record.manifest.golden != manifest.golden:
         yield (

@@ -39,7 +39,7 @@ class Principal:
     ``endpoints`` is None for "may call any"; ``max_in_flight`` is its own quota, None for none.
     ``is_admin`` tells that it may also say which of these endpoints are served. ``rate`` is how
     often it may ask, ``endpoint_rates`` how often single endpoints; None is for "as often as
-    others".
+    others". ``is_rerated`` tells that these may be others than when it asked last.
     """
 
     __slots__ = (
@@ -47,6 +47,7 @@ class Principal:
         "endpoints",
         "in_flight",
         "is_admin",
+        "is_rerated",
         "max_in_flight",
         "name",
         "rate",
@@ -72,6 +73,7 @@ class Principal:
         self.rate = rate
         self.endpoint_rates = endpoint_rates
         self.in_flight = 0
+        self.is_rerated = True
 
 
 ANONYMOUS = Principal("anonymous")

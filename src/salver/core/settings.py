@@ -467,8 +467,9 @@ def _convert(name: str, value: object, kind: type[object]) -> object:
         except (ValueError, OverflowError):
             pass
         else:
-            # A limit or a time that is no number compares with nothing.
-            if not math.isnan(number):
+            # What is no number compares with nothing, and what has no end is no number of
+            # nanoseconds; whole numbers may be too large to be looked at as floats.
+            if isinstance(number, int) or math.isfinite(number):
                 return number
     raise InvalidSettings(f"setting {name} must be {wanted}, not {value!r}")
 

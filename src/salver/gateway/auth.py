@@ -199,6 +199,7 @@ def _same(known: Principal | None, fresh: Principal) -> Principal:
     known.endpoints, known.max_in_flight = fresh.endpoints, fresh.max_in_flight
     known.is_admin = fresh.is_admin
     known.rate, known.endpoint_rates = fresh.rate, fresh.endpoint_rates
+    known.is_rerated = True
     return known
 
 

@@ -32,9 +32,9 @@ class _Rule:
         self.declared = {
             spec.name: tuple([_held(column, spec.datatype) for column in spec.columns])
             for spec in signature.inputs
-            if any(_declares(column) for column in spec.columns)
+            if policy != OFF and any(_declares(column) for column in spec.columns)
         }
-        self.checks_values = policy != OFF and bool(self.declared)
+        self.checks_values = bool(self.declared)
 
 
 class _Warned:
@@ -69,11 +69,15 @@ class SignatureCheck:
 
     def apply(self, plan: Plan) -> None:
         """Check by this plan from now on."""
-        self._rules = {
-            (endpoint.name, variant.id): _Rule(variant.signature, endpoint.validation)
-            for endpoint in plan.endpoints
-            for variant in endpoint.variants
-        }
+        before, self._rules = self._rules, {}
+        for endpoint in plan.endpoints:
+            for variant in endpoint.variants:
+                key, signature = (endpoint.name, variant.id), variant.signature
+                policy, rule = endpoint.validation, before.get(key)
+                # Plans come often, and to make a rule reads every declared category.
+                if rule is None or (rule.signature, rule.policy) != (signature, policy):
+                    rule = _Rule(signature, policy)
+                self._rules[key] = rule
 
     def __call__(
         self, request: InferenceRequest, context: RequestContext, responder: Responder

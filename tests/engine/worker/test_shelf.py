@@ -348,6 +348,20 @@ def test_whose_turn_comes_late_has_lacked_no_room() -> None:
         run(running, work)
 
 
+def test_a_lack_of_room_does_not_go_on_while_others_are_loaded() -> None:
+    """Whoever lacked room for a moment, and then waited for its turn, has not lacked it so long."""
+    hosted = [ballast(name, 64, load_s=0.5, run_s=0.1, hint=True) for name in "abc"]
+
+    async def work(_desk: Desk, callers: Callers) -> None:
+        asked = [callers.ask(1.0, variant=one.variant) for one in hosted]
+        await finish(asked)
+        assert [caller.outcome for caller in asked] == ["ok"] * 3
+
+    budget_bytes = base_bytes(ballast("a", 1)) + 96 * MIB
+    with budgeted(*hosted, budget_bytes=budget_bytes, room_wait_s=0.3) as running:
+        run(running, work)
+
+
 def test_callers_that_leave_load_nothing() -> None:
     """A model that was wanted only by callers who have left meanwhile is not loaded."""
     hosted = [ballast("a", 64, run_s=1.0, hint=True), ballast("b", 64, hint=True)]

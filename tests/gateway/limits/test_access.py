@@ -125,6 +125,18 @@ def test_a_rate_that_is_raised_holds_at_once() -> None:
     assert admitted(access, quick, "two") == 1
 
 
+def test_a_quick_key_does_not_pay_for_a_slow_one() -> None:
+    """Two keys of one name may have unlike rates; what one owes is not forgiven by the other."""
+    access = Access(LimitSettings(), ManualClock())
+    slow = Principal("alice", rate=Rate(0.1, 100))
+    quick = Principal("alice", rate=Rate(100.0, 100))
+    passed = 0
+    for _ in range(20):
+        passed += admitted(access, slow, "two", 200) + admitted(access, quick, "two", 1)
+    assert passed <= 200
+    assert not slow.is_rerated
+
+
 def test_gateways_share_a_rate() -> None:
     """Four gateways together grant what one would."""
     clock = ManualClock()

@@ -1,6 +1,6 @@
 """Which alias an endpoint goes on to follow when a rollout has ended."""
 
-from salver.core.errors import SalverError
+from salver.core.errors import NotFound
 from salver.core.names import ModelReference
 from salver.registry.catalog import Catalog
 from salver.registry.records import EndpointSpec
@@ -15,16 +15,17 @@ def actor_of(alias: str) -> str:
 def followed(spec: EndpointSpec, rollout: Rollout, catalog: Catalog) -> str | None:
     """Return the alias that an endpoint follows after a promotion. For the database's thread.
 
-    That is one whose move began the rollout, or which means the promoted version by now. Any other
-    would begin a rollout back to what it means at once, which nobody asked for.
+    That is one whose move began the rollout, or which means another version than was left, as
+    somebody has moved it. Else it would begin a rollout back at once, which nobody asked for.
+    Raises what the database cannot be read for.
     """
-    model, _, version = rollout.target.rpartition(":")
+    model = rollout.target.rpartition(":")[0]
     if spec.alias is None or spec.rollout is None or spec.model != model:
         return None
     if rollout.created_by == actor_of(spec.alias):
         return spec.alias
     try:
         meant = catalog.resolve(ModelReference(model, alias=spec.alias))
-    except SalverError:
+    except NotFound:
         return None
-    return spec.alias if meant.version == int(version) else None
+    return None if meant.id == rollout.source else spec.alias

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from salver.control.rollouts.earlier import fixed
 from salver.control.rollouts.gates import Gates
+from salver.control.rollouts.judging import judge_policy, with_labels
 from salver.control.rollouts.memory import Kept
 from salver.core.errors import ApprovalMissing, RolloutActive, SalverError, SideActive
 from salver.core.names import ModelReference
@@ -168,12 +169,15 @@ class Placing:
     ) -> list[str]:
         """Raise if the rollout that follows would be refused; with ``force`` return why.
 
-        What waits for something else to end is asked when that has ended.
+        What waits for something else to end is asked when that has ended. Nothing forces a rollout
+        of which gateways could not count enough.
         """
         try:
             self._gates.check_free(spec.name)
         except (RolloutActive, SideActive):
             return []
+        if old is not None and spec.rollout is not None:
+            judge_policy(with_labels(spec.rollout, old))
         try:
             self._gates.check_version(spec, old, new, CANARY)
         except SalverError as error:

@@ -87,6 +87,7 @@ class Shelf:
         self._hosts: dict[str, Host] = {}
         self._wanted: dict[str, int] = {}
         self._loading: Host | None = None
+        self._begun_ns = 0
         self._leaving: list[BatchRuntime] = []
         self._library_bytes = self._context_bytes = 0
         self._worn_since_ns: int | None = None
@@ -207,7 +208,7 @@ class Shelf:
             # It hangs in its library, which nobody can end; the others need not wait for it.
             self._threads.shutdown(wait=False)
             self._threads = _one_thread()
-            self._loading = busy = None
+            self._end_turn()
         now_ns = self._clock.monotonic_ns()
         for variant, since_ns in list(self._wanted.items()):
             host = self._hosts[variant]
@@ -224,6 +225,13 @@ class Shelf:
         if self._wanted and not self._polling:
             self._polling = True
             self._loop.call_later(_POLL_S, self._poll)
+
+    def _end_turn(self) -> None:
+        """Let the next one be loaded; nobody lacked room while this one was."""
+        took_ns, self._loading = self._clock.monotonic_ns() - self._begun_ns, None
+        for variant, since_ns in self._wanted.items():
+            if since_ns:
+                self._wanted[variant] = since_ns + took_ns
 
     def _lacks_room(self, host: Host, since_ns: int, now_ns: int) -> None:
         """Let a version wait for room, for as long as it may."""
@@ -247,7 +255,7 @@ class Shelf:
             return True
         leaving = [*self._leaving, *self._evict(decision.victims)]
         self._leaving = []
-        self._loading = host
+        self._loading, self._begun_ns = host, self._clock.monotonic_ns()
         host.loading.begin(self._threads, partial(self._make_room, leaving, host.loading.load))
         return True
 
@@ -264,7 +272,7 @@ class Shelf:
     ) -> SalverError | None:
         """Take note of how a load ended; returns why a loaded version may not stay."""
         if self._loading is host:
-            self._loading = None
+            self._end_turn()
         budgets, variant = self.budgets, host.loading.load.variant
         budgets.memory.base_bytes += self._library_bytes
         budgets.gpu.base_bytes += self._context_bytes

@@ -78,17 +78,28 @@ class Access:
             return count
         now_ns, used = self._clock.monotonic_ns(), self._used
         rates = [(caller, self._rule(rate)) for caller, rate in self._rates(principal, endpoint)]
+        if principal.is_rerated:
+            self._forgive(principal, now_ns)
         for caller, rule in rates:
-            free_ns = used.get(caller)
-            owed_ns = rule.owed_ns(free_ns, now_ns)
-            if owed_ns != free_ns:
-                # Its rate was another one before.
-                used.put(caller, owed_ns)
-            count = min(count, rule.room(owed_ns, now_ns))
+            count = min(count, rule.room(used.get(caller), now_ns))
         if count:
             for caller, rule in rates:
                 used.put(caller, rule.taken(used.get(caller), now_ns, count))
         return count
+
+    def _forgive(self, principal: Principal, now_ns: int) -> None:
+        """Have a caller owe no more than a whole burst of each of its rates.
+
+        Once for each reading of the key file: another key of its name may lend more, and what that
+        one owes must not be forgiven whenever this one asks.
+        """
+        principal.is_rerated = False
+        for endpoint in ("", *(principal.endpoint_rates or ())):
+            for caller, rate in self._rates(principal, endpoint):
+                free_ns = self._used.get(caller)
+                owed_ns = self._rule(rate).owed_ns(free_ns, now_ns)
+                if owed_ns != free_ns:
+                    self._used.put(caller, owed_ns)
 
     def _rates(self, principal: Principal, endpoint: str) -> Iterator[tuple[Caller, Rate]]:
         """Yield what applies: the caller's rate for everything, and the one for this endpoint.

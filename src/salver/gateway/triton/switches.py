@@ -19,6 +19,7 @@ def trace_settings() -> dict[str, Any]:
 
 def log_settings(level: str) -> dict[str, Any]:
     """Return the document of ``GET /v2/logging`` for one of Salver's log levels."""
+    level = level.lower()
     rank = _LEVELS.index(level) if level in _LEVELS else 0
     return {
         "log_file": "",
