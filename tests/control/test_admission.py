@@ -1,5 +1,6 @@
 """What stands against several changes is known before the first of them is made."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from salver.core.hosting import DEDICATED, Hosting, Limits
 from salver.core.names import ModelReference
 from salver.core.rollouts import RolloutPolicy
 from salver.core.settings import EngineSettings, Settings
-from salver.registry.records import EndpointSpec
+from salver.registry.records import EndpointSpec, VersionRecord
 from tests.control.parts import Control, control, push
 
 SIZE_BYTES = 100
@@ -57,6 +58,29 @@ def test_two_new_endpoints_may_not_host_one_version_in_two_ways(parts: Control) 
     both = (step("c", "m:2", one), step("d", "m:2", other))
     assert told(parts, *both) == [("d", "hosting", "conflict")]
     assert told(parts, step("c", "m:2", one), step("d", "m:2", one)) == []
+
+
+def test_hostings_of_other_models_are_not_looked_up(
+    parts: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of endpoints with limits of their own are checked in the time of as many."""
+    names = [f"o{number}" for number in range(12)]
+    for name in names:
+        push(parts, name, 1)
+    asked: list[str] = []
+    resolve = parts.catalog.resolve
+
+    def noted(reference: ModelReference) -> VersionRecord:
+        asked.append(reference.name)
+        return resolve(reference)
+
+    monkeypatch.setattr(parts.catalog, "resolve", noted)
+    steps = [
+        step(name, f"{name}:1", Hosting(DEDICATED, limits=Limits(memory_bytes=number + (1 << 30))))
+        for number, name in enumerate(names)
+    ]
+    assert told(parts, *steps) == []
+    assert Counter(asked)[names[0]] <= 3
 
 
 def test_what_an_earlier_change_keeps_in_memory_counts(parts: Control) -> None:

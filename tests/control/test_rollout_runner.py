@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -21,6 +21,7 @@ from salver.core.errors import ControlUnavailable, InvalidSettings, NotReady
 from salver.core.names import ModelReference
 from salver.core.rollouts import RolloutPolicy, check_policy
 from salver.core.signature import Column, Signature, TensorSpec
+from salver.observe.merge import Totals
 from salver.registry.lease import STALE_S
 from salver.registry.records import EndpointSpec, RolloutRecord
 from salver.rollout.columns import encode_columns
@@ -102,6 +103,26 @@ def test_a_look_at_what_is_left_out_by_now_decides_nothing(parts: Control) -> No
         later = msgspec.structs.replace(rollout, gaps=gaps)
         seen_tick = asyncio.run(parts.runner._ticked(later, seen, 1.0))
         assert (seen_tick.finding, seen_tick.requests) == (None, 900)
+
+
+@pytest.mark.parametrize(("strategy", "adds_up"), [("canary", False), ("blue-green", True)])
+def test_only_copies_are_judged_by_what_all_gateways_add_up(
+    parts: Control, monkeypatch: pytest.MonkeyPatch, strategy: Literal["canary"], adds_up: bool
+) -> None:
+    """Adding up takes long where there are many endpoints, and would be done at each look."""
+    asked: list[bool] = []
+    merger = parts.runner._hub.merger
+    totals = merger.totals
+
+    def noted() -> Totals:
+        asked.append(True)
+        return totals()
+
+    monkeypatch.setattr(merger, "totals", noted)
+    parts.begin(msgspec.structs.replace(ROLLOUT, policy=RolloutPolicy(strategy=strategy)))
+    canary(parts, 7, "s1")
+    asyncio.run(parts.runner._tick())
+    assert bool(asked) == adds_up
 
 
 def test_a_control_that_is_in_charge_again_begins_with_what_is_stored(

@@ -1,8 +1,12 @@
 """Versions are numbered and immutable, the same bytes are one version, aliases point to them."""
 
+import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import event
 
 from salver.core.clock import ManualClock
 from salver.core.errors import (
@@ -10,6 +14,7 @@ from salver.core.errors import (
     InvalidName,
     InvalidRequest,
     ModelNotFound,
+    NotFound,
     VersionNotFound,
 )
 from salver.core.names import parse_reference
@@ -47,6 +52,74 @@ def test_models_count_apart(catalog: Catalog) -> None:
     for name in ("a", "b"):
         assert catalog.create_version(name, manifest(b"x"), "me", {})[0].version == 1
     assert [model.name for model in catalog.models()] == ["a", "b"]
+
+
+@contextmanager
+def counted(database: Database) -> Iterator[list[str]]:
+    """Give the statements that the database is asked."""
+    statements: list[str] = []
+
+    def note(_c: object, _u: object, statement: str, *_more: object) -> None:
+        statements.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    yield statements
+    event.remove(database.engine, "before_cursor_execute", note)
+
+
+def filled(catalog: Catalog) -> list[str]:
+    """Store models of several versions, with aliases and labels, and return their names."""
+    names = ["a", "b", "c"]
+    for name in names:
+        for content in (b"x", b"y", b"z"):
+            catalog.create_version(name, manifest(content), "me", {"of": name})
+    catalog.set_alias("b", "best", 2)
+    catalog.set_alias("b", "again", 1)
+    return names
+
+
+def test_several_models_take_few_questions(catalog: Catalog, database: Database) -> None:
+    """However many versions they have; each is as it is when asked for alone."""
+    names = filled(catalog)
+    alone = [catalog.model(name) for name in names]
+    with counted(database) as statements:
+        assert catalog.several([*names, "none"]) == alone
+    assert len([one for one in statements if one.startswith("SELECT")]) == 3
+    assert catalog.several(["c", "a"]) == [alone[2], alone[0]]
+    assert catalog.models() == alone
+    assert catalog.count() == 3
+
+
+@pytest.mark.parametrize("text", ["a", "a:1", "b@best", "b:7", "b@none", "none", "none@best"])
+def test_many_references_mean_what_each_means_alone(catalog: Catalog, text: str) -> None:
+    """The same versions, and the same errors."""
+    filled(catalog)
+    resolve, reference = catalog.resolver(), parse_reference(text)
+    try:
+        expected = catalog.resolve(reference)
+    except NotFound as error:
+        with pytest.raises(type(error), match=re.escape(error.message)):
+            resolve(reference)
+    else:
+        assert [resolve(reference), resolve(reference)] == [expected] * 2
+
+
+def test_what_was_resolved_before_is_not_read_again(catalog: Catalog, database: Database) -> None:
+    """A round asks two questions, and sees aliases that moved and versions that came."""
+    filled(catalog)
+    references = [parse_reference(text) for text in ("a", "b@best", "c:1")]
+
+    def meant() -> list[int]:
+        resolve = catalog.resolver()
+        return [resolve(reference).version for reference in references]
+
+    assert meant() == [3, 2, 1]
+    with counted(database) as statements:
+        assert meant() == [3, 2, 1]
+    assert len([one for one in statements if one.startswith("SELECT")]) == 2
+    catalog.set_alias("b", "best", 3)
+    catalog.create_version("a", manifest(b"new"), "me", {})
+    assert meant() == [4, 3, 1]
 
 
 def test_references(catalog: Catalog) -> None:

@@ -41,6 +41,25 @@ def raw_peer(address: str) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("coalesce", [True, False])
+def test_what_was_encoded_once_is_sent_between_others(address: str, coalesce: bool) -> None:
+    """It arrives as if it had been sent as a message."""
+
+    async def run() -> None:
+        async with pair(address, LinkOptions(coalesce=coalesce)) as (there, _, connection):
+            frame = encode(Cancel(2), 0)
+            connection.send(Cancel(1))
+            for _ in range(2):
+                connection.send_frame(frame)
+            connection.send(Cancel(3))
+            await there.until_messages(4)
+            assert [message for message, _ in there.messages] == [
+                Cancel(1), Cancel(2), Cancel(2), Cancel(3),
+            ]  # fmt: skip
+
+    uvloop.run(run())
+
+
+@pytest.mark.parametrize("coalesce", [True, False])
 def test_messages_arrive_in_order(address: str, coalesce: bool) -> None:
     """Small and large messages of both directions arrive whole and in order.
 

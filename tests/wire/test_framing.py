@@ -1,6 +1,7 @@
 """Frames survive any cutting of the stream; nonsense is refused before memory is taken."""
 
 import contextlib
+import gc
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 from salver.core.errors import WireError
 from salver.wire import framing
 from salver.wire.framing import LARGE_BYTES, PREFIX, FrameReceiver, encode
-from salver.wire.messages import BatchStarted, Cancel, Fail, Infer, Message, TensorHeader
+from salver.wire.messages import (
+    BatchStarted,
+    Cancel,
+    Fail,
+    HistogramSample,
+    Infer,
+    Message,
+    Sample,
+    TensorHeader,
+)
 
 LIMIT = 4 * 1024 * 1024
 
@@ -152,3 +162,9 @@ def test_what_no_peer_takes_is_not_encoded() -> None:
         encode(BatchStarted((2**70,)), 0)
     with pytest.raises(WireError, match="over the limit"):
         encode(Fail(1, "code", "x" * (framing.MAX_HEADER_BYTES + 1)), 0)
+
+
+def test_the_collector_walks_no_samples() -> None:
+    """Control holds tens of thousands of them, in which no cycle can be."""
+    assert not gc.is_tracked(Sample("a", ("b",), 1.0))
+    assert not gc.is_tracked(HistogramSample("a", ("b",), (1, 2), 1.0))

@@ -168,7 +168,9 @@ class Admission:
         if hosting == Hosting():
             return
         for other in others:
-            if other.name == spec.name or other.hosting in (hosting, Hosting()):
+            if other.model != record.model or other.name == spec.name:
+                continue
+            if other.hosting in (hosting, Hosting()):
                 continue
             with suppress(NotFound):
                 reference = ModelReference(other.model, other.version, other.alias)

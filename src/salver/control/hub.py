@@ -132,8 +132,9 @@ class Hub:
     def push(self, plan: Plan) -> None:
         """Send a plan to everybody."""
         self.plan = plan
+        frame = encode(PlanPush(plan), 0)
         for peer in self._peers.values():
-            peer.connection.send(PlanPush(plan))
+            peer.connection.send_frame(frame)
 
     def now_ns(self) -> int:
         """Return the time by which reports are dated."""

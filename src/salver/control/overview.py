@@ -1,5 +1,6 @@
 """What runs, as the API and Prometheus see it."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class Overview:
 
     async def status(self) -> dict[str, Any]:
         """Return addresses, processes and how much is deployed."""
-        models = await self._database(self._catalog.models)
+        models = await self._database(self._catalog.count)
         return {
             "version": salver.__version__,
             "home": str(self._home),
@@ -53,7 +54,7 @@ class Overview:
             "control_url": _read(self._home / "run" / "control.json").get("url"),
             "plan": self._reconciler.plan.number,
             "endpoints": len(self._reconciler.desired),
-            "models": len(models),
+            "models": models,
             "worker_limits": self._table().get("worker_limits", ""),
             "processes": self.processes(),
         }
@@ -124,14 +125,14 @@ class Overview:
         totals, age_s = await self._reconciler.counts()
         reconciler = self._reconciler
         scaled = reconciler.scaler.gauges(reconciler.desired, self._hub.observed())
-        return render(
-            totals.counter_samples(),
-            (
-                *self._hub.merger.gauges(self._hub.connected()),
-                *scaled,
-                Sample("salver_counts_age_seconds", (), age_s),
-            ),
-            totals.histogram_samples(),
+        gauges = (
+            *self._hub.merger.gauges(self._hub.connected()),
+            *scaled,
+            Sample("salver_counts_age_seconds", (), age_s),
+        )
+        # Writing tens of thousands of lines takes seconds, and links must be read meanwhile.
+        return await asyncio.to_thread(
+            lambda: render(totals.counter_samples(), gauges, totals.histogram_samples())
         )
 
 

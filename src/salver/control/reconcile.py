@@ -222,7 +222,7 @@ class Reconciler:
             sizes |= news
         shows = self.settings.http.repository_changes
         models = self._catalog.names(_MAX_MODELS) if shows else []
-        wishes = Wishes(self._catalog.resolve, sizes, self.settings)
+        wishes = Wishes(self._catalog.resolver(), sizes, self.settings)
         rollouts = {item.endpoint: rollout_of(item) for item in self._rollouts.active()}
         previous = self._rollouts.previous()
         specs = self._state.endpoints()

@@ -122,6 +122,16 @@ class Connection(asyncio.BufferedProtocol):
         As ``queue``, whose errors it raises, but nobody needs to call ``flush``.
         """
         self.queue(message, buffers)
+        self._flush_soon()
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send what ``encode`` made of a message without payload; many links may share it."""
+        self._out.append(frame)
+        if not self._coalesce:
+            self.flush()
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if self._coalesce and not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self.flush)

@@ -240,7 +240,8 @@ class Drain(msgspec.Struct, frozen=True, array_like=True, tag=10):
     reason: str = ""
 
 
-class Sample(msgspec.Struct, frozen=True, array_like=True):
+# A snapshot has thousands of samples, in which no cycle can be: the collector need not walk them.
+class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One counter or gauge of the metric catalogue; labels are in the catalogue's order."""
 
     name: str
@@ -248,7 +249,7 @@ class Sample(msgspec.Struct, frozen=True, array_like=True):
     value: float
 
 
-class HistogramSample(msgspec.Struct, frozen=True, array_like=True):
+class HistogramSample(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One histogram: a count per bucket (the last is +Inf, not cumulative) and the sum."""
 
     name: str

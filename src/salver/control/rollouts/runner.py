@@ -23,6 +23,7 @@ from salver.control.webhooks.deliverer import Deliverer
 from salver.control.webhooks.outbox import answer_of, told
 from salver.core.clock import Clock
 from salver.core.errors import Conflict, EndpointFrozen, SalverError
+from salver.core.rollouts import BLUE_GREEN
 from salver.observe.logs import get_logger
 from salver.observe.merge import Totals
 from salver.registry.catalog import Catalog
@@ -220,12 +221,14 @@ class Runner:
             return
         async with self.lock:
             problems = await self._prepare()
-        totals = self._hub.merger.totals() if self.current else Totals({}, {})
         looked = [
             rollout
             for rollout in self.current.values()
             if rollout.step > PREPARING and rollout.endpoint not in problems
         ]
+        # Adding up what all gateways sent takes long, and only copies are judged by that.
+        copies = any(rollout.policy.strategy == BLUE_GREEN for rollout in looked)
+        totals = self._hub.merger.totals() if copies else Totals({}, {})
         places = {rollout.endpoint: place(rollout) for rollout in self.current.values()}
         seen = {**await self._looks.at(looked, totals), **problems}
         async with self.lock:
