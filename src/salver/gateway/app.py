@@ -44,6 +44,7 @@ from salver.gateway.turn import Turn, gathers
 from salver.gateway.validation import SignatureCheck
 from salver.observe.exchanges import ExchangeMetrics
 from salver.observe.facts import Facts
+from salver.observe.fading import KEPT_S, Fading
 from salver.observe.faults import FaultLog
 from salver.observe.logs import get_logger
 from salver.observe.memory import resident_bytes
@@ -61,6 +62,7 @@ log = get_logger(__name__)
 
 _IN_FLIGHT = "salver_requests_in_flight"
 _FILES_CHECK_S = 1.0
+_LATER_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,9 @@ class Gateway:
     def __init__(
         self, identity: GatewayIdentity, settings: Settings, clock: Clock, rng: random.Random
     ) -> None:
-        self._identity, self._settings = identity, settings
-        self._meter = meter = Meter()
+        self._identity, self._settings, self._clock = identity, settings, clock
+        # Later than control leaves them out, so that no total is seen to fall.
+        self._meter, self._fading = (meter := Meter()), Fading(KEPT_S + _LATER_S)
         self._keys = Keys(identity.api_keys)
         hello = Hello(
             PROTOCOL_VERSION, "gateway", identity.id, identity.incarnation, identity.token
@@ -230,6 +233,9 @@ class Gateway:
         self._evidence.apply(plan)
         self._router.apply(plan)
         self._unloaded = plan.unloaded
+        planned = {variant.id for each in plan.endpoints for variant in each.variants}
+        if faded := self._fading.after(planned, self._clock.monotonic_ns()):
+            self._meter.forget_variants(faded)
 
     def snapshot(self) -> Snapshot:
         """Return what this gateway knows of itself."""

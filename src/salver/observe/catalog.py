@@ -361,3 +361,11 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
+
+_PLACES = {m.name: m.labels.index("variant") for m in METRICS.values() if "variant" in m.labels}
+
+
+def variant_of(key: tuple[str, tuple[str, ...]]) -> str:
+    """Return the version that a series is about, empty for none."""
+    place = _PLACES.get(key[0])
+    return "" if place is None else "".join(key[1][place : place + 1])

@@ -6,8 +6,11 @@ late ones do no harm. When a process is gone its last counts are folded into the
 """
 
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import NamedTuple
 
+from salver.observe.catalog import variant_of
+from salver.observe.fading import Fading
 from salver.wire.messages import HistogramSample, Sample, Snapshot
 
 Key = tuple[str, tuple[str, ...]]
@@ -41,6 +44,12 @@ class Totals(NamedTuple):
             merged = tuple(a + b for a, b in zip(counts, sample.counts, strict=True))
             self.histograms[key] = (merged, total + sample.total)
 
+    def leave_out(self, variants: Collection[str]) -> None:
+        """Remove the series of versions."""
+        for series in (self.counters, self.histograms):
+            for key in [key for key in series if variant_of(key) in variants]:
+                del series[key]
+
     def counter_samples(self) -> tuple[Sample, ...]:
         """Return the counters as samples."""
         return tuple(Sample(name, labels, v) for (name, labels), v in self.counters.items())
@@ -63,6 +72,8 @@ class Merger:
         self.retired = retired or Totals({}, {})
         self.live: dict[str, Snapshot] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
+        self._fading: Fading | None = None
+        self._faded = frozenset[str]()
 
     def update(self, incarnation: str, snapshot: Snapshot) -> bool:
         """Take a snapshot; False when it is old, repeated, or of a process already retired."""
@@ -88,6 +99,18 @@ class Merger:
         key = (name, labels)
         self.retired.counters[key] = self.retired.counters.get(key, 0.0) + 1.0
 
+    def planned(self, variants: Collection[str], now_ns: int) -> None:
+        """Take note of the versions of the plan; those that left it long ago are shown no more.
+
+        All of a series goes at once, that of live processes too: a part would look like a fall.
+        """
+        if self._fading is None:
+            known = {variant_of(key) for kind in self.totals() for key in kind}
+            self._fading = Fading(known=known - {""})
+        self._faded = self._fading.after(variants, now_ns)
+        if self._faded:
+            self.retired.leave_out(self._faded)
+
     def totals_retired(self) -> Totals:
         """Return a copy of the retired totals."""
         return Totals(dict(self.retired.counters), dict(self.retired.histograms))
@@ -97,6 +120,8 @@ class Merger:
         totals = self.totals_retired()
         for snapshot in self.live.values():
             totals.add(snapshot)
+        if self._faded:
+            totals.leave_out(self._faded)
         return totals
 
     def gauges(self, connected: set[str] | None = None) -> tuple[Sample, ...]:

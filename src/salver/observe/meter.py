@@ -4,8 +4,9 @@ Nothing here is thread-safe: a process counts on its event loop's thread.
 """
 
 from bisect import bisect_left
+from collections.abc import Collection
 
-from salver.observe.catalog import METRICS, Kind
+from salver.observe.catalog import METRICS, Kind, variant_of
 from salver.wire.messages import HistogramSample, Sample
 
 Labels = tuple[str, ...]
@@ -57,6 +58,12 @@ class Meter:
     def forget(self, name: str, labels: Labels) -> None:
         """Remove a gauge whose subject is gone."""
         self._gauges.pop((name, labels), None)
+
+    def forget_variants(self, variants: Collection[str]) -> None:
+        """Remove all series of versions that are gone, also those that callers kept."""
+        for series in (self._counters, self._gauges, self._histograms):
+            for key in [key for key in series if variant_of(key) in variants]:
+                del series[key]
 
     def histogram(self, name: str, labels: Labels = ()) -> Histogram:
         """Return the series to observe into; callers may keep it."""

@@ -1,0 +1,25 @@
+"""Which versions' series are of no use any more: those that no plan has had for long."""
+
+from collections.abc import Collection, Iterable
+
+KEPT_S = 7 * 86_400.0
+"""For how long series are shown of a version that no plan has any more."""
+
+
+class Fading:
+    """Follows which versions are planned; those that were not for ``kept_s`` have faded."""
+
+    def __init__(self, kept_s: float = KEPT_S, known: Iterable[str] = ()) -> None:
+        self._kept_ns = round(kept_s * 1e9)
+        self._planned = frozenset(known)
+        self._left_ns: dict[str, int] = {}
+
+    def after(self, planned: Collection[str], now_ns: int) -> frozenset[str]:
+        """Take note of what is planned now, and return all that has faded."""
+        for variant in self._planned.difference(planned):
+            self._left_ns.setdefault(variant, now_ns)
+        self._planned = frozenset(planned)
+        for variant in self._planned & self._left_ns.keys():
+            del self._left_ns[variant]
+        left = self._left_ns.items()
+        return frozenset([name for name, since_ns in left if now_ns - since_ns > self._kept_ns])
