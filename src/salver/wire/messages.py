@@ -240,9 +240,8 @@ class Drain(msgspec.Struct, frozen=True, array_like=True, tag=10):
     reason: str = ""
 
 
-# A snapshot has thousands of samples, in which no cycle can be: the collector need not walk them.
 class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One counter or gauge of the metric catalogue; labels are in the catalogue's order."""
+    """One counter or gauge; labels are in the catalogue's order. Thousands need no collector."""
 
     name: str
     labels: tuple[str, ...]
