@@ -46,7 +46,7 @@ _METRICS_HEAD = """# Metrics
 
 The control port serves all of them merged at `/metrics`; each gateway serves its own on loopback.
 Counters and histograms survive restarts of every process: they never go down and never count twice.
-Those of a version that no endpoint has had for seven days are left out, or they would be ever more.
+Those of a version that no endpoint has had for seven days, in which control went on, are left out.
 
 | name | kind | labels | meaning |
 |---|---|---|---|

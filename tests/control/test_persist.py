@@ -13,11 +13,13 @@ from salver.control.golden import GoldenGate
 from salver.control.hub import Hub
 from salver.core.clock import ManualClock
 from salver.core.errors import ControlUnavailable, Standby
+from salver.observe.fading import KEPT_S
 from salver.observe.merge import Merger, Totals
 from salver.registry.blobs import BlobStore
 from salver.registry.lease import STALE_S
 from salver.wire.messages import HistogramSample, Sample, Snapshot
 from tests.control.parts import Control, control
+from tests.observe.test_fading import shown
 
 _GONE = "DELETE FROM retired_counts"
 
@@ -132,6 +134,38 @@ def test_retired_totals_are_written_by_whoever_takes_over(tmp_path: Path) -> Non
             assert made.parts.lease.fence == 3
             assert await made.persist(3) == 1
             assert await made.stored() == (made.merger.totals_retired(), {})
+            other.thread.stop()
+            other.database.close()
+
+    asyncio.run(run())
+
+
+def test_a_standby_throws_no_counts_away(tmp_path: Path) -> None:
+    """Its plan is not the one that is in force; in charge it knows of nothing when that left."""
+
+    async def run() -> None:
+        async with books(tmp_path) as made:
+            made.report("a", 2.0)
+            made.merger.retire("a")
+            before = made.merger.totals_retired()
+            assert await made.persist() == 1
+            other = control(tmp_path, "two", made.clock)
+            made.clock.advance(STALE_S)
+            await made.parts.thread(other.lease.renew)
+            made.clock.advance(STALE_S)
+            assert await made.parts.thread(other.lease.renew)
+            assert not await made.parts.thread(made.parts.lease.renew)
+            for _ in range(3):
+                made.clock.advance(KEPT_S)
+                assert await made.persist() == 0
+            assert await made.parts.thread(made.parts.lease.renew)
+            assert await made.persist() == 1
+            assert made.merger.totals_retired() == before
+            assert "m:1" in shown(before)
+            made.clock.advance(KEPT_S + 1.0)
+            assert await made.parts.thread(made.parts.lease.renew)
+            await made.persist()
+            assert "m:1" not in shown(made.merger.totals_retired())
             other.thread.stop()
             other.database.close()
 

@@ -1,12 +1,16 @@
 """Endpoints follow their aliases, each by itself, and at the latest when nothing is in the way."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
+import msgspec
 import pytest
 
 from salver.artifact.manifest import FileEntry, Manifest
+from salver.control.database import DatabaseThread
+from salver.control.rollouts.commands import Start
 from salver.control.rollouts.journal import rollout_of
 from salver.core.clock import ManualClock
 from salver.core.errors import ControlUnavailable, SideActive, SignatureChanged
@@ -14,7 +18,7 @@ from salver.core.names import ModelReference
 from salver.core.rollouts import RolloutPolicy, check_policy
 from salver.core.signature import Signature, TensorSpec
 from salver.registry.records import EndpointSpec
-from salver.rollout.machine import PROMOTED, Rollout
+from salver.rollout.machine import PROMOTED, Command, Rollout, command
 from tests.control.parts import Control, control, push, variant
 
 POLICY = check_policy(RolloutPolicy())
@@ -90,7 +94,7 @@ def test_what_follows_anew_begins_with_what_its_alias_means(
 def promoted(parts: Control, target: str, by: str) -> EndpointSpec:
     """Return ``e`` after the promotion of a rollout that somebody began."""
     rollout = Rollout("e", 1, "b:1", target, POLICY, "s", 0, by, state=PROMOTED, weight=10_000)
-    ending = asyncio.run(parts.runner._ending(rollout))
+    ending = parts.runner._ending(rollout)
     assert ending is not None
     assert ending.spec is not None
     return ending.spec
@@ -143,6 +147,32 @@ def test_a_moment_without_the_database_loses_no_alias(
         with pytest.raises(ControlUnavailable):
             promoted(parts, "b:2", "alice")
     assert promoted(parts, "b:2", "alice").alias == "best"
+
+
+def test_an_alias_that_moves_while_a_promotion_is_written_is_followed(parts: Control) -> None:
+    """There is nothing between the look at the alias and the change: they are one work."""
+    asyncio.run(parts.rollouts.start(Start("e", "2", POLICY, "alice")))
+    (record,) = parts.store.active()
+    before = msgspec.structs.replace(rollout_of(record), step=0)
+    after, line = command(before, Command("promote", "alice"))
+    assert line is not None
+    works: list[Callable[[], object]] = []
+
+    async def moves_before(work: Callable[[], object]) -> object:
+        works.append(work)
+        parts.placing.move_alias("b", "best", 3, (), force=False)
+        return await parts.thread(work)
+
+    stores = parts.runner._stores
+    parts.runner._stores = stores._replace(database=cast(DatabaseThread, moves_before))
+    asyncio.run(parts.runner.commit(after, line))
+    parts.runner._stores = stores
+    assert len(works) == 1
+    spec = parts.state.endpoint("e")
+    assert spec is not None
+    assert (spec.version, spec.alias) == (2, "best")
+    parts.serve(variant("b:2"), number=4)
+    assert follow(parts) == ["e"]
 
 
 def test_a_promotion_outlives_its_alias(parts: Control) -> None:

@@ -274,5 +274,7 @@ def test_what_could_never_be_judged_does_not_begin(parts: Control) -> None:
         with pytest.raises(InvalidSettings, match="columns are more than"):
             parts.placing.move_alias("m", "best", 2, (), force=force)
     assert parts.catalog.resolve(ModelReference("m", alias="best")).version == 1
+    parts.catalog.set_alias("m", "best", 2)
+    assert parts.placing.move_alias("m", "best", 1, (), force=False) == []
     start(labels=[])
     assert parts.store.active()

@@ -45,6 +45,27 @@ def test_what_comes_back_has_not_faded() -> None:
     assert fading.after({"m:2"}, 4 * 10**9) == frozenset()
 
 
+def test_time_may_begin_anew() -> None:
+    """For a control that is new, and for gateways that it links to, which wait for longer."""
+    control, gateway = Merger(Totals({(BATCHES, ("m:1",)): 60.0}, {})), Fading(KEPT_S + 3600)
+    meter = Meter()
+    meter.add(BATCHES, ("m:1",), 40.0)
+    gateway.after({"m:1"}, 0)
+    totals = set()
+    for day in range(12):
+        now_ns = day * DAY_NS + 7200 * 10**9
+        if day in (0, 3):
+            control.begin_anew()
+            gateway.begin_anew(now_ns)
+        control.planned({"m:2"}, now_ns)
+        if faded := gateway.after({"m:2"}, now_ns):
+            meter.forget_variants(faded)
+        control.update("g", Snapshot(day + 1, 1, 1, "ready", 0, (), meter.counters(), (), ()))
+        totals.add(control.totals().counters.get((BATCHES, ("m:1",))))
+    assert totals == {100.0, None}
+    assert meter.counters() == ()
+
+
 def test_no_moment_shows_a_part_of_a_series() -> None:
     """What gone processes counted goes with what living ones still report."""
     merger = Merger()

@@ -137,10 +137,14 @@ class Reconciler:
             return
         hub.retire_absent()
         merger, now_ns = hub.merger, self._clock.monotonic_ns()
-        endpoints = self.plan.endpoints
-        merger.planned({one.id for endpoint in endpoints for one in endpoint.variants}, now_ns)
+        fence = self._lease.fence
+        if fence:
+            if self._kept is None or self._kept[0] != fence:
+                merger.begin_anew()
+            endpoints = self.plan.endpoints
+            merger.planned({one.id for endpoint in endpoints for one in endpoint.variants}, now_ns)
         retired, live, totals = merger.totals_retired(), dict(merger.live), merger.totals()
-        if fence := self._lease.fence:
+        if fence:
             # They change when a process ends only; another control may have written its own.
             kept = (fence, retired)
             changed = None if kept == self._kept else retired

@@ -168,7 +168,7 @@ class Gateway:
 
     def _follow(self, hello: Hello) -> PlanFollower:
         identity, settings = self._identity, self._settings
-        return PlanFollower(
+        follower = PlanFollower(
             identity.home / "run" / "plan.msgpack",
             f"unix:{identity.home / 'run' / 'control.sock'}",
             hello,
@@ -177,6 +177,9 @@ class Gateway:
             settings.control.snapshot_interval_s,
             self._evidence.messages,
         )
+        # A control that is new begins to count the time of versions that are gone anew.
+        follower.linked = lambda: self._fading.begin_anew(self._clock.monotonic_ns())
+        return follower
 
     async def provision(self) -> None:
         """Read the API keys and certificates; raises ``InvalidSettings``."""

@@ -14,6 +14,10 @@ class Fading:
         self._planned = frozenset(known)
         self._left_ns: dict[str, int] = {}
 
+    def begin_anew(self, now_ns: int) -> None:
+        """Take all that has left as having left now, as a process does that is new."""
+        self._left_ns = dict.fromkeys(self._left_ns, now_ns)
+
     def after(self, planned: Collection[str], now_ns: int) -> frozenset[str]:
         """Take note of what is planned now, and return all that has faded."""
         for variant in self._planned.difference(planned):

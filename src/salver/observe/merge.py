@@ -99,6 +99,10 @@ class Merger:
         key = (name, labels)
         self.retired.counters[key] = self.retired.counters.get(key, 0.0) + 1.0
 
+    def begin_anew(self) -> None:
+        """Know of no version when it left the plan: another control may have had it planned."""
+        self._fading, self._faded = None, frozenset()
+
     def planned(self, variants: Collection[str], now_ns: int) -> None:
         """Take note of the versions of the plan; those that left it long ago are shown no more.
 

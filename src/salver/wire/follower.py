@@ -41,7 +41,8 @@ class PlanFollower:
     """Component that applies plans and reports snapshots.
 
     ``apply`` is called with each newer plan, ``snapshot`` whenever a report is due, ``more`` for
-    what goes with it; all on the event loop's thread.
+    what goes with it; ``linked``, which may be set before ``start``, whenever there is a link to
+    control. All on the event loop's thread.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class PlanFollower:
         self._again: asyncio.TimerHandle | None = None
         self._again_s, self._tried = _FIRST_AGAIN_S, 0
         self._is_untold = False
+        self.linked: Callable[[], None] = _nothing
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -213,6 +215,7 @@ class PlanFollower:
 
     def _accepted(self, connection: Connection) -> "PlanFollower":
         self._connection = connection
+        self.linked()
         return self
 
     async def _report(self) -> None:
@@ -225,3 +228,7 @@ class PlanFollower:
             self._poked.clear()
             if self._connection is not None:
                 self._try_to_tell(self._connection)
+
+
+def _nothing() -> None:
+    """Do nothing."""

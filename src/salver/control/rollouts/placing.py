@@ -176,7 +176,8 @@ class Placing:
             self._gates.check_free(spec.name)
         except (RolloutActive, SideActive):
             return []
-        if old is not None and spec.rollout is not None:
+        # To the version that it has no rollout begins.
+        if old is not None and old.id != new.id and spec.rollout is not None:
             judge_policy(with_labels(spec.rollout, old))
         try:
             self._gates.check_version(spec, old, new, CANARY)

@@ -156,7 +156,6 @@ class Runner:
         between it and the change; when it raises, nothing is changed. ``also`` writes what else
         belongs to the change.
         """
-        ending = await self._ending(after)
         record, line = record_of(after), line_of(transition)
         tell = told(self._stores.deliveries, after, transition)
 
@@ -167,7 +166,8 @@ class Runner:
         def work() -> None:
             if check is not None:
                 check()
-            self._stores.rollouts.change(record, line, ending, together)
+            # Here, so that no alias moves between the look at it and the change.
+            self._stores.rollouts.change(record, line, self._ending(after), together)
 
         await self._stores.database(work)
         log.info(
@@ -189,17 +189,17 @@ class Runner:
         self._reconciler.wake()
         self.deliverer.wake()
 
-    async def _ending(self, after: Rollout) -> Ending | None:
-        """Return what the end of a rollout does to its endpoint."""
+    def _ending(self, after: Rollout) -> Ending | None:
+        """Return what the end of a rollout does to its endpoint; on the database's thread."""
         if after.state == ROLLED_BACK:
             return Ending(rolled_back=after.target, reason=after.reason)
         if after.state != PROMOTED:
             return None
         stores = self._stores
-        spec = await stores.database(lambda: stores.state.endpoint(after.endpoint))
+        spec = stores.state.endpoint(after.endpoint)
         if spec is None:
             return None
-        alias = await stores.database(lambda: followed(spec, after, stores.catalog))
+        alias = followed(spec, after, stores.catalog)
         model, _, version = after.target.rpartition(":")
         promoted = msgspec.structs.replace(spec, model=model, version=int(version), alias=alias)
         return Ending(promoted, fixed(spec, after.source), after.policy.keep_previous_s)
