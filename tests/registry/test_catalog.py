@@ -51,7 +51,7 @@ def test_models_count_apart(catalog: Catalog) -> None:
     """The same bytes under two names are version 1 of both."""
     for name in ("a", "b"):
         assert catalog.create_version(name, manifest(b"x"), "me", {})[0].version == 1
-    assert [model.name for model in catalog.models()] == ["a", "b"]
+    assert [model.name for model in catalog.several(catalog.names())] == ["a", "b"]
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def test_several_models_take_few_questions(catalog: Catalog, database: Database)
         assert catalog.several([*names, "none"]) == alone
     assert len([one for one in statements if one.startswith("SELECT")]) == 3
     assert catalog.several(["c", "a"]) == [alone[2], alone[0]]
-    assert catalog.models() == alone
+    assert catalog.several(catalog.names()) == alone
     assert catalog.count() == 3
 
 

@@ -125,14 +125,13 @@ class Hub:
             peer.connection.close()
 
     @staticmethod
-    def check(plan: Plan) -> None:
-        """Raise ``WireError`` for a plan that could not be sent to anybody."""
-        encode(PlanPush(plan), 0)
+    def encoded(plan: Plan) -> bytes:
+        """Return what says a plan; raises ``WireError`` for one that nobody could be sent."""
+        return encode(PlanPush(plan), 0)
 
-    def push(self, plan: Plan) -> None:
-        """Send a plan to everybody."""
+    def push(self, plan: Plan, frame: bytes) -> None:
+        """Send a plan, and how it is ``encoded``, to everybody."""
         self.plan = plan
-        frame = encode(PlanPush(plan), 0)
         for peer in self._peers.values():
             peer.connection.send_frame(frame)
 

@@ -204,10 +204,10 @@ class Reconciler:
         now_ms = self._clock.unix_ns() // _MILLISECOND_NS
         plan = msgspec.structs.replace(numbered(plan, number), created_unix_ms=now_ms)
         # Before it is in force anywhere: what cannot be sent would be taken for pushed.
-        hub.check(plan)
+        frame = hub.encoded(plan)
         write_plan(self._plan_path, plan)
         self.plan = plan
-        hub.push(plan)
+        hub.push(plan, frame)
         log.info("plan_pushed", number=number, endpoints=len(plan.endpoints))
         await self._tell(changes)
 

@@ -20,12 +20,7 @@ from salver.artifact.golden import (
 from salver.artifact.requirements import read_requirements
 from salver.artifact.validate.base import validate
 from salver.core.datatypes import datatype_of
-from salver.core.errors import (
-    Internal,
-    InvalidArtifact,
-    LoadFailed,
-    SalverError,
-)
+from salver.core.errors import Internal, InvalidArtifact, LoadFailed, SalverError
 from salver.core.signature import VARIABLE, Signature, TensorSpec
 from salver.core.tensor import Tensor
 from salver.engine import probe_sequences

@@ -1,6 +1,11 @@
 """Which versions' series are of no use any more: those that no plan has had for long."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, MutableMapping
+from typing import TypeVar
+
+from salver.observe.catalog import variant_of
+
+Kept = TypeVar("Kept")
 
 KEPT_S = 7 * 86_400.0
 """For how long series are shown of a version that no plan has any more."""
@@ -27,3 +32,11 @@ class Fading:
             del self._left_ns[variant]
         left = self._left_ns.items()
         return frozenset([name for name, since_ns in left if now_ns - since_ns > self._kept_ns])
+
+
+def leave_out(
+    series: MutableMapping[tuple[str, tuple[str, ...]], Kept], variants: Collection[str]
+) -> None:
+    """Remove the series of versions."""
+    for key in [key for key in series if variant_of(key) in variants]:
+        del series[key]

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from salver.observe.catalog import variant_of
-from salver.observe.fading import Fading
+from salver.observe.fading import Fading, leave_out
 from salver.wire.messages import HistogramSample, Sample, Snapshot
 
 Key = tuple[str, tuple[str, ...]]
@@ -46,9 +46,8 @@ class Totals(NamedTuple):
 
     def leave_out(self, variants: Collection[str]) -> None:
         """Remove the series of versions."""
-        for series in (self.counters, self.histograms):
-            for key in [key for key in series if variant_of(key) in variants]:
-                del series[key]
+        leave_out(self.counters, variants)
+        leave_out(self.histograms, variants)
 
     def counter_samples(self) -> tuple[Sample, ...]:
         """Return the counters as samples."""

@@ -6,7 +6,8 @@ Nothing here is thread-safe: a process counts on its event loop's thread.
 from bisect import bisect_left
 from collections.abc import Collection
 
-from salver.observe.catalog import METRICS, Kind, variant_of
+from salver.observe.catalog import METRICS, Kind
+from salver.observe.fading import leave_out
 from salver.wire.messages import HistogramSample, Sample
 
 Labels = tuple[str, ...]
@@ -61,9 +62,9 @@ class Meter:
 
     def forget_variants(self, variants: Collection[str]) -> None:
         """Remove all series of versions that are gone, also those that callers kept."""
-        for series in (self._counters, self._gauges, self._histograms):
-            for key in [key for key in series if variant_of(key) in variants]:
-                del series[key]
+        leave_out(self._counters, variants)
+        leave_out(self._gauges, variants)
+        leave_out(self._histograms, variants)
 
     def histogram(self, name: str, labels: Labels = ()) -> Histogram:
         """Return the series to observe into; callers may keep it."""

@@ -134,21 +134,10 @@ class Catalog:
 
     def model(self, name: str) -> ModelRecord:
         """Return a model with its versions and aliases; raises ``ModelNotFound``."""
-        with self._database.read() as connection:
-            newest = self._newest(connection, name)
-            records = tuple(
-                self._version(connection, name, number) for number in range(1, newest + 1)
-            )
-            rows = connection.execute(
-                sa.select(aliases.c.alias, aliases.c.version)
-                .where(aliases.c.tenant == self._tenant, aliases.c.model == name)
-                .order_by(aliases.c.alias)
-            )
-            return ModelRecord(name, records, {row.alias: row.version for row in rows})
-
-    def models(self) -> list[ModelRecord]:
-        """Return every model, by name; who shares this thread asks for ``several`` at a time."""
-        return self.several(self.names())
+        found = self.several([name])
+        if not found:
+            raise _no_model(name)
+        return found[0]
 
     def several(self, names: Sequence[str]) -> list[ModelRecord]:
         """Return these models, in this order, with three queries; names of none are left out."""
@@ -260,7 +249,7 @@ class Catalog:
             )
         )
         if newest is None:
-            raise ModelNotFound(f"no model {model!r}; push it first, or see 'salver get models'")
+            raise _no_model(model)
         return newest
 
     def _alias(self, connection: sa.Connection, model: str, alias: str) -> int:
@@ -303,6 +292,10 @@ class Catalog:
 
     def _now_ms(self) -> int:
         return self._clock.unix_ns() // _MILLISECOND_NS
+
+
+def _no_model(name: str) -> ModelNotFound:
+    return ModelNotFound(f"no model {name!r}; push it first, or see 'salver get models'")
 
 
 def _record(row: sa.Row[Any], marks: dict[str, str]) -> VersionRecord:
