@@ -2,7 +2,7 @@
 
 `make peers` starts each with the bench's small model, one after the other, and writes
 `docs/conformance-results.json`, from which `scripts/reference.py` makes `docs/conformance.md`. What
-that model cannot be asked for want of a datatype is asked of models that have it.
+that model cannot be asked for want of a datatype or a second input is asked of models that have it.
 """
 
 import json
@@ -13,11 +13,8 @@ from typing import Any
 
 from bench.failure import BenchError
 from bench.servers.base import Server
-from bench.servers.echo import ECHOES, EchoMLServer, EchoSalver, EchoTriton
+from bench.servers.echo import ECHOES, PAIR, EchoMLServer, EchoSalver, EchoTriton
 from bench.workspace import make_workspace
-from salver.conformance import binary_checks, datatype_checks
-from salver.conformance.base import Outcome, Verdict
-from salver.conformance.catalog import checks
 from salver.conformance.report import summary
 from salver.conformance.runner import run
 from salver.conformance.session import opened
@@ -33,24 +30,16 @@ PEERS: dict[str, type[Server]] = {
 
 
 def check(server: Server) -> dict[str, Any]:
-    """Start a server, ask all over REST and gRPC, stop it; returns its part of the results.
-
-    The last check, of what a weak server does not survive, is asked last.
-    """
+    """Start a server, ask all over REST and gRPC, stop it; returns its part of the results."""
     try:
         server.provision()
         server.start()
         target, rpc = server.tabular(), server.rpc()
         key = target.headers.get("Authorization", "").removeprefix("Bearer ")
         url, address = f"http://127.0.0.1:{target.port}", f"127.0.0.1:{rpc.port}"
-        with opened(url, MODEL, grpc=address, api_key=key) as subject:
+        with opened(url, MODEL, *ECHOES, PAIR, grpc=address, api_key=key) as subject:
             about = subject.get("/v2").json()
-            *usual, last = checks(grpc=True)
-            found = {outcome.check.name: outcome for outcome in run(subject, usual)}
-            for model in ECHOES:
-                found |= _asked_of(url, model, key, found)
-            (found[last.name],) = run(subject, (last,))
-            outcomes = [found[each.name] for each in (*usual, last)]
+            outcomes = list(run(subject))
     finally:
         server.stop()
     return {
@@ -60,22 +49,6 @@ def check(server: Server) -> dict[str, Any]:
             outcome.check.name: {"verdict": str(outcome.verdict), "reason": outcome.reason}
             for outcome in outcomes
         },
-    }
-
-
-def _asked_of(url: str, model: str, key: str, before: dict[str, Outcome]) -> dict[str, Outcome]:
-    """Ask another model for what could not be asked before; returns what could now."""
-    lacking = [
-        each
-        for each in (*datatype_checks.SECTION.checks, *binary_checks.SECTION.checks)
-        if before[each.name].verdict is Verdict.NOT_APPLICABLE
-    ]
-    with opened(url, model, api_key=key) as subject:
-        outcomes = list(run(subject, lacking)) if lacking else []
-    return {
-        outcome.check.name: outcome
-        for outcome in outcomes
-        if outcome.verdict is not Verdict.NOT_APPLICABLE
     }
 
 

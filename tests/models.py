@@ -175,6 +175,22 @@ def onnx_identity(datatype: str, scale: int = 1) -> Path:
 
 
 @functools.cache
+def onnx_pair() -> Path:
+    """Return a model that gives back ``x`` as ``y`` and ``x2`` as ``y2``, FP32 of [-1, -1]."""
+    x, x2, y, y2 = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None])
+        for name in ("x", "x2", "y", "y2")
+    )
+    nodes = [helper.make_node("Identity", [f"x{n}"], [f"y{n}"]) for n in ("", "2")]
+    graph = helper.make_graph(nodes, "pair", [x, x2], [y, y2])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
+    model.ir_version = _IR_VERSION
+    path = _path("pair.onnx")
+    onnx.save(model, path)
+    return path
+
+
+@functools.cache
 def onnx_texts(*, heeds_mask: bool = True) -> Path:
     """Return a model of texts: ``doubled`` tokens, and the ``sum`` of those that count."""
     shape = ["batch", "length"]

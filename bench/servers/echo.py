@@ -1,4 +1,4 @@
-"""The servers with a model for each datatype besides, which gives its only tensor back."""
+"""The servers with models besides that give their tensors back: one of each datatype, and two."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.servers.mlserver import MLServer
 from bench.servers.salver import Salver
 from bench.servers.triton import Triton
 from salver.conformance.tensors import DATATYPES
-from tests.models import onnx_identity
+from tests.models import onnx_identity, onnx_pair
 
 TABULAR = {
     "inputs": [{"name": "features", "datatype": "FP32", "shape": [-1, 30]}],
@@ -19,6 +19,7 @@ TABULAR = {
     ],
 }
 ECHOES = {f"echo-{datatype.lower()}": datatype for datatype in DATATYPES}
+PAIR = "echo-pair"
 
 
 class EchoSalver(Salver):
@@ -29,8 +30,9 @@ class EchoSalver(Salver):
     def fill(self) -> None:
         """Push and deploy."""
         super().fill()
-        for name, datatype in ECHOES.items():
-            self.command("push", str(onnx_identity(datatype)), "--name", name)
+        files = {name: onnx_identity(datatype) for name, datatype in ECHOES.items()}
+        for name, path in {**files, PAIR: onnx_pair()}.items():
+            self.command("push", str(path), "--name", name)
             self.command("deploy", f"{name}:1")
 
 
@@ -41,15 +43,22 @@ class EchoTriton(Triton):
         """Write the model repository."""
         super().fill()
         for name, datatype in ECHOES.items():
-            kind = "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
-            self.add(
-                name,
-                BENCH / "peers" / "triton" / "echo.py",
-                f'name: "{name}"\nbackend: "python"\nmax_batch_size: 0\n'
-                f'input [ {{ name: "x", data_type: {kind}, dims: [ -1, -1 ] }} ]\n'
-                f'output [ {{ name: "y", data_type: {kind}, dims: [ -1, -1 ] }} ]\n'
-                "instance_group [ { kind: KIND_CPU, count: 1 } ]\n",
-            )
+            self._add_echo(name, datatype, ("",))
+        self._add_echo(PAIR, "FP32", ("", "2"))
+
+    def _add_echo(self, name: str, datatype: str, ends: tuple[str, ...]) -> None:
+        kind = "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+        sides = [
+            f'{side} [ {{ name: "{tensor}{end}", data_type: {kind}, dims: [ -1, -1 ] }} ]\n'
+            for side, tensor in (("input", "x"), ("output", "y"))
+            for end in ends
+        ]
+        self.add(
+            name,
+            BENCH / "peers" / "triton" / "echo.py",
+            f'name: "{name}"\nbackend: "python"\nmax_batch_size: 0\n{"".join(sides)}'
+            "instance_group [ { kind: KIND_CPU, count: 1 } ]\n",
+        )
 
 
 class EchoMLServer(MLServer):
@@ -60,10 +69,12 @@ class EchoMLServer(MLServer):
         self.add("tabular", "tabular", {"implementation": "tabular.Tabular", **TABULAR})
         for name, datatype in ECHOES.items():
             self.add(name, "echo", {"implementation": "echo.Echo", **_signature(datatype)})
+        pair = _signature("FP32", ("", "2"))
+        self.add(PAIR, "echo", {"implementation": "echo.Echo", **pair})
 
 
-def _signature(datatype: str) -> dict[str, Any]:
+def _signature(datatype: str, ends: tuple[str, ...] = ("",)) -> dict[str, Any]:
     return {
-        side: [{"name": tensor, "datatype": datatype, "shape": [-1, -1]}]
+        side: [{"name": f"{tensor}{end}", "datatype": datatype, "shape": [-1, -1]} for end in ends]
         for side, tensor in (("inputs", "x"), ("outputs", "y"))
     }

@@ -63,6 +63,8 @@ BINARY = {
     "binary inputs are read backwards": leaves_out("binary.inputs", "binary backwards"),
     "binary inputs are not taken": leaves_out("binary.inputs", "refuses binary"),
     "inputs are of one kind": leaves_out("binary.mixed_inputs", "refuses mixed"),
+    "binary data beside JSON is ignored": leaves_out("binary.mixed_inputs", "mixed ignored"),
+    "binary data comes after all JSON": leaves_out("binary.mixed_inputs", "mixed order"),
     "outputs are always binary": leaves_out("binary.default_is_json", "always binary"),
     "outputs are never binary": leaves_out("binary.one_output", "never binary"),
     "binary_data_output is ignored": leaves_out("binary.all_outputs", "ignores all"),

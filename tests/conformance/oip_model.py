@@ -147,10 +147,22 @@ class Model:
                 self.demand("size end", at + size <= len(rest))
                 values = self._binary(datatype, rest[at : at + size], count)
                 at += size
+            if "mixed ignored" in self.faults and len(kinds) > 1 and size is not None:
+                values = [type(value)() for value in values]
             found[datatype] = (shape, values)
+        if "mixed order" in self.faults:
+            found = self._by_kind(document, found)
         self.demand("bytes left", at == len(rest))
         self.demand("missing input", set(found) >= set(DATATYPES))
         return found
+
+    def _by_kind(
+        self, document: dict[str, Any], found: dict[str, tuple[list[int], Any]]
+    ) -> dict[str, tuple[list[int], Any]]:
+        """Give values to inputs by position, first all that came as JSON."""
+        is_binary = ["data" not in item for item in document["inputs"]]
+        by_kind = sorted(zip(is_binary, found.values(), strict=True), key=lambda pair: pair[0])
+        return dict(zip(found, (values for _, values in by_kind), strict=True))
 
     def _datatype(self, item: dict[str, Any]) -> str:
         datatype = item["datatype"]

@@ -25,3 +25,21 @@ def test_the_gateway_conforms(server: RunningServer, model: str) -> None:
     failed = {o.check.name: o.reason for o in outcomes if o.verdict is Verdict.FAILED}
     assert failed == {}
     assert exit_code(outcomes) == 0
+
+
+def test_made_up_inputs_of_one_datatype_differ(server: RunningServer) -> None:
+    """Else a server that takes one input for the other would pass."""
+    with opened(f"http://127.0.0.1:{server.port}", "two") as subject:
+        a, b = subject.request()["inputs"]
+    assert (a["datatype"], a["shape"]) == (b["datatype"], b["shape"])
+    assert a["data"] != b["data"]
+
+
+def test_no_check_is_left_unasked(server: RunningServer) -> None:
+    """With a model of each datatype, one of two inputs and one of wide rows, each is asked."""
+    models = (*(f"identity-{name.lower()}" for name in DATATYPES), "two", "labelled")
+    with opened(f"http://127.0.0.1:{server.port}", *models) as subject:
+        outcomes = list(run(subject))
+    # This gateway of the tests has no registry, hence no index of one.
+    wrong = {o.check.name: o.reason for o in outcomes if o.verdict is not Verdict.PASSED}
+    assert set(wrong) == {"extension.repository_index"}, wrong

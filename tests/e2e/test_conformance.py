@@ -7,14 +7,17 @@ from tests.e2e.server import Server, run
 
 
 def test_every_check_passes(server: Server) -> None:
-    """A real model behind a real server does what each sentence of the protocol says."""
-    server.push(models.onnx_breast_cancer(), "cancer")
-    server.ok("deploy", "cancer")
-    url = f"http://127.0.0.1:{server.port}"
-    done = run("conformance", url, "--grpc", server.grpc_target, "--model", "cancer", "-o", "json")
+    """Real models behind a real server do what each sentence of the protocol says."""
+    for name, path in (("cancer", models.onnx_breast_cancer()), ("pair", models.onnx_pair())):
+        server.push(path, name)
+        server.ok("deploy", name)
+    asked = ("--grpc", server.grpc_target, "--model", "cancer", "--model", "pair")
+    done = run("conformance", f"http://127.0.0.1:{server.port}", *asked, "-o", "json")
     assert done.returncode == 0, done.stdout.decode()
     report = json.loads(done.stdout)
     failed = [check for check in report["checks"] if check["verdict"] == "failed"]
     assert failed == []
+    verdicts = {check["name"]: check["verdict"] for check in report["checks"]}
+    assert verdicts["binary.mixed_inputs"] == "passed"
     sections = {check["name"].partition(".")[0] for check in report["checks"]}
     assert {"grpc", "binary", "infer"} <= sections

@@ -1,4 +1,4 @@
-"""MLServer runtime: gives its only input back, decoded and encoded as MLServer's models do it."""
+"""MLServer runtime: gives its inputs x… back as y…, decoded and encoded as MLServer's models do it."""
 
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec, StringCodec
@@ -13,8 +13,10 @@ class Echo(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Answer with the tensor of this request."""
-        given = payload.inputs[0]
-        codec = StringCodec if given.datatype == "BYTES" else NumpyCodec
-        answer = codec.encode_output("y", codec.decode_input(given))
-        return InferenceResponse(model_name=self.name, outputs=[answer])
+        """Answer with the tensors of this request."""
+        answers = []
+        for given in payload.inputs:
+            codec = StringCodec if given.datatype == "BYTES" else NumpyCodec
+            name = given.name.replace("x", "y")
+            answers.append(codec.encode_output(name, codec.decode_input(given)))
+        return InferenceResponse(model_name=self.name, outputs=answers)

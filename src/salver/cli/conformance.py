@@ -17,9 +17,14 @@ def command(
     grpc: Annotated[
         str, typer.Option("--grpc", help="HOST:PORT of its gRPC port; needs grpcio installed.")
     ] = "",
-    model: Annotated[
-        str, typer.Option("--model", help="Model to ask. [default: the first that is listed]")
-    ] = "",
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="Model to ask; repeated, another for what the first cannot be asked. "
+            "[default: the first that is listed]",
+        ),
+    ] = None,
     example: Annotated[
         Path | None,
         typer.Option("--example", help="File with a request, if made-up values are refused."),
@@ -44,7 +49,7 @@ def command(
 
     try:
         with session.opened(
-            url, model, grpc=grpc, api_key=api_key, example=example, timeout_s=timeout_s
+            url, *(models or ()), grpc=grpc, api_key=api_key, example=example, timeout_s=timeout_s
         ) as subject:
             outcomes = list(runner.run(subject))
     except SalverError as error:

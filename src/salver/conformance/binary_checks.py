@@ -50,13 +50,15 @@ def inputs(subject: Subject) -> None:
 
 @_check("in the same order as the order of the input or output tensors are specified in the JSON")
 def mixed_inputs(subject: Subject) -> None:
-    """One input may be binary while the others are JSON."""
+    """One input, the last or the first, may be binary while the others are JSON."""
     document, parts = _binary(subject)
     if len(parts) == 1:
         raise NotApplicable("the model has one input only")
-    plain = subject.good_request()["inputs"]
-    document["inputs"] = [*plain[:-1], document["inputs"][-1]]
-    subject.demand_good(read_answer(subject.infer_binary(document, parts[-1])))
+    binary = document["inputs"]
+    for chosen in (-1, 0):
+        document["inputs"] = subject.good_request()["inputs"]
+        document["inputs"][chosen] = binary[chosen]
+        subject.demand_good(read_answer(subject.infer_binary(document, parts[chosen])))
 
 
 @_check("false (or not given) if the tensor should be returned as JSON")

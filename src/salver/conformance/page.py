@@ -14,15 +14,18 @@ sentence by sentence, over HTTP and, where `--grpc` names an address, over gRPC.
 salver conformance http://127.0.0.1:8080 --model churn
 salver conformance http://127.0.0.1:8080 --model churn --example request.json -o json --verbose
 salver conformance http://127.0.0.1:8080 --model churn --grpc 127.0.0.1:8081
+salver conformance http://127.0.0.1:8080 --model churn --model texts --model pair
 pytest -p salver.conformance.plugin --pyargs salver.conformance \\
     --base-url http://127.0.0.1:8080 --model churn
 ```
 
-It needs one model that is ready. Requests are made up from the model's metadata: variable
-dimensions are 1, values are small numbers, `true` and `false`, or short texts. Where a model
-refuses such values, `--example` names a file with one request as JSON; the checks change that one
-instead. Nothing is loaded, unloaded or configured, but wrong requests are part of the suite, and
-the last check sends shapes that a weak server does not survive: do not ask one that others need.
+It needs one model that is ready. With `--model` repeated, what cannot be asked of the first is
+asked of the next that suits: an input as binary data beside one as JSON needs a model with two.
+Requests are made up from the model's metadata: variable dimensions are 1, values are small numbers,
+`true` and `false`, or short texts. Where a model refuses such values, `--example` names a file with
+one request as JSON, for the first model; the checks change that one instead. Nothing is loaded,
+unloaded or configured, but wrong requests are part of the suite, and the last check sends shapes
+that a weak server does not survive: do not ask one that others need.
 
 gRPC needs the packages `grpcio` and `protobuf`, which Salver itself does without; nothing is
 generated from the protocol's `.proto`.
@@ -54,8 +57,8 @@ from which they came and which still holds what the newer text lost (errors, ten
 """
 _SETTING = (
     "the same small model on each server, with one FP32 input, an INT64 and an FP32 output, asked "
-    "over REST and over gRPC, and for each datatype a model that gives its tensor back, asked over "
-    "REST for what the first has no tensor for. "
+    "over REST and over gRPC, and for each datatype a model that gives its tensor back, and one "
+    "that gives back two, asked for what the first has no tensor for. "
     "Under Triton and MLServer they are a few lines of Python (`bench/peers/`) that check "
     "nothing themselves, so what is not refused there was left to the model by the server. "
     "`-` is not applicable."

@@ -16,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("Open Inference Protocol")
     group.addoption("--base-url", default="", help="Address of the server's HTTP port.")
     group.addoption("--grpc", default="", help="HOST:PORT of its gRPC port; needs grpcio.")
-    group.addoption("--model", default="", help="Model to ask.")
+    group.addoption("--model", default=[], action="append", help="Model to ask; may be repeated.")
     group.addoption("--api-key", default="", help="Key that the server wants; never shown.")
     group.addoption("--example", default="", help="File with a request for the model.")
 
@@ -37,7 +37,7 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     example = Path(option("--example")) if option("--example") else None
     session = opened(
         option("--base-url"),
-        option("--model"),
+        *option("--model"),
         grpc=option("--grpc"),
         api_key=option("--api-key"),
         example=example,

@@ -17,7 +17,15 @@ def run(subject: Subject, chosen: Sequence[Check] = ()) -> Iterator[Outcome]:
 
 
 def run_one(subject: Subject, check: Check) -> Outcome:
-    """Run one check."""
+    """Run one check with the first of the subject's models that it can be asked of."""
+    first = _run_with(subject, check)
+    if first.verdict is not Verdict.NOT_APPLICABLE:
+        return first
+    others = (_run_with(other, check) for other in subject.others)
+    return next((found for found in others if found.verdict is not first.verdict), first)
+
+
+def _run_with(subject: Subject, check: Check) -> Outcome:
     subject.client.forget()
     verdict, reason = Verdict.PASSED, ""
     try:

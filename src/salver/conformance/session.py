@@ -18,8 +18,7 @@ _MAX_EXAMPLE_BYTES = 16 * 1024 * 1024
 @contextmanager
 def opened(
     url: str,
-    model: str = "",
-    *,
+    *models: str,
     grpc: str = "",
     api_key: str = "",
     example: Path | None = None,
@@ -27,18 +26,24 @@ def opened(
 ) -> Iterator[Subject]:
     """Give a prepared subject and close its connections afterwards.
 
+    The first of ``models`` is asked everything, and the others what it cannot be asked; without a
+    name it is the first that the server lists. ``example`` is a request for the first.
     ``grpc`` is the address HOST:PORT of the gRPC port, if that is to be asked as well.
     Raises ``InvalidRequest`` for an address that is none, ``InvalidExample`` for an example that
     cannot be read, and what ``Subject.prepare`` and ``GrpcClient.start`` raise.
     """
     client = Client(base_url(url), api_key, timeout_s)
-    subject = Subject(client, model, None if example is None else _read(example))
+    first, *more = models or ("",)
+    subject = Subject(client, first, None if example is None else _read(example))
+    subject.others = tuple(Subject(client, model) for model in more)
     client.start()
     try:
         if grpc:
             subject.grpc = GrpcClient(_grpc_address(grpc), api_key, timeout_s, client.record)
             subject.grpc.start()
-        subject.prepare()
+        for each in (subject, *subject.others):
+            each.grpc = subject.grpc
+            each.prepare()
         yield subject
     finally:
         if subject.grpc is not None:

@@ -51,9 +51,10 @@ def is_integer(datatype: str) -> bool:
     return "INT" in datatype
 
 
-def synthetic(spec: Spec) -> dict[str, Any]:
+def synthetic(spec: Spec, first: int = 0) -> dict[str, Any]:
     """Return an input with small values that differ from each other where they can.
 
+    ``first`` is the number with which they begin, so that two inputs need not be alike.
     Raises ``BrokenAnswer`` for a datatype without a JSON form, or a shape that is too large.
     """
     if spec.datatype not in DATATYPES:
@@ -62,7 +63,7 @@ def synthetic(spec: Spec) -> dict[str, Any]:
     count = math.prod(shape)
     if count > _MAX_ELEMENTS:
         raise BrokenAnswer(f"input {spec.name!r} has {count} elements, over {_MAX_ELEMENTS}")
-    data = [_value(spec.datatype, number) for number in range(count)]
+    data = [_value(spec.datatype, number) for number in range(first, first + count)]
     return {"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": data}
 
 
