@@ -274,16 +274,17 @@ def test_comparisons_that_cannot_be_made_are_refused(analysis: dict[str, object]
 
 
 def test_kayenta_is_asked_by_name() -> None:
-    """Its metrics are one number for each slice, also those by default; others are refused."""
+    """Its metrics are numbers of each slice, also those by default; others are refused."""
     policy = msgspec.structs.replace(POLICY, analysis={"method": "kayenta", "labels": ["a", "b"]})
     judged = judge_policy(policy)
     assert judged.method == "kayenta"
     assert "class_share" not in [spec.name for spec in judged.metrics]
     scores = {"name": "s", "kind": "score", "max_increase": 0.1, "direction": "either"}
-    with pytest.raises(InvalidSettings, match="one number per time slice"):
-        judge_policy(
-            msgspec.structs.replace(POLICY, analysis={"method": "kayenta", "metrics": [scores]})
-        )
+    analysis = {"method": "kayenta", "metrics": [scores]}
+    with pytest.raises(InvalidSettings, match="score_edges"):
+        judge_policy(msgspec.structs.replace(POLICY, analysis=analysis))
+    edged = msgspec.structs.replace(POLICY, analysis={**analysis, "score_edges": [0.5]})
+    assert [spec.name for spec in judge_policy(edged).metrics] == ["s"]
     for wrong in ({"method": "guess"}, {"slice_s": 0.1}):
         with pytest.raises(InvalidRequest):
             judge_policy(msgspec.structs.replace(POLICY, analysis=wrong))

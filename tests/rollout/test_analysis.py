@@ -308,7 +308,7 @@ def test_kayenta_is_a_method_of_its_own(same: Observed) -> None:
     policy = Policy(metrics=(SPECS["errors"], SPECS["latency"]), method="kayenta")
     rng = np.random.default_rng(3)
     series = {
-        "errors": kayenta.Series(tuple(rng.normal(1, 0.1, 60)), tuple(rng.normal(2, 0.1, 60)))
+        "errors": {"": kayenta.Series(tuple(rng.normal(1, 0.1, 60)), tuple(rng.normal(2, 0.1, 60)))}
     }
     errors, latency = analyse(policy, [same], 60.0, series).metrics
     assert errors.verdict is Verdict.WORSE

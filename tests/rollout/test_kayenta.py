@@ -124,9 +124,67 @@ def test_few_values_are_not_enough() -> None:
     rng = np.random.default_rng(3)
     spec = MetricSpec("latency", "latency", 0.0)
     base, same, slow = (tuple(rng.normal(m, 1.0, 60)) for m in (10.0, 10.0, 12.0))
-    assert kayenta.report(spec, None).verdict is Verdict.NOT_ENOUGH
-    assert kayenta.report(spec, Series(base[:49], slow)).verdict is Verdict.NOT_ENOUGH
-    assert kayenta.report(spec, Series(base, (math.nan,) * 60)).verdict is Verdict.NOT_ENOUGH
-    assert kayenta.report(spec, Series(base, slow)).verdict is Verdict.WORSE
-    assert kayenta.report(spec, Series(base, same)).verdict is Verdict.EQUIVALENT
-    assert kayenta.report(spec, Series(slow, base)).verdict is Verdict.EQUIVALENT
+
+    def said(control: tuple[float, ...], experiment: tuple[float, ...]) -> Verdict:
+        return kayenta.report(spec, {"": Series(control, experiment)}).verdict
+
+    assert kayenta.report(spec, {}).verdict is Verdict.NOT_ENOUGH
+    assert said(base[:49], slow) is Verdict.NOT_ENOUGH
+    assert said(base, (math.nan,) * 60) is Verdict.NOT_ENOUGH
+    assert said(base, slow) is Verdict.WORSE
+    assert said(base, same) is Verdict.EQUIVALENT
+    assert said(slow, base) is Verdict.EQUIVALENT
+
+
+CLASSES = MetricSpec("classes", "class_share", 0.01, direction="either")
+
+
+def shares(seed: int, moved: float) -> dict[str, Series]:
+    """Return the shares of three classes in 60 slices, one of them moved, and of one unused."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, centre, shift in (("cat", 0.5, 0.0), ("dog", 0.3, moved), ("cow", 0.2, -moved / 4)):
+        control, experiment = rng.normal(centre, 0.02, 60), rng.normal(centre + shift, 0.02, 60)
+        found[name] = Series(tuple(control), tuple(experiment))
+    return {**found, "emu": Series((0.0,) * 60, (0.0,) * 60)}
+
+
+def inside(series: Series, shift: float, error: float) -> bool:
+    """Say by scipy's test whether a shift of the experiment cannot be told from none."""
+    moved = np.array(series.experiment) - shift
+    told = stats.mannwhitneyu(moved, series.control, method="asymptotic")
+    return bool(told.pvalue > error)
+
+
+@pytest.mark.parametrize("moved", [0.05, -0.05])
+def test_several_parts_are_corrected_for_how_many_move(moved: float) -> None:
+    """The interval of the worst ends where scipy's p-value is 2 % over three, not over four."""
+    parts = shares(5, moved)
+    found = kayenta.report(CLASSES, parts)
+    assert (found.verdict, found.reason.rpartition(" ")[2]) == (Verdict.WORSE, "dog")
+    assert ("high" in found.reason, "low" in found.reason) == (moved > 0, moved < 0)
+    assert found.low is not None
+    assert found.high is not None
+    for end, outward in ((found.low, -1.0), (found.high, 1.0)):
+        assert inside(parts["dog"], end - outward * 1e-3, 0.02 / 3)
+        assert not inside(parts["dog"], end + outward * 1e-3, 0.02 / 3)
+    assert set(found.extra) == {"cat", "dog", "cow"}
+    assert found.extra["dog"] == found.estimate
+    assert found.alpha == pytest.approx(0.02)
+
+
+def test_one_harmful_part_is_enough_however_far_others_moved() -> None:
+    """What is shown is the harmful part, though a noisy one moved further."""
+    rng = np.random.default_rng(8)
+    noisy = Series(tuple(rng.normal(0.5, 0.4, 60)), tuple(rng.normal(0.6, 0.4, 60)))
+    parts = {"noisy": noisy, "dog": shares(5, 0.05)["dog"]}
+    found = kayenta.report(CLASSES, parts)
+    assert abs(found.extra["noisy"]) > abs(found.extra["dog"])
+    assert (found.verdict, found.reason) == (Verdict.WORSE, "Kayenta's judge says high: dog")
+
+
+def test_parts_that_never_vary_are_equivalent() -> None:
+    """Where only one class is ever predicted nothing has moved."""
+    parts = {"cat": Series((1.0,) * 50, (1.0,) * 50), "dog": Series((0.0,) * 50, (0.0,) * 50)}
+    found = kayenta.report(CLASSES, parts)
+    assert (found.verdict, found.n_canary) == (Verdict.EQUIVALENT, 50)

@@ -10,7 +10,7 @@ from salver.core.errors import InvalidSettings
 from salver.rollout.evidence import Block, Observed
 from salver.rollout.kayenta import MIN_VALUES
 from salver.rollout.policy import MetricSpec
-from salver.rollout.series import MAX_SLICES, Slices, check_kinds, cut
+from salver.rollout.series import MAX_SLICES, MAX_VALUES, Pair, Slices, check_kinds, cut
 from salver.rollout.tally import Layout, Tally
 
 LAYOUT = Layout(("p50",), (0.01,), ("no", "yes"), (), ("paid",))
@@ -127,7 +127,7 @@ def test_slices_are_looked_at_in_whole_lots() -> None:
             canary.more(1, 0, 0.01, 0, 0)
         primary.more(1, 0, 0.01, 0, 0)
         slices = cut(slices, seen(canary, primary), SPECS, number + 1.0, 1.0)
-        series = slices.series()["errors"]
+        series = slices.series()["errors"][""]
         lengths.append(len(series.control))
     assert set(lengths) == {0, MIN_VALUES, 2 * MIN_VALUES}
     assert lengths.index(MIN_VALUES) == MIN_VALUES - 1
@@ -143,19 +143,105 @@ def test_slices_are_bounded() -> None:
     assert cut(full, seen(Arm(), Arm()), SPECS[:1], 9.0, 1.0).values == values
 
 
+WHOLE = MetricSpec("classes", "class_share", 0.01, direction="either")
+SCORES = MetricSpec("scores", "score", 0.01, direction="either")
+SCORED = Layout((), (), ("no", "yes"), (0.2, 0.8))
+
+
+def test_classes_and_scores_are_one_series_for_each_part() -> None:
+    """A class's share of what was predicted, other ones too, and the share above each edge."""
+    canary, primary = Tally(SCORED), Tally(SCORED)
+
+    def slices_after(before: Slices, now_s: float, gaps: int = 0) -> Slices:
+        block = Block(7, 5_000, SCORED, SCORED, warmup=False)
+        seen = [Observed(block, canary.table(), primary.table())]
+        return cut(before, seen, (WHOLE, SCORES, SPECS[2]), now_s, 10.0, gaps)
+
+    slices = slices_after(Slices(), 0.0)
+    for number, (label, score) in enumerate(((0, 0.1), (1, 0.5), (1, 0.9), (7, 0.9))):
+        canary.predicted(number, label)
+        canary.scored(number, score)
+    slices = slices_after(slices_after(slices, 10.0), 20.0)
+    assert slices.parts["classes"] == {
+        "no": ((None, None), (0.25, None)),
+        "yes": ((None, None), (0.5, None)),
+        "(other)": ((None, None), (0.25, None)),
+    }
+    assert slices.parts["scores"] == {
+        "above 0.2": ((None, None), (0.75, None)),
+        "above 0.8": ((None, None), (0.5, None)),
+    }
+    assert slices.values == {"yes": ((None, None), (0.5, None))}
+    assert msgspec.json.decode(msgspec.json.encode(slices), type=Slices) == slices
+    after_gap = slices_after(slices, 30.0, 1)
+    assert (after_gap.parts, after_gap.primary is None) == (slices.parts, False)
+    primary.predicted(0, 0)
+    primary.scored(0, 0.9)
+    for number in range(MIN_VALUES - 2):
+        slices = slices_after(slices, 30.0 + 10.0 * number)
+    series = slices.series()
+    assert {name: len(parts) for name, parts in series.items()} == {
+        "classes": 3, "scores": 2, "yes": 1,
+    }  # fmt: skip
+    assert series["classes"]["no"].control[2] == series["scores"]["above 0.8"].control[2] == 1.0
+
+
+def test_classes_that_nobody_counts_are_an_error() -> None:
+    """The rollout pauses and says so, instead of waiting for values that never come."""
+    slices = cut(Slices(), _unlabelled(), (WHOLE,), 0.0, 1.0)
+    with pytest.raises(InvalidSettings, match="count no classes"):
+        cut(slices, _unlabelled(), (WHOLE,), 2.0, 1.0)
+
+
+def _unlabelled() -> list[Observed]:
+    tally = Tally(Layout())
+    return [
+        Observed(Block(7, 5_000, Layout(), Layout(), warmup=False), tally.table(), tally.table())
+    ]
+
+
+def test_the_more_parts_the_fewer_slices_are_kept() -> None:
+    """All values together are bounded, and still enough for one look."""
+    seen_of = seen(Arm(), Arm())
+    for parts, room in ((100, MAX_VALUES // 100), (5_000, MIN_VALUES)):
+        for length in (room - 1, room):
+            pair: Pair = ((0.5,) * length, (0.5,) * length)
+            kept = {"classes": dict.fromkeys(("no", "yes", "(other)"), pair)}
+            many = {"x": {str(part): pair for part in range(parts - 3)}}
+            before = cut(Slices(parts=kept | many), seen_of, (WHOLE,), 0.0, 1.0)
+            after = cut(before, seen_of, (WHOLE,), 9.0, 1.0)
+            assert (after.parts == before.parts) == (length == room)
+
+
+def test_what_has_no_numbers_is_refused() -> None:
+    """With its name and kind, and what may be asked instead."""
+    with pytest.raises(InvalidSettings, match="no numbers per time slice") as refused:
+        check_kinds([*SPECS, MetricSpec("x", "own", 1)], ())
+    told = refused.value.message
+    assert "metric 'x' of kind 'own'" in told
+    assert "leave it out" in told
+    assert "'method: sequential'" in told
+    check_kinds([*SPECS, WHOLE, SCORES], (0.5,))
+
+
 @pytest.mark.parametrize(
     "spec",
-    [MetricSpec("s", "score", 0.1), MetricSpec("c", "class_share", 0.1), MetricSpec("x", "own", 1)],
+    [
+        MetricSpec("c", "class_share", 0.1),
+        MetricSpec("s", "score", 0.1, direction="decrease"),
+        MetricSpec("c", "class_share", 0.1, direction="either", relative=True),
+    ],
 )
-def test_what_is_not_one_number_is_refused(spec: MetricSpec) -> None:
-    """With its name and kind, and what may be asked instead."""
-    with pytest.raises(InvalidSettings, match="one number per time slice") as refused:
-        check_kinds([*SPECS, spec])
-    told = refused.value.message
-    assert f"metric '{spec.name}' of kind '{spec.kind}'" in told
-    assert ("name one class with 'label'" if spec.kind == "class_share" else "leave it out") in told
-    assert "'method: sequential'" in told
-    check_kinds(SPECS)
+def test_several_shares_have_no_one_direction(spec: MetricSpec) -> None:
+    """Where one rises another falls, so that only a move either way can be meant."""
+    with pytest.raises(InvalidSettings, match="'direction: either'"):
+        check_kinds([spec], (0.5,))
+
+
+def test_scores_need_edges() -> None:
+    """Without them gateways count none."""
+    with pytest.raises(InvalidSettings, match="'score_edges'"):
+        check_kinds([SCORES], ())
 
 
 def test_counts_that_fall_do_no_harm() -> None:
@@ -165,4 +251,4 @@ def test_counts_that_fall_do_no_harm() -> None:
     slices = cut(Slices(), seen(canary, primary), SPECS, 0.0, 1.0)
     slices = cut(slices, seen(Arm(), Arm()), SPECS, 2.0, 1.0)
     assert slices.values["errors"] == ((None,), (None,))
-    assert not np.any(slices.series()["errors"].control)
+    assert not np.any(slices.series()["errors"][""].control)

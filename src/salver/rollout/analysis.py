@@ -23,17 +23,17 @@ def analyse(
     policy: Policy,
     observed: Sequence[Observed],
     elapsed_s: float,
-    series: Mapping[str, kayenta.Series] | None = None,
+    series: Mapping[str, Mapping[str, kayenta.Series]] | None = None,
     *,
     plugins: bool = True,
 ) -> Report:
     """Compare canary and primary in all measured blocks.
 
     ``elapsed_s`` is the time since the canary first got traffic, pauses included. ``series`` are
-    values per time slice by metric, for the ``kayenta`` method only. Before the warm-up is over,
-    and while the sample ratio does not hold, there are no metrics in the report: nothing may be
-    said of them. A metric whose function raises is in the report as *failed*. Without ``plugins``
-    metrics of plug-ins are left out; see ``asks_plugins``.
+    values per time slice by metric and part, for the ``kayenta`` method only. Before the warm-up is
+    over, and while the sample ratio does not hold, there are no metrics in the report: nothing may
+    be said of them. A metric whose function raises is in the report as *failed*. Without
+    ``plugins`` metrics of plug-ins are left out; see ``asks_plugins``.
     """
     measured = [each for each in observed if not each.block.warmup]
     total = sum(_requests(each) for each in observed)
@@ -44,7 +44,9 @@ def analyse(
     if warm and ratio.holds:
         if policy.method == "kayenta":
             given = series or {}
-            metrics = tuple(kayenta.report(spec, given.get(spec.name)) for spec in policy.metrics)
+            metrics = tuple(
+                kayenta.report(spec, given.get(spec.name, {})) for spec in policy.metrics
+            )
         else:
             metrics = tuple(
                 _ask(policy, spec, comparable)

@@ -5,7 +5,7 @@ sequential comparison it may be looked at once: each further look is one more ch
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -90,16 +90,25 @@ def classify(
     return Classification(label, critical, mean_ratio(base, tried), shift)
 
 
-def report(spec: MetricSpec, series: Series | None) -> MetricReport:
+def report(spec: MetricSpec, parts: Mapping[str, Series]) -> MetricReport:
     """Return the classification of a metric as a report; the harmful direction is *worse*.
 
-    Fewer than ``MIN_VALUES`` values of an arm are not enough data, as Kayenta's makers advise.
+    A metric of several numbers has a series for each, by name, and any that is harmful makes it
+    *worse*; each interval is wider then, so that together they err no more often than one. What
+    is reported is the part that is harmful, or else moved, most. Fewer than ``MIN_VALUES`` values
+    of an arm are not enough data, as Kayenta's makers advise.
     """
-    control, experiment = (series.control, series.experiment) if series else ((), ())
-    measured = [sum(not math.isnan(value) for value in arm) for arm in (experiment, control)]
-    said = classify(control, experiment, Settings(direction=spec.direction, critical=spec.critical))
+    # A class that nobody predicts cannot raise a false alarm, and would only widen the others'.
+    moving = {name: series for name, series in parts.items() if _moves(series)}
+    told = moving or dict([*parts.items()][:1]) or {"": Series((), ())}
+    settings = Settings(direction=spec.direction, critical=spec.critical)
+    error = (1.0 - settings.confidence) / len(told)
+    settings = msgspec.structs.replace(settings, confidence=1.0 - error)
+    found = {name: classify(s.control, s.experiment, settings) for name, s in told.items()}
+    name, said = max(found.items(), key=lambda item: _weight(item[1]))
+    measured = [_measured(told[name].experiment), _measured(told[name].control)]
     verdict = Verdict.EQUIVALENT if said.label is Label.PASS else Verdict.WORSE
-    reason = f"Kayenta's judge says {said.label.value}"
+    reason = f"Kayenta's judge says {said.label.value}{': ' + name if name else ''}"
     if min(measured) < MIN_VALUES:
         verdict, reason = Verdict.NOT_ENOUGH, f"{min(measured)} of {MIN_VALUES} values seen"
     return MetricReport(
@@ -115,7 +124,25 @@ def report(spec: MetricSpec, series: Series | None) -> MetricReport:
         n_canary=measured[0],
         n_primary=measured[1],
         reason=reason,
+        extra={part: _estimate(each) for part, each in found.items() if part},
     )
+
+
+def _moves(series: Series) -> bool:
+    values = np.array([*series.control, *series.experiment])
+    return len(np.unique(values[~np.isnan(values)])) > 1
+
+
+def _measured(values: Sequence[float]) -> int:
+    return sum(not math.isnan(value) for value in values)
+
+
+def _weight(said: Classification) -> tuple[bool, float]:
+    return said.label is not Label.PASS, abs(_estimate(said))
+
+
+def _estimate(said: Classification) -> float:
+    return said.shift.estimate if said.shift else 0.0
 
 
 def mean_ratio(control: Floats, experiment: Floats) -> float:

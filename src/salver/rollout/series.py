@@ -1,10 +1,12 @@
 """Values per time slice of canary and primary, from cumulative counts, for Kayenta's test.
 
-Each slice is what was counted between two looks, the same for both arms.
+Each slice is what was counted between two looks, the same for both arms. Most metrics are one
+number; all classes are one for each class, and scores one for each edge: the share above it.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from salver.core.errors import InvalidSettings
 from salver.rollout.evidence import Observed
 from salver.rollout.kayenta import MIN_VALUES, Series
+from salver.rollout.metrics.classes import OTHER
 from salver.rollout.metrics.feedback import are_shares
 from salver.rollout.metrics.latency import quantile
 from salver.rollout.policy import MetricSpec
@@ -27,9 +30,16 @@ from salver.rollout.tally import (
 )
 
 MAX_SLICES = 4_000
-_KINDS = ("error_rate", "refusal_rate", "latency", "class_share", "feedback_rate", "feedback_mean")
+MAX_VALUES = 64_000
+"""How many values of an arm are kept at most, all metrics together."""
+_CLASSES, _SCORE = "class_share", "score"
+_KINDS = (
+    "error_rate", "refusal_rate", "latency", _CLASSES, _SCORE, "feedback_rate", "feedback_mean",
+)  # fmt: skip
 
 Value = float | None
+Pair = tuple[tuple[Value, ...], tuple[Value, ...]]
+"""The primary's values and the canary's."""
 
 
 class Counted(msgspec.Struct, frozen=True):
@@ -43,39 +53,45 @@ class Slices(msgspec.Struct, frozen=True):
     """All slices so far, as they are kept; None where a slice had no value.
 
     ``end_s`` is when the last one ended, in the rollout's own time, and ``primary`` and ``canary``
-    what was counted until then. ``values`` are by metric: the primary's and the canary's. ``gaps``
-    is how many times something had been left out by then.
+    what was counted until then. ``values`` are by metric, ``parts`` by metric and part for those
+    that are several numbers. ``gaps`` is how many times something had been left out by then.
     """
 
     end_s: float = 0.0
     primary: Counted | None = None
     canary: Counted | None = None
-    values: dict[str, tuple[tuple[Value, ...], tuple[Value, ...]]] = {}
+    values: dict[str, Pair] = {}
     gaps: int = 0
+    parts: dict[str, dict[str, Pair]] = {}
 
-    def series(self) -> Mapping[str, Series]:
-        """Return what may be looked at: whole lots of ``MIN_VALUES`` slices, each look at new ones.
+    def series(self) -> Mapping[str, Mapping[str, Series]]:
+        """Return by metric and part what may be looked at; the only part of a number has no name.
 
-        Looked at after every slice, a test that is made for one look would find harm by chance.
+        It is whole lots of ``MIN_VALUES`` slices, each look at new ones: looked at after every
+        slice, a test that is made for one look would find harm by chance.
         """
+        every = self.parts | {name: {"": pair} for name, pair in self.values.items()}
         return {
-            name: Series(_whole(primary), _whole(canary))
-            for name, (primary, canary) in self.values.items()
+            name: {part: Series(_whole(pair[0]), _whole(pair[1])) for part, pair in parts.items()}
+            for name, parts in every.items()
         }
 
 
-def check_kinds(specs: Sequence[MetricSpec]) -> None:
-    """Raise ``InvalidSettings`` for metrics that are not one number per slice."""
+def check_kinds(specs: Sequence[MetricSpec], score_edges: Sequence[float]) -> None:
+    """Raise ``InvalidSettings`` for metrics of which slices have no values."""
     for spec in specs:
-        instead = ""
+        what = f"analysis: metric {spec.name!r} of kind {spec.kind!r}"
         if spec.kind not in _KINDS:
-            instead = f"leave it out (kayenta knows {', '.join(_KINDS)})"
-        elif spec.kind == "class_share" and not spec.label:
-            instead = "name one class with 'label'"
-        if instead:
             raise InvalidSettings(
-                f"analysis: kayenta compares one number per time slice, which metric {spec.name!r} "
-                f"of kind {spec.kind!r} is not; {instead}, or compare with 'method: sequential'"
+                f"{what} has no numbers per time slice, which kayenta compares; leave it out "
+                f"(kayenta knows {', '.join(_KINDS)}), or compare with 'method: sequential'"
+            )
+        if spec.kind == _SCORE and not score_edges:
+            raise InvalidSettings(f"{what} needs 'score_edges', above which scores are counted")
+        if _has_parts(spec) and (spec.relative or spec.direction != "either"):
+            raise InvalidSettings(
+                f"{what} is several shares, which move up and down together; write "
+                f"'direction: either', and not 'relative'"
             )
 
 
@@ -93,27 +109,70 @@ def cut(
     """
     measured = [each for each in observed if not each.block.warmup]
     if slices.gaps != gaps:
-        slices = Slices(slices.end_s, None, None, slices.values, gaps)
+        slices = msgspec.structs.replace(slices, primary=None, canary=None, gaps=gaps)
     if not measured or (slices.primary is not None and now_s - slices.end_s < slice_s):
         return slices
     layout = measured[-1].block.primary
     primary = _counted([each.primary for each in measured])
     canary = _counted([each.canary for each in measured])
-    values = slices.values
-    if slices.primary is not None and slices.canary is not None and _length(slices) < MAX_SLICES:
+    values, parts = slices.values, slices.parts
+    if slices.primary is not None and slices.canary is not None and not _is_full(slices):
+        came = _Came(layout, _less(primary, slices.primary), _less(canary, slices.canary))
         values = {
-            spec.name: (
-                (*before[0], _value(spec, layout, slices.primary, primary)),
-                (*before[1], _value(spec, layout, slices.canary, canary)),
-            )
+            spec.name: _longer(values.get(spec.name), came, spec)
             for spec in specs
-            for before in [slices.values.get(spec.name, ((), ()))]
+            if not _has_parts(spec)
         }
-    return Slices(now_s, primary, canary, values, gaps)
+        parts = {
+            spec.name: {
+                part: _longer(parts.get(spec.name, {}).get(part), came, spec, place)
+                for place, part in enumerate(_parts(spec, layout))
+            }
+            for spec in specs
+            if _has_parts(spec)
+        }
+    return Slices(now_s, primary, canary, values, gaps, parts)
 
 
-def _length(slices: Slices) -> int:
-    return max((len(primary) for primary, _ in slices.values.values()), default=0)
+def _is_full(slices: Slices) -> bool:
+    pairs = [*slices.values.values(), *(p for each in slices.parts.values() for p in each.values())]
+    room = max(MIN_VALUES, min(MAX_SLICES, MAX_VALUES // max(len(pairs), 1)))
+    return any(len(primary) >= room for primary, _ in pairs)
+
+
+def _has_parts(spec: MetricSpec) -> bool:
+    return spec.kind == _SCORE or (spec.kind == _CLASSES and not spec.label)
+
+
+def _parts(spec: MetricSpec, layout: Layout) -> tuple[str, ...]:
+    if spec.kind == _SCORE:
+        return tuple(f"above {edge:g}" for edge in layout.score_edges)
+    if not layout.labels:
+        raise InvalidSettings("the gateways count no classes; the policy must name them")
+    return (*layout.labels, OTHER)
+
+
+class _Came(NamedTuple):
+    """What was counted in one slice."""
+
+    layout: Layout
+    primary: Counted
+    canary: Counted
+
+
+def _longer(pair: Pair | None, came: _Came, spec: MetricSpec, place: int = 0) -> Pair:
+    """Return a metric's values, or those of its part at this place, with the slice's."""
+    primary, canary = pair or ((), ())
+    return (
+        (*primary, _value(spec, came.layout, came.primary, place)),
+        (*canary, _value(spec, came.layout, came.canary, place)),
+    )
+
+
+def _less(now: Counted, before: Counted) -> Counted:
+    columns = np.maximum(np.subtract(now.columns, before.columns), 0.0)
+    bins = np.maximum(np.subtract(now.bins, before.bins), 0.0)
+    return Counted(tuple(columns.tolist()), tuple(bins.tolist()))
 
 
 def _whole(values: tuple[Value, ...]) -> tuple[float, ...]:
@@ -127,14 +186,26 @@ def _counted(tables: Sequence[Table]) -> Counted:
     return Counted(tuple(columns.tolist()), tuple(bins.tolist()))
 
 
-def _value(spec: MetricSpec, layout: Layout, before: Counted, now: Counted) -> Value:
-    """Return a metric's value between two moments; None where nothing was counted."""
-    columns = np.maximum(np.subtract(now.columns, before.columns), 0.0)
+def _value(spec: MetricSpec, layout: Layout, came: Counted, place: int) -> Value:
+    """Return a metric's value in one slice; None where nothing was counted."""
     if spec.kind == "latency":
-        bins = np.maximum(np.subtract(now.bins, before.bins), 0.0)
+        bins = np.asarray(came.bins)
         return quantile(bins, spec.quantile) if bins.any() else None
-    part, whole = _share(spec, layout, columns)
+    columns = np.asarray(came.columns)
+    if _has_parts(spec):
+        part, whole = _part(spec, layout, columns, place)
+    else:
+        part, whole = _share(spec, layout, columns)
     return part / whole if whole > 0.0 else None
+
+
+def _part(spec: MetricSpec, layout: Layout, columns: Floats, place: int) -> tuple[float, float]:
+    """Return what is divided by what for one class, or above one edge."""
+    if spec.kind == _SCORE:
+        bins = columns[layout.first_score : layout.first_feedback]
+        return float(bins[place + 1 :].sum()), float(bins.sum())
+    labels = columns[layout.first_label : layout.first_score]
+    return float(labels[place]), float(labels.sum())
 
 
 def _share(spec: MetricSpec, layout: Layout, columns: Floats) -> tuple[float, float]:
@@ -143,7 +214,7 @@ def _share(spec: MetricSpec, layout: Layout, columns: Floats) -> tuple[float, fl
         return float(columns[ERRORS]), float(columns[REQUESTS] - columns[REMEMBERED])
     if spec.kind == "refusal_rate":
         return float(columns[REFUSED]), float(columns[REQUESTS])
-    if spec.kind == "class_share":
+    if spec.kind == _CLASSES:
         if spec.label not in layout.labels:
             raise InvalidSettings(f"the gateways do not count the class {spec.label!r}")
         labels = columns[layout.first_label : layout.first_score]

@@ -85,7 +85,7 @@ def judge_policy(policy: RolloutPolicy) -> Policy:
         spec for spec in DEFAULT_METRICS if spec.kind != _CLASSES or has_classes
     )
     if is_kayenta:
-        check_kinds(chosen)
+        check_kinds(chosen, own.score_edges)
     document = {
         "alpha": own.alpha,
         "metrics": msgspec.to_builtins(chosen),
