@@ -52,6 +52,10 @@ check: env-test  ## Lint, format, types, imports, sizes
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/ledger.py
 
+wheel: env-test  ## Make a wheel in dist/ whose gateway is compiled to C
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/salver-*.whl
+
 bench: env  ## Measure Salver beside its ceiling and its peers
 	bench/run.sh $(ARGS)
 
@@ -68,4 +72,4 @@ docs: env-test  ## Rewrite the pages that follow from the code
 clean:  ## Remove the environments and caches
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .demo
 
-.PHONY: help env env-test env-clients env-mlserver serve test fuzz check bench peers lock docs clean
+.PHONY: help env env-test env-clients env-mlserver serve test fuzz check wheel bench peers lock docs clean

@@ -32,6 +32,28 @@ def environment(name: str) -> Path:
     return folder
 
 
+def wheel_environment(name: str) -> Path:
+    """Return environment `name` with the wheel of `make wheel`, made when the wheel changed."""
+    wheels = sorted((BENCH.parent / "dist").glob("salver-*.whl"))
+    compiled = [wheel for wheel in wheels if "-none-any" not in wheel.name]
+    if not compiled:
+        raise BenchError("dist holds no compiled wheel; run: make wheel")
+    folder = ENVS / name
+    stamp = folder / "wheel.sha256"
+    digest = hashlib.sha256(compiled[-1].read_bytes()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == digest:
+        return folder
+    print(f"making bench/.envs/{name} from {compiled[-1].name}", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    checked([sys.executable, "-m", "venv", str(folder)])
+    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+    lock = BENCH.parent / "requirements" / "serve.lock"
+    checked([*pip, "--require-hashes", "-r", str(lock)])
+    checked([*pip, "--no-deps", str(compiled[-1])])
+    stamp.write_text(digest)
+    return folder
+
+
 def site_packages(folder: Path) -> Path:
     """The site-packages folder of an environment."""
     return next((folder / "lib").glob("python3*/site-packages"))

@@ -25,6 +25,8 @@ PARTS = (
 )
 NAMES = (*SERVERS, "litserve")
 """LitServe is measured with texts only."""
+USUAL = tuple(name for name in NAMES if name != "salver-compiled")
+"""What is measured unless it is said: the compiled wheel has to be made first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Options:
 def parse(arguments: Sequence[str]) -> Options:
     """Read the command line; argparse ends the process with 2 on wrong usage."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--only", default=",".join(NAMES), help="servers, comma-separated")
+    parser.add_argument("--only", default=",".join(USUAL), help="servers, comma-separated")
     parser.add_argument("--part", default=",".join(PARTS), help="parts, comma-separated")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     parser.add_argument("--seconds", type=float, default=6.0, help="one measurement (default 6)")

@@ -70,15 +70,7 @@ class Verdict:
 
 def verdicts(results: Results) -> list[Verdict]:
     """Every target in the order of the report."""
-    found = []
-    for count in HIGH_LOAD:
-        ratio = throughput_ratio(results, "salver", "ceiling", count)
-        found.append(_at_least(f"Salver / ceiling, requests/s at c={count}", ratio, OF_CEILING))
-    for count in HIGH_LOAD:
-        ratio = throughput_ratio(results, "salver", "triton", count)
-        found.append(_at_least(f"Salver / Triton, requests/s at c={count}", ratio, OF_TRITON))
-    ratio = p50_ratio(results, "salver", "ceiling", 1)
-    found.append(_at_most("Salver / ceiling, p50 at c=1", ratio, P50_OF_CEILING))
+    found = _tabular(results, "salver", "Salver")
     starts = results.startup.get("salver", [])
     seconds = statistics.median([s.first_answer_s for s in starts]) if starts else None
     back = [s.recovery_s for s in starts if s.recovery_s is not None]
@@ -89,13 +81,32 @@ def verdicts(results: Results) -> list[Verdict]:
     found.append(_at_most("Salver, memory of all processes (MB, PSS)", memory, MEMORY_MB))
     return (
         found
-        + _grpc(results)
+        + _grpc(results, "salver", "Salver")
+        + _compiled(results)
         + _large(results)
         + _text(results)
         + _images(results)
         + _cold(results)
         + _hosting(results)
     )
+
+
+def _compiled(results: Results) -> list[Verdict]:
+    """What the compiled wheel is held to, which is the same; nothing where it was not measured."""
+    name, title = "salver-compiled", "Salver, compiled"
+    every = _tabular(results, name, title) + _grpc(results, name, title)
+    return [verdict for verdict in every if verdict.value is not None]
+
+
+def _tabular(results: Results, ours: str, title: str) -> list[Verdict]:
+    """One row per request over HTTP."""
+    found = []
+    for other, name, bound in (("ceiling", "ceiling", OF_CEILING), ("triton", "Triton", OF_TRITON)):
+        for count in HIGH_LOAD:
+            ratio = throughput_ratio(results, ours, other, count)
+            found.append(_at_least(f"{title} / {name}, requests/s at c={count}", ratio, bound))
+    ratio = p50_ratio(results, ours, "ceiling", 1)
+    return [*found, _at_most(f"{title} / ceiling, p50 at c=1", ratio, P50_OF_CEILING)]
 
 
 def _hosting(results: Results) -> list[Verdict]:
@@ -127,17 +138,17 @@ def _cold(results: Results) -> list[Verdict]:
     return [*found, _at_most(what, last_s, ROLLBACK_S)]
 
 
-def _grpc(results: Results) -> list[Verdict]:
+def _grpc(results: Results, ours: str, title: str) -> list[Verdict]:
     """One row per call over gRPC."""
     found = []
     for variant in GRPC_VARIANTS:
         what = f"calls/s over gRPC, {variant} metadata"
-        ratio = grpc_ratio(results, "salver", "ceiling", variant)
-        found.append(_at_least(f"Salver / ceiling, {what}", ratio, GRPC_OF_CEILING))
-        ratio = grpc_ratio(results, "salver", "triton", variant)
-        found.append(_at_least(f"Salver / Triton, {what}", ratio, GRPC_OF_TRITON))
-        ratio = grpc_p99_ratio(results, "salver", "triton", variant)
-        what = f"Salver / Triton, p99 over gRPC, {variant} metadata"
+        ratio = grpc_ratio(results, ours, "ceiling", variant)
+        found.append(_at_least(f"{title} / ceiling, {what}", ratio, GRPC_OF_CEILING))
+        ratio = grpc_ratio(results, ours, "triton", variant)
+        found.append(_at_least(f"{title} / Triton, {what}", ratio, GRPC_OF_TRITON))
+        ratio = grpc_p99_ratio(results, ours, "triton", variant)
+        what = f"{title} / Triton, p99 over gRPC, {variant} metadata"
         found.append(_at_most(what, ratio, GRPC_P99_OF_TRITON))
     return found
 

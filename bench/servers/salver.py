@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.environments import BENCH
+from bench.environments import BENCH, wheel_environment
 from bench.failure import BenchError
 from bench.grpc_message import PATH
 from bench.processes import Group
@@ -53,9 +53,7 @@ class Salver(Server):
 
     def begin(self) -> None:
         """Make an empty home and a key."""
-        self._salver = BENCH.parent / ".venv" / "bin" / "salver"
-        if not self._salver.is_file():
-            raise BenchError(f"{self._salver} is missing; run: make env")
+        self._salver = self._executable()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self._key = secrets.token_urlsafe(24)
@@ -65,6 +63,13 @@ class Salver(Server):
         (self.folder / "home").mkdir()
         if self.settings:
             (self.folder / "home" / "salver.yaml").write_text(json.dumps(self.settings))
+
+    def _executable(self) -> Path:
+        """Return the command of the checkout's own environment."""
+        path = BENCH.parent / ".venv" / "bin" / "salver"
+        if not path.is_file():
+            raise BenchError(f"{path} is missing; run: make env")
+        return path
 
     def _up(self) -> list[str]:
         self._port, self._grpc_port = free_port(), free_port()
@@ -120,3 +125,13 @@ class Salver(Server):
         """Where an endpoint answers, with the key."""
         headers = {"Authorization": f"Bearer {self._key}"}
         return Target(self._port, f"/v2/models/{model}/infer", headers)
+
+
+class CompiledSalver(Salver):
+    """The same out of the wheel whose gateway is compiled (`make wheel`)."""
+
+    name = "salver-compiled"
+
+    def _executable(self) -> Path:
+        """Return the command of the environment that holds the wheel."""
+        return wheel_environment(self.name) / "bin" / "salver"

@@ -51,6 +51,19 @@ def test_verdicts_follow_the_bounds() -> None:
     assert {v.word for v in verdicts(make_results({}))} == {"not measured"}
 
 
+def test_the_compiled_wheel_is_held_to_the_same_where_it_was_measured() -> None:
+    """Its lines are not there otherwise, and are judged by its own figures."""
+    plain = make_results({"ceiling": [100.0], "salver": [60.0]})
+    assert not any("compiled" in verdict.what for verdict in verdicts(plain))
+    both = make_results({"ceiling": [100.0], "salver": [60.0], "salver-compiled": [70.0]})
+    found = {v.what: v.word for v in verdicts(both) if "compiled" in v.what}
+    assert found == {
+        "Salver, compiled / ceiling, requests/s at c=16": "met",
+        "Salver, compiled / ceiling, requests/s at c=64": "met",
+        "Salver, compiled / ceiling, p50 at c=1": "met",
+    }
+
+
 def test_verdicts_of_grpc_and_large_bodies_follow_the_bounds() -> None:
     """The same for calls over gRPC in both variants, large tensors and large JSON."""
     results = make_results({})

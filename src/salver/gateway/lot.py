@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from salver.core.cohort import Cohort, Piece, most_members
 from salver.core.context import Principal, RequestContext
@@ -37,7 +37,7 @@ class Lot(Generic[Seat]):
     A seat is what its protocol knows a caller by.
     """
 
-    protocol = ""
+    protocol: ClassVar[str] = ""
 
     def __init__(self, inference: Inference, kind: Kind) -> None:
         self._inference = inference

@@ -10,9 +10,9 @@ from salver.core.errors import CallerError, SalverError
 from salver.core.request import InferenceRequest
 from salver.core.settings import HttpSettings
 from salver.gateway.grpc.framing import PREFIX, only_message, timeout_ns
-from salver.gateway.grpc.gather import Plans
 from salver.gateway.grpc.incoming import Incoming, Message
 from salver.gateway.grpc.infer import REQUEST, GrpcInference, parse
+from salver.gateway.grpc.plans import Plans
 from salver.gateway.grpc.schema import message_class
 from salver.gateway.grpc.wire import split_raw
 

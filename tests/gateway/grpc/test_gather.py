@@ -16,7 +16,7 @@ from salver.core.request import InferenceRequest
 from salver.core.settings import HttpSettings
 from salver.core.signature import Signature, TensorSpec
 from salver.core.tensor import Tensor
-from salver.gateway.grpc.gather import Plans
+from salver.gateway.grpc.plans import Plans
 from salver.gateway.grpc.schema import message_class
 from salver.wire.messages import EndpointPlan, VariantPlan
 from tests.gateway.grpc.calls import SERVICE, infer, infer_request, outputs_of, two_rows

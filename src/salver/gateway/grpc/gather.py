@@ -8,83 +8,29 @@ answers.
 
 from collections.abc import Sequence
 from functools import partial
-
-import msgspec
+from typing import ClassVar
 
 from salver.core.cohort import Cohort, Piece, inputs_of
 from salver.core.context import Principal, RequestContext
 from salver.core.errors import SalverError, fault_of
 from salver.core.handler import Responder
-from salver.core.request import InferenceRequest, JointResponse, RequestForm, form_of
+from salver.core.request import InferenceRequest, JointResponse
 from salver.gateway.grpc.call import Call
-from salver.gateway.grpc.framing import PREFIX, Buffer, timeout_ns
+from salver.gateway.grpc.framing import Buffer, timeout_ns
 from salver.gateway.grpc.infer import PROTOCOL, GrpcAnswer, GrpcInference
+from salver.gateway.grpc.plans import Plans
 from salver.gateway.grpc.response import members
-from salver.gateway.grpc.wire import bytes_field, split_raw
 from salver.gateway.h2.headers import literal
 from salver.gateway.lot import Kind, Lot, tell_apart
 from salver.gateway.oip.decode import Decoded
 from salver.gateway.oip.infer import Inference
-from salver.gateway.oip.reading import Target
 from salver.gateway.turn import Turn
 from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
 
 _MAX_LOTS = 1024
-_MAX_PLANS = 1024
-_MAX_CUTS = 4
-_MAX_HEAD_BYTES = 1024
 _MAX_BODY_BYTES = 16 * 1024
-_RAW_INPUT = 7
-
-
-class _Plan(msgspec.Struct, frozen=True, eq=False):
-    """What all messages with the same bytes before their tensor ask for."""
-
-    target: Target
-    form: RequestForm
-
-
-class Plans:
-    """Messages that were read before, by their length and the bytes before their tensor."""
-
-    def __init__(self) -> None:
-        self._cuts: dict[int, list[int]] = {}
-        self._plans: dict[bytes, _Plan] = {}
-
-    def find(self, body: bytes) -> tuple[_Plan, bytes] | None:
-        """Return what a body of one message asks for, and its tensor."""
-        for cut in self._cuts.get(len(body), ()):
-            plan = self._plans.get(body[:cut])
-            if plan is not None:
-                return plan, body[cut:]
-        return None
-
-    def learn(self, body: bytes, request: InferenceRequest) -> None:
-        """Remember a body that was read and is in order, if others can be read by it."""
-        form = form_of(request)
-        size = form.size_bytes
-        special = request.outputs or request.parameters or body[0]
-        if len(request.inputs) != 1 or not size or special:
-            return
-        cut = len(body) - size
-        tag = bytes_field(_RAW_INPUT, size)
-        if cut > _MAX_HEAD_BYTES or not body[:cut].endswith(tag):
-            return
-        try:
-            _, raw = split_raw(body[PREFIX.size : cut - len(tag)], _MAX_HEAD_BYTES, _MAX_HEAD_BYTES)
-        except SalverError:
-            return
-        if raw:
-            return
-        cuts = self._cuts.setdefault(len(body), [])
-        if len(self._plans) >= _MAX_PLANS or len(cuts) >= _MAX_CUTS:
-            self._plans.clear()
-            self._cuts = {len(body): (cuts := [])}
-        self._plans[body[:cut]] = _Plan(Target(request.endpoint, request.version), form)
-        if cut not in cuts:
-            cuts.append(cut)
 
 
 class CallGatherer:
@@ -137,7 +83,7 @@ class CallGatherer:
 class CallLot(Lot[Call]):
     """Calls of one kind."""
 
-    protocol = PROTOCOL
+    protocol: ClassVar[str] = PROTOCOL
 
     def __init__(self, inference: Inference, infer: GrpcInference, kind: Kind) -> None:
         super().__init__(inference, kind)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import repeat
 from operator import add
+from typing import ClassVar
 
 from salver.core.cohort import Cohort, Piece, inputs_of
 from salver.core.context import RequestContext
@@ -90,7 +91,7 @@ class MessageLot(Lot[HttpMessage]):
     ``on_left`` is called with a message whose client leaves before it became part of a cohort.
     """
 
-    protocol = PROTOCOL
+    protocol: ClassVar[str] = PROTOCOL
 
     def __init__(self, inference: Inference, kind: Kind) -> None:
         super().__init__(inference, kind)
