@@ -15,13 +15,16 @@ import pytest
 
 from salver.core.clock import SystemClock
 from salver.core.settings import Settings, SupervisorSettings
+from salver.scale.local import orphans
 from salver.scale.local.later import Later
 from salver.scale.local.supervisor import Supervisor, UpOptions
 from salver.scale.local.table import Table
+from salver.wire.copies import Copies
 from salver.wire.messages import Plan, WorkerPlan
 from salver.wire.transport import connect
 from tests.scale.loop import in_loop
 from tests.scale.test_activation import HELLO, Listening
+from tests.wire.test_copies import holder, left
 
 
 @contextlib.asynccontextmanager
@@ -182,6 +185,22 @@ async def test_a_quarantine_may_come_to_run_on_demand() -> None:
             while child.pid is not None:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
         assert (child.state, child.restarts) == ("asleep", 0)
+
+
+@in_loop
+async def test_copies_of_a_server_that_was_killed_are_removed() -> None:
+    """Also those of workers that no plan knows any more; whoever is still there keeps its own."""
+    async with supervised() as (supervisor, home):
+        gone = Copies(home / "run", "dedicated-m-1-0", "gone").folder
+        gone.mkdir(parents=True)
+        with holder(home / "run", "lives"):
+            supervisor.provision()
+            # Later tests of this process wait for orphans that somebody else buries.
+            orphans._libc.prctl(orphans._PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+            assert supervisor._control is not None
+            supervisor._control.close()
+            assert not gone.parent.exists()
+            assert left(home / "run") == {"lives", "lives.lock"}
 
 
 @in_loop

@@ -24,6 +24,7 @@ from salver.engine.worker.warmup import warm_up
 from salver.observe.logs import configure_logs
 from salver.runtimes.base import RuntimeOptions
 from salver.runtimes.table import create_batch, create_stream
+from salver.wire.copies import Copies
 from salver.wire.transport import LinkOptions, TlsFiles
 
 _LEAVE_TIMEOUT_S = 5.0
@@ -88,7 +89,7 @@ async def _serve(identity: WorkerIdentity, settings: Settings, tls: TlsFiles | N
     engine, home = settings.engine, identity.home
     loader = Loader(
         home / "blobs" / "sha256",
-        home / "run" / "models" / identity.id,
+        Copies(home / "run", identity.id, identity.incarnation),
         RuntimeOptions(engine.threads, step_bytes=engine.step_bytes),
         create_batch,
         create_stream,

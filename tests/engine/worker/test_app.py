@@ -79,8 +79,7 @@ def test_follows_pushed_plans_and_reports() -> None:
             assert total(inbox, "salver_model_loads_total") == 2
             assert total(inbox, "salver_model_load_failures_total") == 1
             assert total(inbox, "salver_batches_total") == 1
-            folder = running.home / "run" / "models" / "shared-0"
-            await until(lambda: len(list(folder.iterdir())) == 1)
+            await until(lambda: len(copies_of(running)) == 1)
         await door.close()
         for each in inboxes:
             await hang_up(each)
@@ -93,6 +92,50 @@ def test_follows_pushed_plans_and_reports() -> None:
 def _identity(inbox: Inbox) -> str:
     connection = inbox.connection
     return connection.peer.identity if connection is not None and connection.peer else ""
+
+
+def copies_of(running: Fleet) -> set[Path]:
+    """Return the folders of versions that were copied for the first worker's processes."""
+    return set((running.home / "run" / "models" / "shared-0").glob("*/*"))
+
+
+def test_a_process_that_ends_late_leaves_its_successor_alone() -> None:
+    """The copies of two processes of one worker lie apart, and the later one goes on serving."""
+
+    async def run(running: Fleet) -> None:
+        await until(lambda: len(copies_of(running)) == 1)
+        # Under another name, so that it is not waited for, and ended with the rest.
+        first = running.processes["first"] = running.processes.pop("shared-0")
+        before = copies_of(running)
+        running.start("shared-0")
+        await until(lambda: len(copies_of(running)) == 2)
+        (own,) = copies_of(running) - before
+        first.terminate()
+        await asyncio.to_thread(first.wait)
+        async with client_of(running) as callers:
+            await finish([callers.ask(1.0)])
+            assert callers.all[0].answer == 4.0
+        assert copies_of(running) == {own}
+        assert (own / "model.txt").read_bytes() == b"affine"
+
+    with fleet() as running:
+        uvloop.run(run(running))
+
+
+def test_copies_of_a_killed_process_are_removed_by_the_next() -> None:
+    """After kill -9 one folder is left, that of the process that is there."""
+
+    async def run(running: Fleet) -> None:
+        await until(lambda: len(copies_of(running)) == 1)
+        (old,) = copies_of(running)
+        running.kill("shared-0")
+        running.start("shared-0")
+        await until(lambda: bool(copies_of(running) - {old}))
+        assert not old.parent.exists()
+        assert len(copies_of(running)) == 1
+
+    with fleet() as running:
+        uvloop.run(run(running))
 
 
 def test_a_flipped_bit_is_refused_at_load() -> None:

@@ -12,6 +12,7 @@ from salver.engine.worker.app import Worker, WorkerIdentity
 from salver.engine.worker.loader import Loader
 from salver.runtimes.base import RuntimeOptions
 from salver.runtimes.table import BATCH_RUNTIMES, create_batch, create_stream
+from salver.wire.copies import Copies
 from salver.wire.transport import LinkOptions
 from tests.engine.client.test_handler import check_answers, outcomes
 from tests.engine.fleet import (
@@ -37,9 +38,9 @@ async def short_worker(name: str = QUARANTINE) -> AsyncIterator[tuple[Worker, Ca
     """
     running = Fleet((Model(),), 1 if name == SHARED else 0, {})
     home = running.home
-    blobs, models = home / "blobs" / "sha256", home / "run" / "models" / name
+    blobs, copies = home / "blobs" / "sha256", Copies(home / "run", name, "test")
     identity = WorkerIdentity(name, "test", f"unix:{home}/run/worker-{name}.sock", home)
-    loader = Loader(blobs, models, RuntimeOptions(), create_batch, create_stream)
+    loader = Loader(blobs, copies, RuntimeOptions(), create_batch, create_stream)
     worker = Worker(identity, Settings(), loader, CLOCK, LinkOptions(), lambda: None)
     try:
         await worker.start()

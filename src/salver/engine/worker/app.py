@@ -203,7 +203,7 @@ class Worker:
             self._shelf.close()
         for host in (*self._hosts.values(), *self._retiring):
             host.close()
-            remove(self._loader.folder(host.load))
+        self._loader.close()
         self._life.stop()
         self._attempts.stop()
 

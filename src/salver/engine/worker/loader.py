@@ -9,12 +9,13 @@ from salver.core.errors import LoadFailed, SalverError
 from salver.core.garbage import settle
 from salver.core.hosting import CPU
 from salver.core.steps import unstepped
-from salver.engine.materialize import materialize, remove
+from salver.engine.materialize import materialize
 from salver.engine.worker.crew import Crew
 from salver.engine.worker.warmup import keep_cold
 from salver.runtimes.base import BatchRuntime, RuntimeOptions, StreamRuntime
 from salver.runtimes.stepped import SteppedRuntime, SteppedStreamRuntime
 from salver.runtimes.table import prepare_batch, prepare_gpu
+from salver.wire.copies import Copies
 from salver.wire.messages import Load
 
 LOCAL_SOURCE = "local"
@@ -26,7 +27,7 @@ class Loader:
     def __init__(
         self,
         blobs: Path,
-        scratch: Path,
+        copies: Copies,
         options: RuntimeOptions,
         create_batch: Callable[[str], BatchRuntime],
         create_stream: Callable[[str], StreamRuntime],
@@ -35,7 +36,7 @@ class Loader:
         warm_up: Callable[[BatchRuntime, Load, Path], None] = keep_cold,
     ) -> None:
         self._blobs = blobs
-        self._scratch = scratch
+        self._copies = copies
         self._granted = options
         self._create_batch = create_batch
         self._create_stream = create_stream
@@ -83,12 +84,17 @@ class Loader:
         return runtime
 
     def clear(self) -> None:
-        """Remove what an earlier process of this worker left behind."""
-        remove(self._scratch)
+        """Remove what earlier processes of this worker left behind."""
+        self._copies.clear()
+
+    def close(self) -> None:
+        """Remove what was copied for this process."""
+        self._copies.release()
 
     def folder(self, load: Load) -> Path:
         """Return the private folder of a version; its name comes from digests only."""
-        return self._scratch / sha256(f"{load.variant}\0{load.digest}".encode()).hexdigest()[:32]
+        name = sha256(f"{load.variant}\0{load.digest}".encode()).hexdigest()[:32]
+        return self._copies.folder / name
 
     def _batch(self, load: Load) -> BatchRuntime:
         """Return an empty runtime with the steps of a version."""
@@ -104,6 +110,7 @@ class Loader:
             )
         folder = self.folder(load)
         runs_code = load.trust_code or load.trust_pickle
+        self._copies.claim()
         materialize(load.files, self._blobs, folder, runs_code=runs_code)
         return folder
 

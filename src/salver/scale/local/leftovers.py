@@ -1,9 +1,8 @@
 """Removes what a worker that is gone for good leaves in the run folder, however it ended."""
 
-import shutil
 from pathlib import Path
 
-from salver.wire import attempts, ends, pulse
+from salver.wire import attempts, copies, ends, pulse
 
 
 def remove(run: Path, worker: str) -> None:
@@ -12,4 +11,4 @@ def remove(run: Path, worker: str) -> None:
     ends.forget(run, worker)
     attempts.forget(run, worker)
     (run / f"worker-{worker}.sock").unlink(missing_ok=True)
-    shutil.rmtree(run / "models" / worker, ignore_errors=True)
+    copies.forget(run, worker)

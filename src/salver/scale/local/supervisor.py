@@ -34,7 +34,7 @@ from salver.scale.local.process import Child
 from salver.scale.local.start import Command, Process, Start, start_anew
 from salver.scale.local.table import Table
 from salver.scale.local.warm import WarmPool
-from salver.wire import attempts, pulse
+from salver.wire import attempts, copies, pulse
 from salver.wire.address import UnixAddress, parse_address
 from salver.wire.deaths import Death
 from salver.wire.follower import PlanFollower
@@ -143,6 +143,7 @@ class Supervisor:
         self._orphans.provision()
         pulse.clear(self._run)
         attempts.clear(self._run)
+        copies.clear(self._run)
         self._grouping.provision()
 
     @property
