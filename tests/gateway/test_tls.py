@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -354,15 +355,52 @@ def shown_name(server: RunningServer, authority: Authority) -> str:
     return str(name.value)
 
 
-def test_a_client_that_does_not_read(authority: Authority) -> None:
-    """A client that leaves a large answer unread is cut off after the body's time."""
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_client_that_does_not_read(authority: Authority, *, closes: bool) -> None:
+    """A client that leaves a large answer unread is cut off after the body's time.
+
+    Its last answer, too.
+    """
     own = authority.issue("server")
     tls = ServerTls(own.certificate, own.key)
     with RunningServer(HttpSettings(body_timeout_s=0.5), tls=tls) as server:
         with open_tls(server, authority.client()) as client:
-            client.sendall(binary_request(LARGE).replace(b"Connection: close\r\n", b""))
+            client.sendall(large_request(closes=closes))
             until(lambda: not open_connections(server))
         assert ask(server, authority.client())[0] == 200
+
+
+def large_request(*, closes: bool) -> bytes:
+    """Return a request for much more than the buffers between client and server take."""
+    request = binary_request(LARGE)
+    return request if closes else request.replace(b"Connection: close\r\n", b"")
+
+
+@pytest.mark.parametrize("drains", [False, True])
+def test_a_client_that_reads_its_last_answer_slowly(authority: Authority, *, drains: bool) -> None:
+    """It gets all of it, however long ago the server has closed, as without TLS."""
+    own = authority.issue("server")
+    with RunningServer(tls=ServerTls(own.certificate, own.key)) as server:
+        running = server.server
+        assert running is not None
+        with open_tls(server, authority.client()) as client:
+            client.sendall(large_request(closes=not drains))
+            begun = client.recv(100)
+            drained = server.begin(running.drain(30.0)) if drains else None
+            time.sleep(3.0)
+            _, headers, body = split_reply(begun + read_all(client))
+            assert len(body) == int(headers["content-length"]) > LARGE.nbytes
+            assert body.endswith(LARGE.tobytes())
+            until(lambda: not open_connections(server))
+        assert drained is None or drained.result(timeout=30) is None
+
+
+def test_a_client_that_does_not_say_goodbye(party: Party) -> None:
+    """A client that has all of its last answer and stays keeps no connection open."""
+    with open_tls(party.server, party.authority.client()) as client:
+        client.sendall(LIVE)
+        assert split_reply(read_all(client))[0] == 200
+        until(lambda: not open_connections(party.server))
 
 
 def test_draining(authority: Authority) -> None:

@@ -13,7 +13,9 @@ from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
 
-_SHUTDOWN_TIMEOUT_S = 2.0
+# It runs from the close on, however much is still to be read, so that the server's sweep is left to
+# end what takes too long: that sees whether the client reads (``unread``).
+_SHUTDOWN_TIMEOUT_S = 86_400.0
 
 
 class Server(Protocol):

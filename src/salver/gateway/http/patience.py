@@ -4,7 +4,7 @@ from salver.core.errors import ReadTimeout
 from salver.core.settings import HttpSettings
 
 LINGER_S = 2.0
-"""How long what a refused client still sends is read."""
+"""How long what a refused client still sends is read, and the end of TLS is waited for."""
 _RATE_GRACE_S = 5.0
 
 

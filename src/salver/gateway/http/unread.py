@@ -4,24 +4,29 @@ import asyncio
 import socket
 import struct
 
+from salver.gateway.http.patience import LINGER_S
+
 # Of Linux's struct tcp_info: segments on their way, bytes acknowledged, bytes not sent yet.
 _TCP_INFO = struct.Struct("=24xI92xQ16xI")
 
 
 class Taking:
-    """Tells of one connection whether its client still takes its answers; asked now and then."""
+    """Tells of one connection whether its client still takes its answers; asked now and then.
+
+    After the last one a client that speaks TLS has ``LINGER_S`` to say goodbye.
+    """
 
     def __init__(self, limit_s: float) -> None:
         self._limit_ns = limit_s * 1e9
-        self._mark, self._since_ns = 0, 0
+        self._mark, self._since_ns = -1, 0
 
     def is_stalled(self, transport: asyncio.Transport, now_ns: int) -> bool:
-        """Tell whether the client has stopped taking what was written for it."""
+        """Tell whether the client has stopped taking what was written for it, or does not go."""
         mark = unread_mark(transport)
-        if not mark or mark != self._mark:
+        if mark != self._mark or not (mark or transport.is_closing()):
             self._mark, self._since_ns = mark, now_ns
             return False
-        return now_ns - self._since_ns > self._limit_ns
+        return now_ns - self._since_ns > (self._limit_ns if mark else LINGER_S * 1e9)
 
 
 def unread_mark(transport: asyncio.Transport) -> int:
