@@ -170,14 +170,19 @@ def test_a_sound_blob_is_not_written_again(store: BlobStore) -> None:
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(store: BlobStore) -> None:
-    """Leaving without commit discards, and a restart removes what a crash left."""
+    """Leaving without commit discards; a restart removes what a crash left, once it is idle.
+
+    Another control with the same folder may be busy with what is not.
+    """
     sha256 = hashlib.sha256(b"ab").hexdigest()
     with store.begin(sha256, 100) as writer:
         writer.write(b"a")
     assert list((store.root / "tmp").iterdir()) == []
-    (store.root / "tmp" / "left").write_bytes(b"x")
+    for name in ("left", "busy"):
+        (store.root / "tmp" / name).write_bytes(b"x")
+    os.utime(store.root / "tmp" / "left", (1, 1))
     store.provision()
-    assert list((store.root / "tmp").iterdir()) == []
+    assert [path.name for path in (store.root / "tmp").iterdir()] == ["busy"]
 
 
 def test_sizes_are_bounded(store: BlobStore) -> None:
@@ -212,12 +217,69 @@ def test_only_digests_become_paths(name: str) -> None:
     assert path.name == name
 
 
-def test_only_old_and_unneeded_blobs_are_collected(store: BlobStore) -> None:
-    """What is needed or fresh stays."""
-    needed, old, fresh = store.put(b"needed"), store.put(b"old"), store.put(b"fresh")
-    for sha256 in (needed, old):
-        os.utime(store.path(sha256), (1, 1))
-    assert store.collect({needed}, grace_s=3600) == 1
-    assert store.exists(needed)
-    assert store.exists(fresh)
-    assert not store.exists(old)
+def test_a_blob_that_is_held_is_not_discarded(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whichever moment: before it is looked at, or while it is about to go."""
+    sha256 = store.put(b"hello")
+    path = store.path(sha256)
+    os.utime(path, (1, 1))
+    assert store.hold(sha256)
+    assert not store.discard(sha256, 2)
+    os.utime(path, (1, 1))
+    rename = Path.rename
+
+    def hold_first(source: Path, target: Path) -> Path:
+        monkeypatch.undo()
+        assert store.hold(sha256)
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", hold_first)
+    assert not store.discard(sha256, 2)
+    assert store.read(sha256, 5) == b"hello"
+    assert list((store.root / "tmp").iterdir()) == []
+    os.utime(path, (1, 1))
+    assert store.discard(sha256, 2)
+    assert not store.hold(sha256)
+    assert not store.discard(sha256, 2)
+
+
+def test_what_was_uploaded_while_a_blob_was_about_to_go_stays(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged file that somebody held is not put in the place of the right bytes."""
+    sha256 = store.put(b"hello")
+    flip(store.path(sha256))
+    os.utime(store.path(sha256), (1, 1))
+    rename = Path.rename
+
+    def replace(source: Path, target: Path) -> Path:
+        monkeypatch.undo()
+        assert store.hold(sha256)
+        rename(source, target)
+        store.put(b"hello")
+        return target
+
+    monkeypatch.setattr(Path, "rename", replace)
+    assert not store.discard(sha256, 2)
+    assert store.read(sha256, 5) == b"hello"
+
+
+def test_a_blob_that_is_asked_for_counts_as_new(store: BlobStore) -> None:
+    """Storing bytes that are there holds them, as whoever does is about to need them."""
+    sha256 = store.put(b"hello")
+    os.utime(store.path(sha256), (1, 1))
+    store.put(b"hello")
+    assert not store.discard(sha256, 2)
+    flip(store.path(sha256))
+    assert not store.verify(sha256)
+    assert not store.hold(sha256)
+
+
+def test_other_files_are_no_blobs(store: BlobStore) -> None:
+    """What somebody has put beside them is let alone."""
+    sha256 = store.put(b"hello")
+    (store.path(sha256).with_name("notes.txt")).write_text("mine")
+    (store.root / "lost+found").mkdir()
+    (store.root / "lost+found" / sha256).write_text("x")
+    assert list(store.digests()) == [sha256]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import msgspec
 import pytest
 from sqlalchemy import event
 
@@ -45,6 +46,25 @@ def test_names_come_in_order_and_not_endlessly(catalog: Catalog) -> None:
         catalog.create_version(name, manifest(b"x"), "me", {})
     assert catalog.names(10) == ["a", "b", "c"]
     assert catalog.names(2) == ["a", "b"]
+
+
+def test_what_versions_need_is_told_in_portions(database: Database) -> None:
+    """Of every tenant, the files and golden examples of each version, whatever its number."""
+    needed = set[str]()
+    for tenant in ("default", "other"):
+        catalog = Catalog(database, ManualClock(), tenant)
+        for model in ("a", "b"):
+            for content in (b"x", b"y", f"{tenant}{model}".encode()):
+                one = msgspec.structs.replace(manifest(content), golden=content.hex())
+                catalog.create_version(model, one, "me", {})
+                needed |= {one.golden, one.files[0].sha256}
+    found, after = catalog.needed_blobs(None, 5)
+    portions = 1
+    while after is not None:
+        more, after = catalog.needed_blobs(after, 5)
+        found, portions = found | more, portions + 1
+    assert (found, portions) == (needed, 3)
+    assert catalog.needed_blobs() == (needed, None)
 
 
 def test_models_count_apart(catalog: Catalog) -> None:

@@ -51,6 +51,12 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         return sum(file.size_bytes for file in self.files)
 
     @property
+    def blobs(self) -> frozenset[str]:
+        """Digests of all bytes that a version needs: its files and its golden examples."""
+        golden = (self.golden,) if self.golden else ()
+        return frozenset((*(file.sha256 for file in self.files), *golden))
+
+    @property
     def digest(self) -> str:
         """Digest of what is executed: runtime, files and steps, whatever was said about them."""
         return artifact_digest(self.runtime, self.files, self.steps)

@@ -1,7 +1,6 @@
 """`python -m salver.control`: the control process."""
 
 import argparse
-import asyncio
 import os
 import random
 import secrets
@@ -40,6 +39,7 @@ from salver.control.rollouts.runner import Runner, Stores
 from salver.control.rollouts.side_reports import SideReports
 from salver.control.rollouts.sides import SideParts, Sides
 from salver.control.rollouts.wanted import WantedMetrics
+from salver.control.tidying import BlobTidier, Chore, Tidying
 from salver.control.webhooks.deliverer import Deliverer
 from salver.control.webhooks.opening import open_sender
 from salver.core.clock import SystemClock
@@ -72,7 +72,10 @@ _IDENTITY_BYTES = 16
 _IDENTITY_DIGITS = 12
 _MAX_HOLDER = 256
 _KEY_BYTES = 32
-_TIDY_S = 3600.0
+_HOUR_S = 3600.0
+_DAY_S = 86_400.0
+_SETTLED_S = 600.0
+"""Time after a start until blobs are looked through, when what is deployed has been loaded."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -173,13 +176,16 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
         SideReports(companions, hub.merger),
         audit,
     )
-    tidying = asyncio.create_task(_tidy(feedback))
+    tidying = Tidying(
+        Chore("feedback", feedback.forget_old, 0.0, _HOUR_S),
+        Chore("blobs", BlobTidier(blobs, catalog, thread, clock), _SETTLED_S, _DAY_S),
+    )
+    await tidying.start()
     try:
         await answer(build_app(services, load_token(home)), home, listening)
     finally:
-        for busy in (experiments, follower, runner, changer, reporter):
+        for busy in (experiments, follower, runner, changer, reporter, tidying):
             await busy.stop()
-        tidying.cancel()
         await reconciler.stop()
         await keeper.stop()
         thread.stop()
@@ -213,18 +219,6 @@ def _feedback(
     ids = RequestIds(load_secret(home / "ids.key", _KEY_BYTES), 0, clock)
     days = settings.control.feedback_days
     return Feedback(FeedbackStore(database), state, thread, ids, clock, days)
-
-
-async def _tidy(feedback: Feedback) -> None:
-    """Forget, now and then, what is of no use any more."""
-    while True:
-        try:
-            await feedback.forget_old()
-        except SalverError as error:
-            log.warning("feedback_not_tidied", code=error.code, cause=error.message)
-        except Exception:  # a fault of ours must not end the loop
-            log.exception("feedback_not_tidied")
-        await asyncio.sleep(_TIDY_S)
 
 
 if __name__ == "__main__":

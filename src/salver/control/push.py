@@ -108,6 +108,8 @@ class Pusher:
         async with self._slots:
             report = await self._examine(push)
         manifest = self._manifest(push, report)
+        # From here to the commit takes seconds, however long ago the bytes came.
+        await asyncio.to_thread(self._hold, push.files)
         user = push.provenance.get("user", "")
         record, fresh = await self._database(
             lambda: self._catalog.create_version(push.model, manifest, user, push.labels)
@@ -127,11 +129,17 @@ class Pusher:
             raise InvalidArtifact("two files have the same path")
         for file in files:
             check_path(file.path)
-            size = self._blobs.size(file.sha256)
+            size = self._blobs.size(file.sha256) if self._blobs.hold(file.sha256) else None
             if size == file.size_bytes:
                 continue
             if size is not None and self._blobs.verify(file.sha256):
                 raise InvalidArtifact(f"{file.path!r} has {size} bytes, not {file.size_bytes}")
+            self._check_all(files)
+
+    def _hold(self, files: tuple[FileEntry, ...]) -> None:
+        """Let nobody take the bytes for unneeded before the version that names them is stored."""
+        held = [self._blobs.hold(file.sha256) for file in files]
+        if not all(held):
             self._check_all(files)
 
     def _check_all(self, files: tuple[FileEntry, ...]) -> None:

@@ -11,6 +11,7 @@ import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,8 @@ _HEX_DIGITS = frozenset("0123456789abcdef")
 _DIGEST_LENGTH = 64
 _CHUNK_BYTES = 1024 * 1024
 _TEMPORARY = "tmp"
+_IDLE_S = 3600.0
+"""An upload under way, maybe through another control with this folder, writes more often."""
 _LOOKS = 3
 # These say that the process lacks something, not that the file does.
 _NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -39,7 +42,7 @@ class _State(NamedTuple):
 
 def check_digest(sha256: str) -> str:
     """Return the digest, or raise ``InvalidName`` for anything but 64 hexadecimal digits."""
-    if len(sha256) != _DIGEST_LENGTH or not _HEX_DIGITS.issuperset(sha256):
+    if not _is_digest(sha256):
         raise InvalidName(f"{sha256[:80]!r} is not a SHA-256 digest in lower-case hexadecimal")
     return sha256
 
@@ -120,14 +123,19 @@ class BlobStore:
         self._damaged: dict[str, _State] = {}
 
     def provision(self) -> None:
-        """Make the folders and remove what an interrupted upload left."""
-        temporary = self.root / _TEMPORARY
+        """Make the folders and remove what interrupted uploads left."""
         with storage_errors(self.root / "x"):
-            temporary.mkdir(parents=True, exist_ok=True)
-        for path in temporary.iterdir():
-            path.unlink(missing_ok=True)
+            (self.root / _TEMPORARY).mkdir(parents=True, exist_ok=True)
+        self.drop_leftovers(time.time())
         fsync_folder(self.root)
         fsync_folder(self.root.parent)
+
+    def drop_leftovers(self, now_unix_s: float) -> None:
+        """Remove temporary files to which nothing was written for an hour."""
+        for path in (self.root / _TEMPORARY).iterdir():
+            with suppress(FileNotFoundError):
+                if path.lstat().st_mtime < now_unix_s - _IDLE_S:
+                    path.unlink()
 
     def path(self, sha256: str) -> Path:
         """Return where a blob lies; raises ``InvalidName`` for what is no digest."""
@@ -145,12 +153,26 @@ class BlobStore:
             return None
         return state.size_bytes
 
+    def hold(self, sha256: str) -> bool:
+        """Tell what ``exists`` does, and count as new a blob that somebody is about to need."""
+        if not self.exists(sha256):
+            return False
+        try:
+            os.utime(self.path(sha256))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            # A file of somebody else's, or a disk that is read only: it can be used all the same.
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
+                raise
+        return True
+
     def begin(self, sha256: str, max_bytes: int) -> BlobWriter:
         """Begin to store a blob, of which the digest is known beforehand.
 
         One that is stored already is read and verified, which takes as long as hashing it does.
         """
-        if self.exists(sha256):
+        if self.hold(sha256):
             self.verify(sha256)
         return BlobWriter(self, sha256, max_bytes)
 
@@ -213,18 +235,29 @@ class BlobStore:
         for folder in self.root.iterdir():
             if folder.name != _TEMPORARY and folder.is_dir():
                 for path in folder.iterdir():
-                    yield path.name
+                    if _is_digest(path.name) and path.name[:2] == folder.name:
+                        yield path.name
 
-    def collect(self, keep: set[str], grace_s: float) -> int:
-        """Remove blobs that nobody needs and that are older than the grace time."""
-        removed = 0
-        oldest = time.time() - grace_s
-        for sha256 in list(self.digests()):
-            path = self.path(sha256)
-            if sha256 not in keep and path.stat().st_mtime < oldest:
-                path.unlink(missing_ok=True)
-                removed += 1
-        return removed
+    def discard(self, sha256: str, oldest_unix_s: float) -> bool:
+        """Remove a blob, unless it is there since ``oldest_unix_s`` or was held since.
+
+        Tells whether it did; raises ``OSError``. Who holds a blob at this very moment either finds
+        it gone or keeps it, whichever process it is in.
+        """
+        path, aside = self.path(sha256), self.temporary_path()
+        try:
+            if path.lstat().st_mtime >= oldest_unix_s:
+                return False
+            path.rename(aside)
+        except FileNotFoundError:
+            return False
+        # It may have been held in between: nobody can do that to a file that is out of its place.
+        if aside.lstat().st_mtime >= oldest_unix_s:
+            _put_back(aside, path)
+            return False
+        aside.unlink(missing_ok=True)
+        self._damaged.pop(sha256, None)
+        return True
 
     def temporary_path(self) -> Path:
         """Return a fresh place for bytes on their way in, on the same file system."""
@@ -244,6 +277,22 @@ class BlobStore:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _is_digest(name: str) -> bool:
+    return len(name) == _DIGEST_LENGTH and _HEX_DIGITS.issuperset(name)
+
+
+def _put_back(aside: Path, path: Path) -> None:
+    """Give a file its name back, unless the right bytes were uploaded to it meanwhile."""
+    try:
+        path.hardlink_to(aside)
+    except FileExistsError:
+        pass
+    except OSError:
+        aside.rename(path)
+        return
+    aside.unlink(missing_ok=True)
 
 
 def _look(path: Path) -> _State | None:

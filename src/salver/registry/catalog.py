@@ -5,7 +5,7 @@ version. An alias points to a version that is stored; the database itself refuse
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -20,6 +20,15 @@ from salver.registry.schema import aliases, labels, measured_sizes, models, vers
 
 _MILLISECOND_NS = 1_000_000
 _MAX_LABEL = 1024
+_PORTION = 100
+
+
+class VersionKey(NamedTuple):
+    """What tells one version from all others in the registry."""
+
+    tenant: str
+    model: str
+    version: int
 
 
 class Catalog:
@@ -55,6 +64,22 @@ class Catalog:
         # A database that went back to before may give the number of a version once more.
         self._resolved.pop((model, number), None)
         return record, known is None
+
+    def needed_blobs(
+        self, after: VersionKey | None = None, most: int = _PORTION
+    ) -> tuple[set[str], VersionKey | None]:
+        """Return the blobs that the next ``most`` versions name, of every tenant, and the last.
+
+        None for the last says that none is left.
+        """
+        table, key = versions.c, (versions.c.tenant, versions.c.model, versions.c.version)
+        query = sa.select(*key, table.manifest).order_by(*key).limit(most)
+        if after is not None:
+            query = query.where(sa.tuple_(*key) > sa.tuple_(*after))
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        found = {blob for row in rows for blob in from_json(row.manifest.encode()).blobs}
+        return found, VersionKey(*rows[-1][:3]) if len(rows) == most else None
 
     def set_alias(self, model: str, alias: str, version: int, first: First = nothing) -> None:
         """Point an alias to a version; raises ``VersionNotFound``.

@@ -141,7 +141,8 @@ def _blob_routes(router: APIRouter, services: Services) -> None:
 
     @router.head("/blobs/{sha256}")
     async def has_blob(sha256: str) -> Response:
-        size = blobs.size(check_digest(sha256))
+        # Whoever hears that it is stored will not send it, and may name it in a version much later.
+        size = blobs.size(sha256) if blobs.hold(check_digest(sha256)) else None
         if size is None:
             raise NotFound(f"blob {sha256} is not stored")
         return Response(headers={"x-salver-size": str(size)})
