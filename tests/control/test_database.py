@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from salver.control.database import DatabaseThread
+from salver.control.database import DatabaseThread, in_batches
 from salver.core.errors import ControlUnavailable
 
 
@@ -32,6 +32,32 @@ def test_what_waits_too_long_is_refused_and_never_done() -> None:
 
     asyncio.run(run())
     assert done == ["first"]
+
+
+def test_others_take_their_turns_between_batches() -> None:
+    """However much there is to do; what begins meanwhile waits for one batch only."""
+    free, order, left = threading.Event(), list[str](), [2500]
+
+    def batch(most: int) -> int:
+        free.wait(30)
+        order.append("batch")
+        done = min(most, left[0])
+        left[0] -= done
+        return done
+
+    async def run() -> None:
+        thread = DatabaseThread()
+        large = asyncio.ensure_future(in_batches(thread, batch))
+        await asyncio.sleep(0)
+        other = asyncio.ensure_future(thread(lambda: order.append("other")))
+        await asyncio.sleep(0)
+        free.set()
+        await other
+        assert await large == 2500
+        thread.stop()
+
+    asyncio.run(run())
+    assert order == ["batch", "other", "batch", "batch"]
 
 
 def test_what_nobody_waits_for_is_not_begun() -> None:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -84,9 +85,41 @@ def test_what_a_call_costs_does_not_grow_with_its_places(
 def test_single_outcomes_are_forgotten_and_their_sums_stay(store: FeedbackStore) -> None:
     """An answer that old cannot be reported again, so nothing can count twice."""
     store.take("e", [outcome(1), outcome(2, answered_unix_ms=9_000)], 5)
-    assert store.forget(5_000) == 1
+    assert store.forget(5_000, 10) == 1
     assert store.count("e") == {"conversion": 2}
     assert store.take("e", [outcome(2)], 6) == {0: 1.0}
+
+
+def test_what_is_forgotten_is_bounded(database: Database, store: FeedbackStore) -> None:
+    """Of outcomes and of sums, of whichever metric and tenant; what is wanted is kept."""
+    other = FeedbackStore(database, "other")
+    for one in (store, other):
+        for metric in ("a", "b", "kept"):
+            one.take("e", [outcome(i, place=i, metric=metric) for i in range(4)], 5)
+    assert [store.forget(5_000, 5) for _ in range(4)] == [5, 5, 2, 0]
+    kept = {("e", "kept")}
+    assert [store.forget_sums(6, 3, kept) for _ in range(4)] == [3, 3, 2, 0]
+    assert store.count("e") == {"kept": 4}
+    assert other.count("e") == {"a": 4, "b": 4, "kept": 4}
+    assert other.forget(5_000, 100) == 12
+
+
+def test_forgetting_reads_no_more_than_what_is_old(tmp_path: Path) -> None:
+    """However many outcomes are not, SQLite finds those that are by their times."""
+    database, statements = Database(f"sqlite:///{tmp_path / 'salver.db'}"), list[str]()
+    database.provision()
+
+    def note(_c: object, _u: object, statement: str, *_more: object) -> None:
+        statements.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    FeedbackStore(database).forget(5_000, 10)
+    with database.read() as connection:
+        delete = statements[-1].replace("?", "1")
+        plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {delete}").all())
+    assert "ix_feedback_answered_unix_ms" in plan
+    assert "TEMP B-TREE" not in plan
+    database.close()
 
 
 def refused(store: FeedbackStore, outcomes: Sequence[Outcome]) -> dict[int, str]:

@@ -10,6 +10,7 @@ from salver.core.errors import ControlUnavailable
 Result = TypeVar("Result")
 
 _PATIENCE_S = 10.0
+_BATCH = 1000
 
 
 class DatabaseThread:
@@ -44,3 +45,16 @@ class DatabaseThread:
     def stop(self) -> None:
         """Finish what was begun; what still waits for its turn is not done."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+async def in_batches(database: DatabaseThread, batch: Callable[[int], int]) -> int:
+    """Do work of any size in portions, between which others take their turns; returns its size.
+
+    ``batch`` is given the most that it may do, and returns how much it did: less when it is done.
+    """
+    total = 0
+    while True:
+        done = await database(lambda: batch(_BATCH))
+        total += done
+        if done < _BATCH:
+            return total

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from salver.control.database import DatabaseThread
+from salver.control.database import DatabaseThread, in_batches
 from salver.core.clock import Clock
 from salver.core.errors import (
     EndpointNotFound,
@@ -124,11 +124,13 @@ class Feedback:
         """Forget reports of answers that nothing can be reported of any more, and unread sums."""
         oldest = self._clock.unix_ns() // _MILLISECOND_NS - self._max_age_ms
 
-        def work() -> int:
+        def sums(most: int) -> int:
             wanted = {(name, metric) for name, one in self.wanted().items() for metric in one.names}
-            return self.store.forget(oldest, wanted)
+            return self.store.forget_sums(oldest, most, wanted)
 
-        return await self._database(work)
+        count = await in_batches(self._database, lambda most: self.store.forget(oldest, most))
+        await in_batches(self._database, sums)
+        return count
 
     def _outcome(self, endpoint: str, report: Reported | SalverError, now_ms: int) -> Outcome:
         if isinstance(report, SalverError):

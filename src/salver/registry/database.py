@@ -112,6 +112,17 @@ def sqlite_url(path: Path) -> str:
     return sa.URL.create("sqlite", database=str(path)).render_as_string()
 
 
+def delete_some(connection: sa.Connection, table: sa.Table, which: sa.Select[Any]) -> int:
+    """Delete the rows of a table that a query finds; returns how many.
+
+    The query gets the columns of the key, and should have a limit: the write lock is free again
+    soon then.
+    """
+    key = tuple(table.primary_key)
+    some = which.with_only_columns(*key)
+    return connection.execute(sa.delete(table).where(sa.tuple_(*key).in_(some))).rowcount
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn the driver's errors into domain errors."""

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from salver.core.context import DEFAULT_TENANT
 from salver.core.errors import InvalidRequest
-from salver.registry.database import Database
+from salver.registry.database import Database, delete_some
 from salver.registry.schema import feedback, feedback_sums
 
 MAX_ANSWER_METRICS = 8
@@ -115,26 +115,36 @@ class FeedbackStore:
             ).all()
         return {metric: int(count) for metric, count in rows}
 
-    def forget(self, before_unix_ms: int, wanted: Collection[tuple[str, str]] | None = None) -> int:
-        """Forget single outcomes of answers that are older; returns how many.
-
-        Sums to which nothing was added since are forgotten too, unless their endpoint and metric
-        are ``wanted``; None wants all.
-        """
-        table, sums = feedback.c, feedback_sums.c
+    def forget(self, before_unix_ms: int, most: int) -> int:
+        """Forget at most that many single outcomes of answers that are older; returns how many."""
+        table = feedback.c
         with self._database.write() as connection:
-            done = connection.execute(
-                sa.delete(feedback).where(
-                    table.tenant == self._tenant, table.answered_unix_ms < before_unix_ms
-                )
-            )
-            old = (sums.tenant == self._tenant) & (sums.reported_unix_ms < before_unix_ms)
-            pairs = sa.select(sums.endpoint, sums.metric).where(old).distinct()
-            found = set() if wanted is None else {(e, m) for e, m in connection.execute(pairs)}
-            for endpoint, metric in found.difference(wanted or ()):
-                where = old & (sums.endpoint == endpoint) & (sums.metric == metric)
-                connection.execute(sa.delete(feedback_sums).where(where))
-        return done.rowcount
+            is_sqlite = connection.dialect.name == "sqlite"
+            # By the key it would look through all of a tenant, rather than take the times' index.
+            tenant = table.tenant.concat("") if is_sqlite else table.tenant
+            old = (tenant == self._tenant) & (table.answered_unix_ms < before_unix_ms)
+            some = sa.select(feedback).where(old).order_by(table.answered_unix_ms).limit(most)
+            return delete_some(connection, feedback, some)
+
+    def forget_sums(
+        self, before_unix_ms: int, most: int, wanted: Collection[tuple[str, str]]
+    ) -> int:
+        """Forget at most that many sums to which nothing was added since; returns how many.
+
+        Those whose endpoint and metric are ``wanted`` are kept.
+        """
+        table, done = feedback_sums.c, 0
+        old = (table.tenant == self._tenant) & (table.reported_unix_ms < before_unix_ms)
+        with self._database.write() as connection:
+            pairs = sa.select(table.endpoint, table.metric).where(old).distinct()
+            found = {(row.endpoint, row.metric) for row in connection.execute(pairs)}
+            for endpoint, metric in sorted(found.difference(wanted)):
+                where = old & (table.endpoint == endpoint) & (table.metric == metric)
+                some = sa.select(feedback_sums).where(where).limit(most - done)
+                done += delete_some(connection, feedback_sums, some)
+                if done == most:
+                    break
+        return done
 
     def _known(
         self, connection: sa.Connection, endpoint: str, outcomes: list[Outcome]
