@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from salver.artifact.manifest import FileEntry, Manifest
-from salver.control.audit import Audit
+from salver.control.audit import Audit, AuditTidier
 from salver.control.database import DatabaseThread
 from salver.control.push import Push, Pusher
 from salver.control.tidying import GRACE_S, BlobTidier, Chore, Tidying
@@ -25,6 +25,7 @@ from salver.registry.records import VersionRecord
 from salver.registry.state import StateStore
 from salver.registry.unneeded import collect
 from tests import models
+from tests.control.parts import control
 from tests.e2e.server import Server, write_rows
 
 
@@ -130,6 +131,25 @@ def test_no_version_loses_bytes_that_came_long_before_it(
     assert (catalog.removed, blobs.exists(other)) == (1, False)
     assert all(blobs.exists(sha256) for sha256 in record.manifest.blobs)
     database.close()
+
+
+@pytest.mark.parametrize(("days", "kept"), [(30.0, 1), (60.0, 3), (0.0, 3), (-1.0, 3)])
+def test_lines_of_the_audit_log_go_in_time(tmp_path: Path, days: float, kept: int) -> None:
+    """After as many days as are set, 0 being none; only who is in charge removes them."""
+    clock = ManualClock()
+    first, second = control(tmp_path, "one", clock), control(tmp_path, "two", clock)
+    for version in ("m:1", "m:2"):
+        first.state.record("alice", "push", version, {})
+    clock.advance(40 * 86_400)
+    first.state.record("alice", "push", "m:3", {})
+    removed = [
+        asyncio.run(AuditTidier(parts.state, parts.thread, parts.lease, clock, days)())
+        for parts in (second, first)
+    ]
+    assert removed == [0, 3 - kept]
+    assert len(first.state.events()) == kept
+    for parts in (first, second):
+        parts.thread.stop()
 
 
 def test_a_chore_is_done_again_whatever_became_of_it() -> None:

@@ -83,3 +83,23 @@ def test_events_are_kept_newest_first(state: StateStore) -> None:
     events = state.events(2)
     assert [event.subject for event in events] == ["churn:2", "churn:1"]
     assert events[0].details == {"digest": "2"}
+
+
+def test_the_oldest_events_are_forgotten_some_at_a_time(
+    database: Database,
+) -> None:
+    """A line of a clock that was ahead does not hide the older ones; other tenants keep theirs."""
+    clock = ManualClock()
+    state, other = StateStore(database, clock), StateStore(database, clock, "other")
+    other.record("alice", "push", "theirs", {})
+    clock.advance(100)
+    state.record("alice", "push", "ahead", {})
+    clock.advance(-100)
+    for number in range(5):
+        state.record("alice", "push", f"old:{number}", {})
+    clock.advance(50)
+    before_unix_ms = clock.unix_ns() // 1_000_000
+    state.record("alice", "push", "young", {})
+    assert [state.forget_events(before_unix_ms, 3) for _ in range(4)] == [2, 2, 1, 0]
+    assert [event.subject for event in state.events()] == ["young", "ahead"]
+    assert [event.subject for event in other.events()] == ["theirs"]

@@ -5,7 +5,7 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from salver.control.api.app import build_app
 from salver.control.api.routes import Services
 from salver.control.api.security import load_token
 from salver.control.api.serving import answer, until_open
-from salver.control.audit import Audit
+from salver.control.audit import Audit, AuditTidier
 from salver.control.changes import Changer
 from salver.control.database import DatabaseThread
 from salver.control.deploy import Deployer
@@ -177,7 +177,8 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
         audit,
     )
     tidying = Tidying(
-        Chore("feedback", feedback.forget_old, 0.0, _HOUR_S),
+        _hourly("audit", AuditTidier(state, thread, lease, clock, settings.control.audit_days)),
+        _hourly("feedback", feedback.forget_old),
         Chore("blobs", BlobTidier(blobs, catalog, thread, clock), _SETTLED_S, _DAY_S),
     )
     await tidying.start()
@@ -210,6 +211,10 @@ async def _start(
     await runner.start(interval_s)
     await follower.start(interval_s)
     await experiments.start(Pace(interval_s, settings.experiment_interval_s))
+
+
+def _hourly(name: str, work: Callable[[], Awaitable[object]]) -> Chore:
+    return Chore(name, work, 0.0, _HOUR_S)
 
 
 def _feedback(

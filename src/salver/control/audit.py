@@ -1,7 +1,12 @@
 """The audit log: who changed what."""
 
-from salver.control.database import DatabaseThread
+from salver.control.database import DatabaseThread, in_batches
+from salver.core.clock import Clock
+from salver.registry.lease import Lease
 from salver.registry.state import StateStore
+
+_DAY_MS = 86_400_000
+_MILLISECOND_NS = 1_000_000
 
 
 class Audit:
@@ -14,3 +19,33 @@ class Audit:
     async def __call__(self, action: str, subject: str, by: str, **details: str) -> None:
         """Append a line."""
         await self._database(lambda: self._state.record(by, action, subject, details))
+
+
+class AuditTidier:
+    """Forgets lines of the audit log that are older than ``max_age_days``; 0 or less keeps all.
+
+    Only who is in charge does: another may have been given another age.
+    """
+
+    def __init__(
+        self,
+        state: StateStore,
+        database: DatabaseThread,
+        lease: Lease,
+        clock: Clock,
+        max_age_days: float,
+    ) -> None:
+        self._state = state
+        self._database = database
+        self._lease = lease
+        self._clock = clock
+        self._max_age_ms = round(max_age_days * _DAY_MS)
+
+    async def __call__(self) -> int:
+        """Return how many went; raises what the database refuses with."""
+        if self._max_age_ms <= 0 or not self._lease.fence:
+            return 0
+        oldest = self._clock.unix_ns() // _MILLISECOND_NS - self._max_age_ms
+        return await in_batches(
+            self._database, lambda most: self._state.forget_events(oldest, most)
+        )

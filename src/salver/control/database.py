@@ -50,11 +50,11 @@ class DatabaseThread:
 async def in_batches(database: DatabaseThread, batch: Callable[[int], int]) -> int:
     """Do work of any size in portions, between which others take their turns; returns its size.
 
-    ``batch`` is given the most that it may do, and returns how much it did: less when it is done.
+    ``batch`` is given the most that it may do, and returns how much it did: 0 when nothing is left.
     """
     total = 0
     while True:
         done = await database(lambda: batch(_BATCH))
-        total += done
-        if done < _BATCH:
+        if not done:
             return total
+        total += done

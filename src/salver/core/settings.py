@@ -330,6 +330,7 @@ class ControlSettings:
         "commas between; the modules run in control",
     )
     feedback_days: float = setting(30.0, "age of answers of which outcomes can be reported")
+    audit_days: float = setting(400.0, "age at which lines of the audit log go; 0 = never")
     webhook_hosts: str = setting(
         "",
         "hosts that webhooks may call, with commas between: NAME, or NAME:PORT for another port "

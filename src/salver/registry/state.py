@@ -144,6 +144,23 @@ class StateStore:
                 )
             )
 
+    def forget_events(self, before_unix_ms: int, most: int) -> int:
+        """Forget those of the first ``most`` entries of the audit log that are older; their number.
+
+        No more are looked at: entries come in the order of their times, but for clocks that differ.
+        """
+        table = events.c
+        first = (
+            sa.select(table.id, table.unix_ms)
+            .where(table.tenant == self._tenant)
+            .order_by(table.id)
+            .limit(most)
+            .subquery()
+        )
+        old = sa.select(first.c.id).where(first.c.unix_ms < before_unix_ms)
+        with self._database.write() as connection:
+            return connection.execute(sa.delete(events).where(table.id.in_(old))).rowcount
+
     def events(self, limit: int = _MAX_EVENTS) -> list[EventRecord]:
         """Return the newest entries of the audit log, newest first."""
         with self._database.read() as connection:
