@@ -7,6 +7,7 @@ import pytest
 from salver.conformance.base import Verdict
 from salver.conformance.runner import exit_code, run
 from salver.conformance.session import opened
+from salver.core.errors import InvalidRequest
 from tests.gateway.inprocess import DATATYPES, RunningServer
 
 
@@ -43,3 +44,10 @@ def test_no_check_is_left_unasked(server: RunningServer) -> None:
     # This gateway of the tests has no registry, hence no index of one.
     wrong = {o.check.name: o.reason for o in outcomes if o.verdict is not Verdict.PASSED}
     assert set(wrong) == {"extension.repository_index"}, wrong
+
+
+def test_a_further_model_that_nobody_knows_is_named(server: RunningServer) -> None:
+    """Else whoever misspelt it would believe that it was asked."""
+    url = f"http://127.0.0.1:{server.port}"
+    with pytest.raises(InvalidRequest, match="nobody"), opened(url, "two", "nobody"):
+        pass

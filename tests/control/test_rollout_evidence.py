@@ -16,6 +16,7 @@ from salver.core.errors import InvalidRequest, InvalidSettings
 from salver.core.rollouts import RolloutPolicy, check_policy
 from salver.core.signature import Column, Signature, TensorSpec
 from salver.rollout.columns import Columns, encode_columns
+from salver.rollout.counted import Counted
 from salver.rollout.evidence import Reading
 from salver.rollout.machine import (
     ADVANCE,
@@ -30,7 +31,7 @@ from salver.rollout.machine import (
     tick,
 )
 from salver.rollout.report import Verdict
-from salver.rollout.series import Counted, Slices
+from salver.rollout.series import Slices
 from salver.rollout.tally import Layout, Tally, pack
 from salver.wire.messages import EndpointPlan, Evidence, VariantPlan
 from tests.control.test_planner import version

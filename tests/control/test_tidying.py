@@ -88,6 +88,22 @@ def test_what_a_refused_push_left_goes_and_what_answers_stays(
         server.ok("predict", "scaled", str(write_rows(tmp_path / "rows.json", [[1.0, 2.0]])))
 
 
+def test_what_a_killed_control_left_of_an_upload_goes_within_hours(
+    tmp_path: Path, thread: DatabaseThread
+) -> None:
+    """An hour after its last byte, without a restart; what still comes stays."""
+    database, clock = Database(sqlite_url(tmp_path / "salver.db")), LaterClock(0.0)
+    blobs = BlobStore(tmp_path / "blobs")
+    blobs.provision()
+    old, new = blobs.temporary_path(), blobs.temporary_path()
+    for path in (old, new):
+        path.write_bytes(b"half a model")
+    os.utime(old, (time.time() - 3700, time.time() - 3700))
+    asyncio.run(BlobTidier(blobs, Catalog(database, clock), thread, clock).drop_leftovers())
+    assert (old.exists(), new.exists()) == (False, True)
+    database.close()
+
+
 class Slow(Catalog):
     """One before which an examination took days, and in which blobs are removed before a commit."""
 

@@ -90,6 +90,26 @@ def test_a_listed_module_can_be_compiled_faithfully(module: str) -> None:
             assert "Struct" not in " ".join(ast.unparse(base) for base in node.bases), node.name
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_no_generator_is_asked_for_its_first_element_alone(module: str) -> None:
+    """Compiled it is a list, made whole before that."""
+    tree = ast.parse((ROOT / "src" / module).read_text())
+    named = {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.GeneratorExp)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "next":
+            first = node.args[0]
+            assert not isinstance(first, ast.GeneratorExp), f"{module}:{node.lineno}"
+            assert not (isinstance(first, ast.Name) and first.id in named), (
+                f"{module}:{node.lineno}"
+            )
+
+
 def test_no_plain_class_is_derived_from_a_compiled_one() -> None:
     """Python refuses that when it is imported."""
     listed = {module.removesuffix(".py").replace("/", ".") for module in MODULES}

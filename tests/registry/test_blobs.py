@@ -1,8 +1,9 @@
 """A blob is whole, verified and durable, or not there."""
 
+import errno
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.core import durable
-from salver.core.errors import BodyTooLarge, DigestMismatch, InvalidName
+from salver.core.errors import BodyTooLarge, DigestMismatch, InvalidName, StorageFull
 from salver.registry import blobs
 from salver.registry.blobs import BlobStore
 
@@ -276,8 +277,30 @@ def test_a_blob_that_is_asked_for_counts_as_new(store: BlobStore) -> None:
     assert not store.hold(sha256)
 
 
-def test_other_files_are_no_blobs(store: BlobStore) -> None:
-    """What somebody has put beside them is let alone."""
+def test_a_full_disk_is_named_when_a_blob_is_held(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where even a time takes room, whoever asks hears of the disk."""
+    sha256 = store.put(b"hello")
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "no room", path)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    with pytest.raises(StorageFull):
+        store.hold(sha256)
+
+
+def test_other_files_are_no_blobs(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody has put beside them is let alone, and not even looked into."""
+    look = Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        if folder.name == "lost+found":
+            raise PermissionError(folder)
+        return look(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
     sha256 = store.put(b"hello")
     (store.path(sha256).with_name("notes.txt")).write_text("mine")
     (store.root / "lost+found").mkdir()

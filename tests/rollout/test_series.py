@@ -1,6 +1,8 @@
 """Time slices: what was counted between two looks, of both arms, and looked at in whole lots."""
 
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -8,10 +10,10 @@ import pytest
 
 from salver.core.errors import InvalidSettings
 from salver.rollout.evidence import Block, Observed
-from salver.rollout.kayenta import MIN_VALUES
+from salver.rollout.kayenta import MIN_VALUES, report
 from salver.rollout.policy import MetricSpec
 from salver.rollout.series import MAX_SLICES, MAX_VALUES, Pair, Slices, check_kinds, cut
-from salver.rollout.tally import Layout, Tally
+from salver.rollout.tally import LATENCY_BINS, Floats, Layout, Table, Tally
 
 LAYOUT = Layout(("p50",), (0.01,), ("no", "yes"), (), ("paid",))
 SPECS = (
@@ -80,14 +82,14 @@ def test_a_slice_is_what_came_since_the_last() -> None:
     slices = cut(Slices(), seen(canary, primary), SPECS, 5.0, 10.0)
     assert not slices.values
     canary.more(6, 2, 0.02, 3, 4)
-    primary.more(10, 0, 0.005, 1, 5)
+    primary.more(6, 0, 0.005, 0, 3)
     assert cut(slices, seen(canary, primary), SPECS, 14.9, 10.0) is slices
     slices = cut(slices, seen(canary, primary), SPECS, 15.0, 10.0)
     canary.more(2, 0, 0.02, 0, 0)
     slices = cut(slices, seen(canary, primary), SPECS, 26.0, 10.0)
     assert slices.values["errors"] == ((0.0, None), (0.25, 0.0))
     assert slices.values["refused"] == ((0.0, None), (0.0, 0.0))
-    assert slices.values["yes"] == ((0.1, None), (0.5, 0.0))
+    assert slices.values["yes"] == ((0.0, None), (0.5, 0.0))
     assert slices.values["paid"] == ((0.5, None), (4 / 6, 0.0))
     (first, none), (slow, again) = slices.values["p50"]
     assert none is None
@@ -252,3 +254,75 @@ def test_counts_that_fall_do_no_harm() -> None:
     slices = cut(slices, seen(Arm(), Arm()), SPECS, 2.0, 1.0)
     assert slices.values["errors"] == ((None,), (None,))
     assert not np.any(slices.series()["errors"][""].control)
+
+
+def drawn(rng: np.random.Generator, layout: Layout, shares: Sequence[float], count: int) -> Floats:
+    """Return the predictions of one slice as columns."""
+    columns = np.zeros(layout.width)
+    columns[layout.first_label : layout.first_score] = rng.multinomial(count, shares)
+    return columns
+
+
+def rolled_out(seed: int, canary_shares: Sequence[float], primary_shares: Sequence[float]) -> str:
+    """Return the verdict on a canary that got 5 % of the requests in fifty slices."""
+    layout = Layout((), (), tuple(f"k{place}" for place in range(7)), ())
+    spec = MetricSpec("classes", "class_share", 0.01, direction="either")
+    rng, slices, bins = np.random.default_rng(seed), Slices(), np.zeros(LATENCY_BINS)
+    rows = [np.zeros(layout.width), np.zeros(layout.width)]
+    for place in range(MIN_VALUES + 1):
+        rows[0] += drawn(rng, layout, canary_shares, 500)
+        rows[1] += drawn(rng, layout, primary_shares, 9500)
+        canary, primary = (Table(row[np.newaxis].copy(), bins) for row in rows)
+        block = Block(7, 500, layout, layout, warmup=False)
+        slices = cut(slices, [Observed(block, canary, primary)], (spec,), float(place), 1.0)
+    return report(spec, slices.series()["classes"]).verdict.value
+
+
+def test_rare_classes_are_no_shift_for_want_of_traffic() -> None:
+    """Versions that are the same are not told apart by how much they are asked."""
+    shares = (0.6, 0.3, 0.0975, *[0.0005] * 5)
+    worse = sum(rolled_out(seed, shares, shares) == "worse" for seed in range(12))
+    assert worse <= 1
+
+
+def test_a_common_class_that_moves_is_seen_with_little_traffic() -> None:
+    """Five points of a share, at five percent of the requests."""
+    shares = (0.6, 0.3, 0.0975, *[0.0005] * 5)
+    moved = (0.55, 0.35, 0.0975, *[0.0005] * 5)
+    assert all(rolled_out(seed, moved, shares) == "worse" for seed in range(3))
+
+
+@pytest.mark.parametrize(
+    ("canary_mean", "primary_mean", "direction"),
+    [(-100.0, -1.0, "decrease"), (5.0, -1.0, "increase")],
+)
+def test_a_mean_below_zero_hides_no_harm(
+    canary_mean: float, primary_mean: float, direction: Literal["increase", "decrease"]
+) -> None:
+    """Losses have negative values, which are compared like any others."""
+    layout = Layout((), (), (), (), ("profit",))
+    spec = MetricSpec("profit", "feedback_mean", 0.1, direction=direction)
+    canary, primary, slices = Tally(layout), Tally(layout), Slices()
+    rng = np.random.default_rng(1)
+    for place in range(MIN_VALUES + 1):
+        for tally, mean in ((canary, canary_mean), (primary, primary_mean)):
+            for number in range(3):
+                tally.rated(number, 0, float(rng.normal(mean, 0.1)))
+        block = Block(7, 5_000, layout, layout, warmup=False)
+        observed = [Observed(block, canary.table(), primary.table())]
+        slices = cut(slices, observed, (spec,), float(place), 1.0)
+    assert report(spec, slices.series()["profit"]).verdict.value == "worse"
+
+
+def test_edges_that_are_close_are_two_parts() -> None:
+    """Each has a series of its own, however alike they look."""
+    layout = Layout((), (), (), (1_000_001.0, 1_000_002.0))
+    spec = MetricSpec("scores", "score", 0.1, direction="either")
+    rows = np.zeros((1, layout.width))
+    slices = Slices()
+    for place in range(2):
+        rows[0, layout.first_score : layout.first_feedback] += 5
+        table = Table(rows.copy(), np.zeros(LATENCY_BINS))
+        observed = [Observed(Block(7, 500, layout, layout, warmup=False), table, table)]
+        slices = cut(slices, observed, (spec,), float(place), 1.0)
+    assert len(slices.parts["scores"]) == 2

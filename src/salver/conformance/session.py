@@ -44,6 +44,13 @@ def opened(
         for each in (subject, *subject.others):
             each.grpc = subject.grpc
             each.prepare()
+        for other in subject.others:
+            # The first is judged; of the others nobody would see that they were never asked.
+            if not other.is_answered:
+                raise InvalidRequest(
+                    f"model {other.model!r} does not answer a request made from its metadata; "
+                    "name another one with --model"
+                )
         yield subject
     finally:
         if subject.grpc is not None:

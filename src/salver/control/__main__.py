@@ -176,10 +176,10 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
         SideReports(companions, hub.merger),
         audit,
     )
-    tidying = Tidying(
-        _hourly("audit", AuditTidier(state, thread, lease, clock, settings.control.audit_days)),
-        _hourly("feedback", feedback.forget_old),
-        Chore("blobs", BlobTidier(blobs, catalog, thread, clock), _SETTLED_S, _DAY_S),
+    tidying = _tidying(
+        BlobTidier(blobs, catalog, thread, clock),
+        feedback,
+        AuditTidier(state, thread, lease, clock, settings.control.audit_days),
     )
     await tidying.start()
     try:
@@ -211,6 +211,16 @@ async def _start(
     await runner.start(interval_s)
     await follower.start(interval_s)
     await experiments.start(Pace(interval_s, settings.experiment_interval_s))
+
+
+def _tidying(blobs: BlobTidier, feedback: Feedback, audit: AuditTidier) -> Tidying:
+    return Tidying(
+        _hourly("audit", audit),
+        _hourly("feedback", feedback.forget_old),
+        # A crash in an upload leaves as much as a model, and the next push may need the room.
+        _hourly("uploads", blobs.drop_leftovers),
+        Chore("blobs", blobs, _SETTLED_S, _DAY_S),
+    )
 
 
 def _hourly(name: str, work: Callable[[], Awaitable[object]]) -> Chore:

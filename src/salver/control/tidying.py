@@ -72,6 +72,10 @@ class BlobTidier:
         self._database = database
         self._clock = clock
 
+    async def drop_leftovers(self) -> None:
+        """Remove what interrupted uploads left, an hour after their last byte."""
+        await asyncio.to_thread(self._blobs.drop_leftovers, self._clock.unix_ns() / 1e9)
+
     async def __call__(self) -> int:
         """Return how many were removed; raises what the database or the disk refuses with.
 

@@ -23,6 +23,7 @@ from salver.core.errors import BodyTooLarge, DigestMismatch, InvalidName
 _HEX_DIGITS = frozenset("0123456789abcdef")
 _DIGEST_LENGTH = 64
 _CHUNK_BYTES = 1024 * 1024
+_PREFIX = 2
 _TEMPORARY = "tmp"
 _IDLE_S = 3600.0
 """An upload under way, maybe through another control with this folder, writes more often."""
@@ -140,7 +141,7 @@ class BlobStore:
     def path(self, sha256: str) -> Path:
         """Return where a blob lies; raises ``InvalidName`` for what is no digest."""
         check_digest(sha256)
-        return self.root / sha256[:2] / sha256
+        return self.root / sha256[:_PREFIX] / sha256
 
     def exists(self, sha256: str) -> bool:
         """Tell whether a blob is stored, and not known to be damaged."""
@@ -154,11 +155,16 @@ class BlobStore:
         return state.size_bytes
 
     def hold(self, sha256: str) -> bool:
-        """Tell what ``exists`` does, and count as new a blob that somebody is about to need."""
+        """Tell what ``exists`` does, and count as new a blob that somebody is about to need.
+
+        Raises ``StorageFull`` or ``OSError``.
+        """
         if not self.exists(sha256):
             return False
+        path = self.path(sha256)
         try:
-            os.utime(self.path(sha256))
+            with storage_errors(path):
+                os.utime(path)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -233,9 +239,11 @@ class BlobStore:
     def digests(self) -> Iterator[str]:
         """Yield the digest of every stored blob."""
         for folder in self.root.iterdir():
-            if folder.name != _TEMPORARY and folder.is_dir():
+            # Somebody else's, as lost+found, may not even be looked into.
+            is_ours = len(folder.name) == _PREFIX and _HEX_DIGITS.issuperset(folder.name)
+            if is_ours and folder.is_dir():
                 for path in folder.iterdir():
-                    if _is_digest(path.name) and path.name[:2] == folder.name:
+                    if _is_digest(path.name) and path.name.startswith(folder.name):
                         yield path.name
 
     def discard(self, sha256: str, oldest_unix_s: float) -> bool:

@@ -146,9 +146,10 @@ def _estimate(said: Classification) -> float:
 
 
 def mean_ratio(control: Floats, experiment: Floats) -> float:
-    """Return the experiment's mean over the control's; NaN where either is 0."""
+    """Return the experiment's mean over the control's; NaN where either is not above 0."""
     below, above = float(control.mean()), float(experiment.mean())
-    return math.nan if below == 0.0 or above == 0.0 else above / below
+    # Of negative means the lower one has the higher ratio, which would hide a shift.
+    return math.nan if below <= 0.0 or above <= 0.0 else above / below
 
 
 def cles(control: Floats, experiment: Floats) -> float:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from salver.core.errors import InvalidSettings
+from salver.rollout.counted import Counted, counted, levelled, since
 from salver.rollout.evidence import Observed
 from salver.rollout.kayenta import MIN_VALUES, Series
 from salver.rollout.metrics.classes import OTHER
@@ -26,7 +27,6 @@ from salver.rollout.tally import (
     REQUESTS,
     Floats,
     Layout,
-    Table,
 )
 
 MAX_SLICES = 4_000
@@ -40,13 +40,6 @@ _KINDS = (
 Value = float | None
 Pair = tuple[tuple[Value, ...], tuple[Value, ...]]
 """The primary's values and the canary's."""
-
-
-class Counted(msgspec.Struct, frozen=True):
-    """What one arm had in all measured blocks: its columns added up, and its latencies in bins."""
-
-    columns: tuple[float, ...]
-    bins: tuple[float, ...]
 
 
 class Slices(msgspec.Struct, frozen=True):
@@ -113,11 +106,12 @@ def cut(
     if not measured or (slices.primary is not None and now_s - slices.end_s < slice_s):
         return slices
     layout = measured[-1].block.primary
-    primary = _counted([each.primary for each in measured])
-    canary = _counted([each.canary for each in measured])
+    primary = counted([each.primary for each in measured])
+    canary = counted([each.canary for each in measured])
     values, parts = slices.values, slices.parts
     if slices.primary is not None and slices.canary is not None and not _is_full(slices):
-        came = _Came(layout, _less(primary, slices.primary), _less(canary, slices.canary))
+        arms = (since(layout, primary, slices.primary), since(layout, canary, slices.canary))
+        came = _Came(layout, *levelled(layout, arms, round(now_s * 1e6)))
         values = {
             spec.name: _longer(values.get(spec.name), came, spec)
             for spec in specs
@@ -146,7 +140,8 @@ def _has_parts(spec: MetricSpec) -> bool:
 
 def _parts(spec: MetricSpec, layout: Layout) -> tuple[str, ...]:
     if spec.kind == _SCORE:
-        return tuple(f"above {edge:g}" for edge in layout.score_edges)
+        # Six digits would give close edges one name, and one series.
+        return tuple(f"above {edge:.15g}" for edge in layout.score_edges)
     if not layout.labels:
         raise InvalidSettings("the gateways count no classes; the policy must name them")
     return (*layout.labels, OTHER)
@@ -169,21 +164,9 @@ def _longer(pair: Pair | None, came: _Came, spec: MetricSpec, place: int = 0) ->
     )
 
 
-def _less(now: Counted, before: Counted) -> Counted:
-    columns = np.maximum(np.subtract(now.columns, before.columns), 0.0)
-    bins = np.maximum(np.subtract(now.bins, before.bins), 0.0)
-    return Counted(tuple(columns.tolist()), tuple(bins.tolist()))
-
-
 def _whole(values: tuple[Value, ...]) -> tuple[float, ...]:
     seen = values[: len(values) // MIN_VALUES * MIN_VALUES]
     return tuple(math.nan if value is None else value for value in seen)
-
-
-def _counted(tables: Sequence[Table]) -> Counted:
-    columns = np.sum([table.rows.sum(axis=0) for table in tables], axis=0)
-    bins = np.sum([table.bins for table in tables], axis=0)
-    return Counted(tuple(columns.tolist()), tuple(bins.tolist()))
 
 
 def _value(spec: MetricSpec, layout: Layout, came: Counted, place: int) -> Value:

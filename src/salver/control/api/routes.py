@@ -139,10 +139,14 @@ def root_router(services: Services) -> APIRouter:
 def _blob_routes(router: APIRouter, services: Services) -> None:
     blobs = services.blobs
 
+    def held(sha256: str) -> int | None:
+        return blobs.size(sha256) if blobs.hold(sha256) else None
+
     @router.head("/blobs/{sha256}")
     async def has_blob(sha256: str) -> Response:
         # Whoever hears that it is stored will not send it, and may name it in a version much later.
-        size = blobs.size(sha256) if blobs.hold(check_digest(sha256)) else None
+        # That is written down, which may take as long as the syncing of somebody's upload.
+        size = await asyncio.to_thread(held, check_digest(sha256))
         if size is None:
             raise NotFound(f"blob {sha256} is not stored")
         return Response(headers={"x-salver-size": str(size)})

@@ -84,8 +84,11 @@ class ReceiveWindows:
         """Tell whether a client may not send more of a body for now."""
         if self.unfinished_bytes <= self._max_unfinished or stream.sink is not None:
             return False
-        bodies = (one for one in self._streams.values() if one.remote_open and one.sink is None)
-        return next(bodies, None) is not stream
+        # No generator: compiled, it would look at every stream before the first is known.
+        for one in self._streams.values():
+            if one.remote_open and one.sink is None:
+                return one is not stream
+        return True
 
     def keep(self, stream: Stream, size_bytes: int) -> None:
         """Count bytes that wait for the rest of a body or message."""

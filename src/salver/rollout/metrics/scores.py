@@ -16,7 +16,7 @@ def score(question: Question) -> MetricReport:
     if not edges:
         raise InvalidSettings("the gateways count no scores; the policy must name score edges")
     members = {
-        f"above {edge:g}": events(question, _scored, _above(place))
+        f"above {edge:.15g}": events(question, _scored, _above(place))
         for place, edge in enumerate(edges)
     }
     found = family(question, members)
