@@ -168,6 +168,19 @@ def test_lines_of_the_audit_log_go_in_time(tmp_path: Path, days: float, kept: in
         parts.thread.stop()
 
 
+def test_a_clock_that_is_far_ahead_does_not_empty_the_audit_log(tmp_path: Path) -> None:
+    """Its lines are old only beside newer ones."""
+    clock = ManualClock()
+    parts = control(tmp_path, "one", clock)
+    parts.state.record("alice", "push", "m:1", {})
+    ahead = ManualClock()
+    ahead.advance(1_000 * 86_400)
+    tidier = AuditTidier(parts.state, parts.thread, parts.lease, ahead, 30.0)
+    assert asyncio.run(tidier()) == 0
+    assert len(parts.state.events()) == 1
+    parts.thread.stop()
+
+
 def test_a_chore_is_done_again_whatever_became_of_it() -> None:
     """Also after a database that was away and a fault of Salver's; others go on beside it."""
     outcomes: list[Exception] = [ControlUnavailable("away"), RuntimeError("a fault")]

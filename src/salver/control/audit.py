@@ -24,7 +24,8 @@ class Audit:
 class AuditTidier:
     """Forgets lines of the audit log that are older than ``max_age_days``; 0 or less keeps all.
 
-    Only who is in charge does: another may have been given another age.
+    Only who is in charge does: another may have been given another age. Ages are counted from the
+    newest line at most, so that a clock that is far ahead for a while does not empty the log.
     """
 
     def __init__(
@@ -45,7 +46,11 @@ class AuditTidier:
         """Return how many went; raises what the database refuses with."""
         if self._max_age_ms <= 0 or not self._lease.fence:
             return 0
-        oldest = self._clock.unix_ns() // _MILLISECOND_NS - self._max_age_ms
+        newest = await self._database(lambda: self._state.events(limit=1))
+        if not newest:
+            return 0
+        now_ms = min(self._clock.unix_ns() // _MILLISECOND_NS, newest[0].unix_ms)
+        oldest = now_ms - self._max_age_ms
         return await in_batches(
             self._database, lambda most: self._state.forget_events(oldest, most)
         )
