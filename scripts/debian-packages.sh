@@ -1,10 +1,12 @@
 #!/bin/sh
 # Install what the tests need from Debian's packages, if it is missing: PostgreSQL, a C compiler,
-# curl, h2load.
+# Python's headers, curl, h2load.
 set -eu
 missing=""
 [ -n "$(ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] || missing="$missing postgresql"
 command -v cc >/dev/null && [ -e /usr/include/stdio.h ] || missing="$missing gcc libc6-dev"
+headers=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
+[ -e "$headers/Python.h" ] || missing="$missing python3-dev"
 command -v curl >/dev/null || missing="$missing curl"
 command -v h2load >/dev/null || missing="$missing nghttp2-client"
 [ -n "$missing" ] || exit 0

@@ -25,7 +25,8 @@ class CompiledModules(BuildHookInterface[Any]):
         self._folder = tempfile.TemporaryDirectory()
         root = Path(self._folder.name)
         script = Path(self.root) / "scripts" / "compile.py"
-        subprocess.run([sys.executable, str(script), str(root)], check=True)
+        if subprocess.run([sys.executable, str(script), str(root)], check=False).returncode:
+            sys.exit("error: the gateway could not be compiled; the reason stands above")
         found = {str(file): str(file.relative_to(root)) for file in root.rglob("*.so")}
         build_data["force_include"].update(found)
         build_data["pure_python"] = False
