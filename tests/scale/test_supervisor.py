@@ -15,7 +15,6 @@ import pytest
 
 from salver.core.clock import SystemClock
 from salver.core.settings import Settings, SupervisorSettings
-from salver.scale.local import orphans
 from salver.scale.local.later import Later
 from salver.scale.local.supervisor import Supervisor, UpOptions
 from salver.scale.local.table import Table
@@ -195,8 +194,6 @@ async def test_copies_of_a_server_that_was_killed_are_removed() -> None:
         gone.mkdir(parents=True)
         with holder(home / "run", "lives"):
             supervisor.provision()
-            # Later tests of this process wait for orphans that somebody else buries.
-            orphans._libc.prctl(orphans._PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
             assert supervisor._control is not None
             supervisor._control.close()
             assert not gone.parent.exists()
