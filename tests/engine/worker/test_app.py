@@ -1,6 +1,7 @@
 """A worker process and its control: what it reports, loads and lets go."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import msgspec
@@ -96,7 +97,12 @@ def _identity(inbox: Inbox) -> str:
 
 def copies_of(running: Fleet) -> set[Path]:
     """Return the folders of versions that were copied for the first worker's processes."""
-    return set((running.home / "run" / "models" / "shared-0").glob("*/*"))
+    found: set[Path] = set()
+    # Processes remove folders meanwhile, which `Path.glob` does not bear.
+    for folder, names, _ in os.walk(running.home / "run" / "models" / "shared-0"):
+        if Path(folder).parent.name == "shared-0":
+            found.update(Path(folder, name) for name in names)
+    return found
 
 
 def test_a_process_that_ends_late_leaves_its_successor_alone() -> None:
