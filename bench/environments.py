@@ -18,18 +18,7 @@ ENVS = BENCH / ".envs"
 def environment(name: str) -> Path:
     """Return the folder of environment `name`, made from `peers/<name>.lock` when that changed."""
     lock = BENCH / "peers" / f"{name}.lock"
-    folder = ENVS / name
-    stamp = folder / "lock.sha256"
-    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
-    if stamp.is_file() and stamp.read_text() == digest:
-        return folder
-    print(f"making bench/.envs/{name} from peers/{name}.lock", flush=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    checked([sys.executable, "-m", "venv", str(folder)])
-    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
-    checked([*pip, "--no-deps", "--require-hashes", "-r", str(lock)])
-    stamp.write_text(digest)
-    return folder
+    return _made(name, lock, [["--no-deps", "--require-hashes", "-r", str(lock)]])
 
 
 def wheel_environment(name: str) -> Path:
@@ -38,18 +27,23 @@ def wheel_environment(name: str) -> Path:
     compiled = [wheel for wheel in wheels if "-none-any" not in wheel.name]
     if not compiled:
         raise BenchError("dist holds no compiled wheel; run: make wheel")
+    wheel, lock = compiled[-1], BENCH.parent / "requirements" / "serve.lock"
+    return _made(name, wheel, [["--require-hashes", "-r", str(lock)], ["--no-deps", str(wheel)]])
+
+
+def _made(name: str, source: Path, installs: list[list[str]]) -> Path:
+    """Return a folder with what `pip install` was asked for, made anew when `source` changed."""
     folder = ENVS / name
-    stamp = folder / "wheel.sha256"
-    digest = hashlib.sha256(compiled[-1].read_bytes()).hexdigest()
+    stamp = folder / f"{source.suffix[1:]}.sha256"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
     if stamp.is_file() and stamp.read_text() == digest:
         return folder
-    print(f"making bench/.envs/{name} from {compiled[-1].name}", flush=True)
+    print(f"making bench/.envs/{name} from {source.relative_to(BENCH.parent)}", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     checked([sys.executable, "-m", "venv", str(folder)])
-    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
-    lock = BENCH.parent / "requirements" / "serve.lock"
-    checked([*pip, "--require-hashes", "-r", str(lock)])
-    checked([*pip, "--no-deps", str(compiled[-1])])
+    for arguments in installs:
+        pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+        checked([*pip, *arguments])
     stamp.write_text(digest)
     return folder
 

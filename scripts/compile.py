@@ -11,6 +11,9 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+from mypyc.build import mypycify
+from setuptools import setup
+
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ROOT / "scripts" / "compiled.txt"
 _CONFIG = """
@@ -20,11 +23,6 @@ follow_imports = silent
 ignore_missing_imports = true
 explicit_package_bases = true
 """
-
-
-def modules() -> list[str]:
-    """Return the files to compile, relative to `src`."""
-    return MODULES.read_text().split()
 
 
 def missing() -> str | None:
@@ -38,16 +36,12 @@ def missing() -> str | None:
 
 def build(folder: Path, work: Path) -> None:
     """Compile into `folder`, with everything else that is written under `work`."""
-    # Heavy, and of the tools: who only asks for the list does without.
-    from mypyc.build import mypycify  # noqa: PLC0415
-    from setuptools import setup  # noqa: PLC0415
-
     config = work / "mypy.ini"
     config.write_text(_CONFIG)
     os.chdir(ROOT / "src")
     options = [f"--config-file={config}", f"--cache-dir={work / 'cache'}"]
     extensions = mypycify(
-        [*options, *modules()],
+        [*options, *MODULES.read_text().split()],
         opt_level="2",
         debug_level="0",
         multi_file=True,

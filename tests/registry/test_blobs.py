@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -306,3 +307,12 @@ def test_other_files_are_no_blobs(store: BlobStore, monkeypatch: pytest.MonkeyPa
     (store.root / "lost+found").mkdir()
     (store.root / "lost+found" / sha256).write_text("x")
     assert list(store.digests()) == [sha256]
+
+
+def test_leftovers_of_uploads_go_in_time(store: BlobStore) -> None:
+    """Those to which nothing was written for an hour."""
+    (store.root / "tmp" / "left").write_bytes(b"x")
+    store.drop_leftovers(time.time() + 1800)
+    assert (store.root / "tmp" / "left").exists()
+    store.drop_leftovers(time.time() + 3700)
+    assert not (store.root / "tmp" / "left").exists()

@@ -90,12 +90,3 @@ def test_one_that_cannot_be_removed_keeps_no_other(
     assert collect(store, set(), now_s + 101, GRACE_S) == Collected(1, 1)
     monkeypatch.undo()
     assert collect(store, set(), now_s + 102, GRACE_S) == Collected(1, 0)
-
-
-def test_leftovers_of_uploads_go_too(store: BlobStore) -> None:
-    """Those to which nothing was written for an hour."""
-    (store.root / "tmp" / "left").write_bytes(b"x")
-    collect(store, set(), time.time() + 1800, GRACE_S)
-    assert (store.root / "tmp" / "left").exists()
-    collect(store, set(), time.time() + 3700, GRACE_S)
-    assert not (store.root / "tmp" / "left").exists()

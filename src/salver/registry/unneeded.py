@@ -1,4 +1,4 @@
-"""Removes blobs that no version names any more, and what interrupted uploads left."""
+"""Removes blobs that no version names any more."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -28,7 +28,6 @@ def collect(
     beside them, so that one does not go at the first look, which may have been into the wrong
     database. Raises ``OSError`` and ``StorageFull`` when that cannot be done.
     """
-    store.drop_leftovers(now_unix_s)
     before, since = _read(store.root / _LIST), dict[str, float]()
     oldest, removed, stuck = now_unix_s - grace_s, 0, 0
     for sha256 in store.digests():
