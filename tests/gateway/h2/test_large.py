@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from salver.core.clock import Clock, ManualClock
 from salver.core.errors import SalverError
+from salver.core.garbage import give_back
 from salver.core.settings import Http2Settings, HttpSettings
 from salver.gateway.grpc.wire import bytes_field
 from salver.gateway.h2 import frames as f
@@ -452,6 +453,7 @@ def test_a_client_that_leaves_midway_gives_memory_back(
     with greeted(server) as wire:
         # What was kept of earlier bodies would go meanwhile, and hide as much of this one.
         server.run(server.server.memory.forget)
+        give_back()
         before = resident()
         wire.send(head(1, path=INFER))
         wire.send(f.frame(f.DATA, 0, 1, struct.pack(">BI", 0, size) + b"\1" * 16_000))
