@@ -91,6 +91,16 @@ def test_a_listed_module_can_be_compiled_faithfully(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
+def test_no_class_has_none_for_a_default(module: str) -> None:
+    """Compiled it would be no default where the type is a protocol or a callable."""
+    for node in ast.walk(ast.parse((ROOT / "src" / module).read_text())):
+        if isinstance(node, ast.ClassDef) and "NamedTuple" not in map(ast.unparse, node.bases):
+            for field in node.body:
+                if isinstance(field, ast.AnnAssign) and field.value is not None:
+                    assert ast.unparse(field.value) != "None", f"{module}:{field.lineno}"
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_no_generator_is_asked_for_its_first_element_alone(module: str) -> None:
     """Compiled it is a list, made whole before that."""
     tree = ast.parse((ROOT / "src" / module).read_text())

@@ -15,32 +15,32 @@ another's arm with a chance of 2**-64.
 import hmac
 import struct
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from salver.core.clock import Clock
 from salver.core.routing import FULL
 
-_HEAD = struct.Struct(">QI")
-_ID = np.dtype([("stamp", ">u8"), ("counter", ">u4"), ("tag", "V8")])
-_TAG_BYTES = 8
-_PER_DIGEST = 8
-_DIGEST_BYTES = _PER_DIGEST * _TAG_BYTES
-_MAX_BLOCK = 256
-_MAX_AGE_MS = 16
-_COUNTER_MASK = 0xFFFFFFFF
-_PROCESS_MASK = 0xFFFF
-_NANOSECONDS_PER_MILLISECOND = 1_000_000
-ID_LENGTH = 2 * _ID.itemsize
-_SEAL = struct.Struct(">IIH")
-_ARM = struct.Struct(">II")
-_MASKS = struct.Struct(f">{_PER_DIGEST}Q")
-_PLAIN_LENGTH = 2 * (_ID.itemsize - _TAG_BYTES)
-SEALED_LENGTH = ID_LENGTH + 2 * _SEAL.size
-_NO_PLACE = 0xFFFF
-_TAG_BITS = 8 * _TAG_BYTES
-_MAX_ARMS = 64
+_HEAD: Final = struct.Struct(">QI")
+_ID: Final = np.dtype([("stamp", ">u8"), ("counter", ">u4"), ("tag", "V8")])
+_TAG_BYTES: Final = 8
+_PER_DIGEST: Final = 8
+_DIGEST_BYTES: Final = _PER_DIGEST * _TAG_BYTES
+_MAX_BLOCK: Final = 256
+_MAX_AGE_MS: Final = 16
+_COUNTER_MASK: Final = 0xFFFFFFFF
+_PROCESS_MASK: Final = 0xFFFF
+_NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
+ID_LENGTH: Final = 2 * _ID.itemsize
+_SEAL: Final = struct.Struct(">IIH")
+_ARM: Final = struct.Struct(">II")
+_MASKS: Final = struct.Struct(f">{_PER_DIGEST}Q")
+_PLAIN_LENGTH: Final = 2 * (_ID.itemsize - _TAG_BYTES)
+SEALED_LENGTH: Final = ID_LENGTH + 2 * _SEAL.size
+_NO_PLACE: Final = 0xFFFF
+_TAG_BITS: Final = 8 * _TAG_BYTES
+_MAX_ARMS: Final = 64
 
 
 class Sealed(NamedTuple):

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import ClassVar, Final, Generic, NamedTuple, TypeVar
 
 from salver.core.cohort import Cohort, Piece, most_members
 from salver.core.context import Principal, RequestContext
@@ -14,7 +14,7 @@ from salver.gateway.oip.infer import Inference
 from salver.gateway.oip.reading import Target
 
 # Fewer cost less one by one.
-_MIN_MEMBERS = 2
+_MIN_MEMBERS: Final = 2
 
 Seat = TypeVar("Seat")
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -12,9 +13,9 @@ from salver.observe.meter import Meter
 
 Group = tuple[str, str, str, str]
 
-_SECONDS = np.array(SECONDS_BUCKETS)
-_DURATIONS = ("salver_request_seconds", "salver_queue_seconds", "salver_run_seconds")
-_NANOSECOND = 1e-9
+_SECONDS: Final = np.array(SECONDS_BUCKETS)
+_DURATIONS: Final = ("salver_request_seconds", "salver_queue_seconds", "salver_run_seconds")
+_NANOSECOND: Final = 1e-9
 
 
 class ExchangeMetrics:

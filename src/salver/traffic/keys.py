@@ -4,7 +4,7 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from salver.core.context import RequestContext
 from salver.core.datatypes import BYTES
@@ -13,9 +13,9 @@ from salver.core.routing import FULL, HEADER, INPUT, PARAMETER
 from salver.core.signature import Signature
 from salver.core.tensor import Tensor
 
-_MAX_KEY_CHARS = 256
-_KEPT_POINTS = 8192
-_LENGTH = struct.Struct("<I")
+_MAX_KEY_CHARS: Final = 256
+_KEPT_POINTS: Final = 8192
+_LENGTH: Final = struct.Struct("<I")
 
 
 @lru_cache(maxsize=_KEPT_POINTS)

@@ -7,6 +7,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Final
 
 from salver.core.cohort import Cohort, many_of, one_by_one
 from salver.core.context import RequestContext
@@ -19,8 +20,9 @@ from salver.traffic.keys import key_of, sticky_point, where_of
 from salver.traffic.rules import Rules
 from salver.wire.messages import EndpointPlan, Plan, VariantPlan
 
-_RETRY_AFTER_S = 1.0
-_BY_CHANCE, _CHOSEN = True, False
+_RETRY_AFTER_S: Final = 1.0
+_BY_CHANCE: Final = True
+_CHOSEN: Final = False
 
 
 class Route:

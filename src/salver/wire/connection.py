@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from salver.core.errors import WireError
 from salver.wire.framing import LARGE_BYTES, Allocate, Buffer, FrameReceiver, encode, size_of
@@ -21,12 +21,14 @@ from salver.wire.messages import (
     Message,
 )
 
-_GREETING_TIMEOUT_S = 10.0
-_LAST_WORDS_BYTES = 256 * 1024
+_GREETING_TIMEOUT_S: Final = 10.0
+_LAST_WORDS_BYTES: Final = 256 * 1024
 # With the system's usual 208 KiB the two ends of a link wait for each other a hundred times for
 # a tensor of 20 MB.
-_SEND_BUFFER_BYTES = 1024 * 1024
-_KEEP_IDLE_S, _KEEP_PAUSE_S, _KEEP_COUNT = 30, 5, 4
+_SEND_BUFFER_BYTES: Final = 1024 * 1024
+_KEEP_IDLE_S: Final = 30
+_KEEP_PAUSE_S: Final = 5
+_KEEP_COUNT: Final = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ has proved who it is, only one small frame without payload is read.
 
 import struct
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -16,14 +17,14 @@ from salver.wire.messages import Message
 
 Buffer = bytes | bytearray | memoryview
 
-PREFIX = struct.Struct("<IQ")
-_PREFIX_BYTES = PREFIX.size
+PREFIX: Final = struct.Struct("<IQ")
+_PREFIX_BYTES: Final = PREFIX.size
 _unpack = PREFIX.unpack_from
 # A plan is one message, with the signatures of all versions once for each of their workers.
-MAX_HEADER_BYTES = 64 * 1024 * 1024
-MAX_GREETING_BYTES = 16 * 1024
-LARGE_BYTES = 64 * 1024
-_RECEIVE_BYTES = 256 * 1024
+MAX_HEADER_BYTES: Final = 64 * 1024 * 1024
+MAX_GREETING_BYTES: Final = 16 * 1024
+LARGE_BYTES: Final = 64 * 1024
+_RECEIVE_BYTES: Final = 256 * 1024
 
 Allocate = Callable[[int], Buffer]
 

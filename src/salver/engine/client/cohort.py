@@ -7,7 +7,7 @@ wrong, each of its requests stands for itself.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -21,8 +21,8 @@ from salver.engine.client.pending import Pending, headers_of, remaining_times_us
 from salver.wire.framing import LARGE_BYTES, Buffer
 from salver.wire.messages import ChunkMany, InferMany, TensorHeader
 
-_MAX_MEMBER_BYTES = LARGE_BYTES // 4
-_MAX_KNOWN = 256
+_MAX_MEMBER_BYTES: Final = LARGE_BYTES // 4
+_MAX_KNOWN: Final = 256
 
 
 def goes_together(pending: Pending) -> bool:

@@ -7,11 +7,11 @@ judged against its peers: what all of them suffer from is not the fault of one.
 
 import statistics
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from salver.observe.outcomes import Outcome
 
-_MAX_DOUBLINGS = 5
+_MAX_DOUBLINGS: Final = 5
 
 
 class EjectionPolicy(NamedTuple):

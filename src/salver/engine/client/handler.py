@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Final
 
 from salver.core.clock import Clock
 from salver.core.cohort import Cohort, one_by_one
@@ -41,14 +42,14 @@ from salver.wire.transport import LinkOptions
 
 log = get_logger(__name__)
 
-_RETRY_AFTER_S = 1.0
-_SWEEP_S = 0.02
-_LOOK_NS = 500_000_000
-_MAX_ATTEMPTS = 4
-_DRAIN_POLL_S = 0.01
-_SETTLE_NS = 1_000_000_000
-_S_NS = 1_000_000_000
-_OPEN = "salver_requests_open"
+_RETRY_AFTER_S: Final = 1.0
+_SWEEP_S: Final = 0.02
+_LOOK_NS: Final = 500_000_000
+_MAX_ATTEMPTS: Final = 4
+_DRAIN_POLL_S: Final = 0.01
+_SETTLE_NS: Final = 1_000_000_000
+_S_NS: Final = 1_000_000_000
+_OPEN: Final = "salver_requests_open"
 
 
 class EngineClient:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from salver.core.clock import Clock
 from salver.core.cohort import Cohort, Piece
@@ -49,13 +49,14 @@ from salver.wire.transport import LinkOptions, connect
 
 log = get_logger(__name__)
 
-QUARANTINE = "quarantine"
-_FIRST_PAUSE_S = 0.01
-_LONGEST_PAUSE_S = 0.05
-_NOT_RUN = ("draining", "not_ready", "memory_budget_exceeded")
-_FAILED, _RETRY_AFTER_S = "failed", 1.0
-_ON_THE_WAY = ("loading", "reloading")
-_LAZY = frozenset(("ready", "lazy", "loading"))
+QUARANTINE: Final = "quarantine"
+_FIRST_PAUSE_S: Final = 0.01
+_LONGEST_PAUSE_S: Final = 0.05
+_NOT_RUN: Final = ("draining", "not_ready", "memory_budget_exceeded")
+_FAILED: Final = "failed"
+_RETRY_AFTER_S: Final = 1.0
+_ON_THE_WAY: Final = ("loading", "reloading")
+_LAZY: Final = frozenset(("ready", "lazy", "loading"))
 
 
 class Owner(Protocol):

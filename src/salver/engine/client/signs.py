@@ -1,6 +1,7 @@
 """What a worker lets know of itself: whether its event loop comes round, and whether it answers."""
 
 from pathlib import Path
+from typing import Final
 
 from salver.core.errors import WireError
 from salver.core.settings import EngineSettings
@@ -8,7 +9,7 @@ from salver.wire.connection import Connection
 from salver.wire.pings import FIRST_PING_VERSION, Ping
 from salver.wire.pulse import read
 
-_LATE_NS = 2_000_000_000
+_LATE_NS: Final = 2_000_000_000
 
 
 class Signs:

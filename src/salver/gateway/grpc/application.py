@@ -1,5 +1,7 @@
 """Finds what a call asks for, reads its message, and answers; other streams are REST."""
 
+from typing import Final
+
 from salver.core.context import ANONYMOUS
 from salver.core.errors import InvalidRequest, SalverError, UnsupportedOperation, fault_of
 from salver.core.ids import RequestIds
@@ -20,8 +22,8 @@ from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
 
-_CONTENT_TYPE = b"application/grpc"
-_INFER = b"/inference.GRPCInferenceService/ModelInfer"
+_CONTENT_TYPE: Final = b"application/grpc"
+_INFER: Final = b"/inference.GRPCInferenceService/ModelInfer"
 
 
 class GrpcApplication:

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from salver.core.errors import SalverError
 from salver.gateway.grpc.framing import Buffer, answer_encoding, whole_message
 from salver.gateway.grpc.status import HEAD, OK, compressed, failure, identity
@@ -11,16 +9,17 @@ from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.stream import Stream
 
 
-class Call(msgspec.Struct, eq=False):
+class Call:
     """A call whose message is complete, or that is refused before it is.
 
     ``deadline_ns`` is its client's own, if it has one (monotonic).
     """
 
-    connection: Http2Connection
-    stream: Stream
-    request_id: str
-    deadline_ns: int | None = None
+    def __init__(self, connection: Http2Connection, stream: Stream, request_id: str) -> None:
+        self.connection = connection
+        self.stream = stream
+        self.request_id = request_id
+        self.deadline_ns: int | None = None
 
     def reply(self, parts: Sequence[Buffer], fields: bytes = b"") -> None:
         """Answer with one message, in parts; ``fields`` go with the response's head."""

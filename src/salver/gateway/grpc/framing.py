@@ -2,14 +2,15 @@
 
 import struct
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from salver.core.errors import BodyTooLarge, InvalidRequest
 from salver.gateway.http.inflate import MAX_DEFLATED_BYTES, deflate, inflate
 
 Buffer = bytes | bytearray | memoryview
 
-PREFIX = struct.Struct(">BI")
-_UNITS_NS = {
+PREFIX: Final = struct.Struct(">BI")
+_UNITS_NS: Final = {
     b"H": 3_600_000_000_000,
     b"M": 60_000_000_000,
     b"S": 1_000_000_000,
@@ -17,10 +18,10 @@ _UNITS_NS = {
     b"u": 1000,
     b"n": 1,
 }
-_TIMEOUT_DIGITS = 8
-ENCODINGS = b"identity,deflate,gzip"
+_TIMEOUT_DIGITS: Final = 8
+ENCODINGS: Final = b"identity,deflate,gzip"
 # Shorter answers are not worth it.
-_MIN_PACKED_BYTES = 1024
+_MIN_PACKED_BYTES: Final = 1024
 
 
 def expected_bytes(first: bytes, limit_bytes: int) -> int | None:

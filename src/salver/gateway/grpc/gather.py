@@ -8,7 +8,7 @@ answers.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from salver.core.cohort import Cohort, Piece, inputs_of
 from salver.core.context import Principal, RequestContext
@@ -29,8 +29,8 @@ from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
 
-_MAX_LOTS = 1024
-_MAX_BODY_BYTES = 16 * 1024
+_MAX_LOTS: Final = 1024
+_MAX_BODY_BYTES: Final = 16 * 1024
 
 
 class CallGatherer:

@@ -1,6 +1,6 @@
 """How messages are read whose like was read before: all but their tensor is known by its bytes."""
 
-import msgspec
+from typing import Final
 
 from salver.core.errors import SalverError
 from salver.core.request import InferenceRequest, RequestForm, form_of
@@ -8,17 +8,18 @@ from salver.gateway.grpc.framing import PREFIX
 from salver.gateway.grpc.wire import bytes_field, split_raw
 from salver.gateway.oip.reading import Target
 
-_MAX_PLANS = 1024
-_MAX_CUTS = 4
-_MAX_HEAD_BYTES = 1024
-_RAW_INPUT = 7
+_MAX_PLANS: Final = 1024
+_MAX_CUTS: Final = 4
+_MAX_HEAD_BYTES: Final = 1024
+_RAW_INPUT: Final = 7
 
 
-class Plan(msgspec.Struct, frozen=True, eq=False):
+class Plan:
     """What all messages with the same bytes before their tensor ask for."""
 
-    target: Target
-    form: RequestForm
+    def __init__(self, target: Target, form: RequestForm) -> None:
+        self.target = target
+        self.form = form
 
 
 class Plans:

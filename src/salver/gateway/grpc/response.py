@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
+from typing import Final
 
 from salver.core.context import RequestContext
 from salver.core.request import InferenceResponse, JointResponse, Parameters
@@ -12,8 +13,8 @@ from salver.gateway.grpc.schema import message_class
 from salver.gateway.grpc.tensors import fill_typed
 from salver.gateway.grpc.wire import bytes_field
 
-_ID = 3
-_RAW_OUTPUT = 6
+_ID: Final = 3
+_RAW_OUTPUT: Final = 6
 
 Outputs = tuple[tuple[str, str, tuple[int, ...]], ...]
 

@@ -1,6 +1,7 @@
 """How a call ends: gRPC's statuses in header blocks."""
 
 import math
+from typing import Final
 from urllib.parse import quote
 
 from salver.core.errors import SalverError
@@ -8,17 +9,17 @@ from salver.gateway.grpc.framing import ENCODINGS
 from salver.gateway.h2.headers import literal, status
 from salver.gateway.statuses import STATUSES
 
-CONTENT_TYPE = b"application/grpc"
-_MAX_MESSAGE_CHARS = 1024
+CONTENT_TYPE: Final = b"application/grpc"
+_MAX_MESSAGE_CHARS: Final = 1024
 # What the gRPC protocol lets stand in a message as it is; everything else is percent-encoded.
-_SAFE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+_SAFE: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
-HEAD = (
+HEAD: Final = (
     status(200)
     + literal(b"content-type", CONTENT_TYPE)
     + literal(b"grpc-accept-encoding", ENCODINGS)
 )
-OK = literal(b"grpc-status", b"0")
+OK: Final = literal(b"grpc-status", b"0")
 
 
 def identity(request_id: str) -> bytes:

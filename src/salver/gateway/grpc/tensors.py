@@ -1,7 +1,7 @@
 """Tensors in protobuf messages: raw bytes, or typed contents."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from salver.core.settings import HttpSettings
 from salver.core.tensor import Buffer, Tensor, encode_bytes
 from salver.gateway.oip.body import check_element_count
 
-CONTENTS = {
+CONTENTS: Final = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
     "INT16": "int_contents",

@@ -5,24 +5,24 @@ that they are not copied, and the rest is left to the protobuf library.
 """
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from salver.core.errors import BodyTooLarge, InvalidRequest
 
 Buffer = bytes | bytearray | memoryview
 
-_INPUT = 5
-_CONTENTS = 5
-_OUTPUT = 6
-_RAW_INPUT = 7
-_LENGTH_DELIMITED = 2
-_SKIPS = {1: 8, 5: 4}
-_VARINT_BYTES = 10
-_MORE = 0x80
-_MAX_FIELDS = 4096
-_FIELD_BYTES = 2
+_INPUT: Final = 5
+_CONTENTS: Final = 5
+_OUTPUT: Final = 6
+_RAW_INPUT: Final = 7
+_LENGTH_DELIMITED: Final = 2
+_SKIPS: Final = {1: 8, 5: 4}
+_VARINT_BYTES: Final = 10
+_MORE: Final = 0x80
+_MAX_FIELDS: Final = 4096
+_FIELD_BYTES: Final = 2
 # By their first byte, fields that are a number or a string and whose tags end there.
-_SHORT_TAGS = [
+_SHORT_TAGS: Final = [
     byte in range(8, _MORE) and byte & 7 in (0, _LENGTH_DELIMITED) for byte in range(256)
 ]
 _Within: TypeAlias = "Mapping[int, _Within]"

@@ -5,7 +5,7 @@ Each check names the section of RFC 9113 that asks for it; what a client may cos
 
 import asyncio
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 from salver.core.errors import HeadersTooLarge, ReadTimeout, SalverError
 from salver.core.settings import Http2Settings
@@ -31,9 +31,9 @@ from salver.gateway.h2.stream import Stream
 from salver.gateway.h2.windows import ReceiveWindows
 from salver.gateway.http.body import Body, Buffer
 
-_MAX_REMEMBERED_RESETS = 1024
+_MAX_REMEMBERED_RESETS: Final = 1024
 # So long, `max_streams` bound the rate of those that are given up later.
-_HASTY_NS = 1_000_000_000
+_HASTY_NS: Final = 1_000_000_000
 
 
 class Http2Connection(asyncio.Protocol):
@@ -263,18 +263,11 @@ class Http2Connection(asyncio.Protocol):
         announced = announced_bytes(number, fields.get(b"content-length"))
         if ends and announced:
             raise malformed(number, "content-length without a body (8.1.1)")
-        now_ns = self._clock.monotonic_ns()
-        stream = Stream(
-            number,
-            fields,
-            self.output.initial_window,
-            self._limits.stream_window_bytes,
-            now_ns,
-            Body(announced, self.allocate),
-            self._http.max_body_bytes,
-            announced,
-            progress_ns=now_ns,
-        )
+        body = Body(announced, self.allocate)
+        stream = Stream(number, fields, body, self._http.max_body_bytes, self._clock.monotonic_ns())
+        stream.send_window = self.output.initial_window
+        stream.receive_window = self._limits.stream_window_bytes
+        stream.announced_bytes = announced
         self._streams[number] = stream
         if is_long:
             self._refuse_headers(stream, ends=ends)

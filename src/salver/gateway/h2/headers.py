@@ -6,7 +6,7 @@ depends on its bytes and on the dynamic table alone, so it holds for as long as 
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
@@ -25,23 +25,23 @@ from salver.gateway.h2.skim import (
 Fields = dict[bytes, bytes]
 T = TypeVar("T")
 
-TABLE_BYTES = 4096
-_MAX_REMEMBERED = 256
-_MAX_REMEMBERED_BYTES = 1024
+TABLE_BYTES: Final = 4096
+_MAX_REMEMBERED: Final = 256
+_MAX_REMEMBERED_BYTES: Final = 1024
 # A few bytes may name a large entry of the table again and again.
-_MAX_REMEMBERED_LIST_BYTES = 4096
-_INDICES = re.compile(rb"[\x81-\xfe]*")
-_LENGTH_PREFIX = 127
-_LENGTH_DIGITS = 18
-_MORE = 128
-_NEED_AUTHORITY = frozenset((b"http", b"https"))
-_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
+_MAX_REMEMBERED_LIST_BYTES: Final = 4096
+_INDICES: Final = re.compile(rb"[\x81-\xfe]*")
+_LENGTH_PREFIX: Final = 127
+_LENGTH_DIGITS: Final = 18
+_MORE: Final = 128
+_NEED_AUTHORITY: Final = frozenset((b"http", b"https"))
+_PSEUDO: Final = frozenset((b":method", b":scheme", b":path", b":authority"))
 # Fields that speak of one HTTP/1.1 connection (8.2.2).
-_CONNECTION_FIELDS = frozenset(
+_CONNECTION_FIELDS: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 )
 # Fields that change how a request is read or who sends it: one of each at most.
-_SINGLE = frozenset(
+_SINGLE: Final = frozenset(
     (
         b"authorization",
         b"content-encoding",
@@ -53,10 +53,10 @@ _SINGLE = frozenset(
         b"x-api-key",
     )
 )
-_MAX_SOUND = 4096
-_MAX_SOUND_BYTES = 256
+_MAX_SOUND: Final = 4096
+_MAX_SOUND_BYTES: Final = 256
 _sound: set[Pair] = set()
-_NAME_BYTES = frozenset(range(0x21, 0x7F)) - frozenset(range(0x41, 0x5B)) - {0x3A}
+_NAME_BYTES: Final = frozenset(range(0x21, 0x7F)) - frozenset(range(0x41, 0x5B)) - {0x3A}
 
 
 class _Beginning(NamedTuple):
@@ -306,7 +306,7 @@ def _length(size: int) -> bytes:
     return bytes(parts)
 
 
-_STATUSES = {200: b"\x88", 204: b"\x89", 400: b"\x8c", 404: b"\x8d", 500: b"\x8e"}
+_STATUSES: Final = {200: b"\x88", 204: b"\x89", 400: b"\x8c", 404: b"\x8d", 500: b"\x8e"}
 
 
 def status(code: int) -> bytes:

@@ -4,7 +4,7 @@
 looked up there once and remembered: some 65,000 steps at most, of which real strings use few.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from hpack.huffman_table import (
     HUFFMAN_COMPLETE,
@@ -13,7 +13,8 @@ from hpack.huffman_table import (
     HUFFMAN_TABLE,
 )
 
-_BYTES, _HALVES = 256, 16
+_BYTES: Final = 256
+_HALVES: Final = 16
 
 # A state is the steps that each byte makes from it (None while unknown), then whether a string may
 # end there, then its number. A step is the next state and what the byte adds to the string.

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from salver.core.clock import Clock
 from salver.gateway.h2 import frames as f
@@ -10,10 +11,10 @@ from salver.gateway.h2.stream import Stream
 from salver.gateway.http.body import Buffer
 
 # So much of a stream leaves before others get their turn, in frames as long as the peer allows.
-_TURN_BYTES = 256 * 1024
-_JOIN_BYTES = 64 * 1024
+_TURN_BYTES: Final = 256 * 1024
+_JOIN_BYTES: Final = 64 * 1024
 # Our blocks never refer to the dynamic table, so that none is as good as any.
-_NO_TABLE = b"\x20"
+_NO_TABLE: Final = b"\x20"
 
 
 class Output:

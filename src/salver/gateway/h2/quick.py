@@ -6,7 +6,7 @@ block with anything else is left to ``hpack``, and a test holds both to the same
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from hpack.exceptions import InvalidTableIndex
 from hpack.table import HeaderTable
@@ -16,12 +16,15 @@ from salver.gateway.h2.huffman import decoded
 Pair = tuple[bytes, bytes]
 
 _STATIC: tuple[Pair, ...] = HeaderTable.STATIC_TABLE
-_STATIC_COUNT = len(_STATIC)
-_INDEXED, _INDEX_MASK = 0x80, 0x7F
-_INSERTED, _INSERTED_MASK = 0x40, 0x3F
-_RESIZES = 0x20
-_LITERAL_MASK = 0x0F
-_HUFFMAN, _LENGTH_MASK = 0x80, 0x7F
+_STATIC_COUNT: Final = len(_STATIC)
+_INDEXED: Final = 0x80
+_INDEX_MASK: Final = 0x7F
+_INSERTED: Final = 0x40
+_INSERTED_MASK: Final = 0x3F
+_RESIZES: Final = 0x20
+_LITERAL_MASK: Final = 0x0F
+_HUFFMAN: Final = 0x80
+_LENGTH_MASK: Final = 0x7F
 
 
 class Literal(NamedTuple):

@@ -1,14 +1,15 @@
 """Cuts the bytes of a connection into frames, and joins the frames of header blocks."""
 
 from collections.abc import Callable
+from typing import Final
 
 from salver.gateway.h2 import frames as f
 from salver.gateway.h2.skim import MAX_REFUSED_BYTES, REFUSED_STEP_BYTES, Skimmer, endless
 from salver.gateway.http.prelude import PREFACE
 
-_MAX_HEADER_FRAMES = 16
-_USUAL_FRAME_BYTES = 4096
-_PRIORITY_BYTES = 5
+_MAX_HEADER_FRAMES: Final = 16
+_USUAL_FRAME_BYTES: Final = 4096
+_PRIORITY_BYTES: Final = 5
 
 Handle = Callable[[int, int, int, bytes], None]
 TakeRun = Callable[[memoryview, int], int]

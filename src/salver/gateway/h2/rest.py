@@ -1,6 +1,7 @@
 """REST over HTTP/2: a stream as the message that the routes know."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from salver.core.errors import SalverError
 from salver.gateway.h2.connection import Http2Connection
@@ -20,14 +21,16 @@ class _Nowhere:
         """Nothing is waiting to be written."""
 
 
-_NOWHERE = _Nowhere()
+_NOWHERE: Final = _Nowhere()
 
 
 class StreamMessage(HttpMessage):
     """A request on a stream; its answer leaves as frames."""
 
-    connection: Http2Connection | None = None
-    stream: Stream | None = None
+    def __init__(self, connection: Http2Connection, stream: Stream) -> None:
+        super().__init__(_NOWHERE, stream.begun_ns, connection.peer)
+        self.connection = connection
+        self.stream = stream
 
     def respond_json(self, identity: bytes, opening: bytes, rest: bytes) -> None:
         """Answer 200 with a short JSON body of two parts and the request's id."""
@@ -52,8 +55,7 @@ class StreamMessage(HttpMessage):
             )
         )
         self.on_gone = None
-        if self.connection is not None and self.stream is not None:
-            self.connection.answer(self.stream, block, () if self.head_only else parts)
+        self.connection.answer(self.stream, block, () if self.head_only else parts)
         return size
 
     def leave(self) -> None:
@@ -70,17 +72,9 @@ def message_of(connection: Http2Connection, stream: Stream) -> StreamMessage:
     authority = fields.get(b":authority")
     if authority is not None:
         headers.setdefault(b"host", authority)
-    message = StreamMessage(
-        _NOWHERE,
-        stream.begun_ns,
-        fields[b":method"],
-        fields[b":path"],
-        headers,
-        stream.body.whole(),
-        peer=connection.peer,
-        connection=connection,
-        stream=stream,
-    )
+    message = StreamMessage(connection, stream)
+    message.method, message.target = fields[b":method"], fields[b":path"]
+    message.headers, message.body = headers, stream.body.whole()
     stream.on_gone = message.leave
     return message
 

@@ -5,6 +5,7 @@ that the refusal speaks the caller's protocol; of the rest only what it does to 
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
@@ -12,18 +13,21 @@ from hpack.exceptions import HPACKError, OversizedHeaderListError
 from salver.gateway.h2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, ConnectionFault
 from salver.gateway.h2.quick import Pair, parse, resolve
 
-MAX_REFUSED_BYTES = 5 * 256 * 1024
+MAX_REFUSED_BYTES: Final = 5 * 256 * 1024
 """A quarter more than the megabyte of metadata that clients are known to send by mistake."""
-REFUSED_STEP_BYTES = 32 * 1024
+REFUSED_STEP_BYTES: Final = 32 * 1024
 """What is refused costs its connection as much as a stream given up, for each of these begun."""
-_MAX_FIELDS = 4096
+_MAX_FIELDS: Final = 4096
 # Of a longer string it is known, even in Huffman's code, that it does not fit into the table.
-_MAX_KEPT_BYTES = 32 * 1024
-_FIELD_BYTES = 32
-_INDEXED, _INSERTED, _RESIZES, _HUFFMAN_MASK = 0x80, 0x40, 0x20, 0x7F
-_NOT_PLAIN = _INDEXED | _INSERTED | _RESIZES
-_MORE = 0x80
-_MAX_SHIFT = 28
+_MAX_KEPT_BYTES: Final = 32 * 1024
+_FIELD_BYTES: Final = 32
+_INDEXED: Final = 0x80
+_INSERTED: Final = 0x40
+_RESIZES: Final = 0x20
+_HUFFMAN_MASK: Final = 0x7F
+_NOT_PLAIN: Final = _INDEXED | _INSERTED | _RESIZES
+_MORE: Final = 0x80
+_MAX_SHIFT: Final = 28
 
 
 class ListTooLong(Exception):

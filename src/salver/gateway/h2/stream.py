@@ -4,8 +4,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
 from salver.core.errors import SalverError
 from salver.gateway.h2.headers import Fields
 from salver.gateway.http.body import Body, Buffer
@@ -44,9 +42,10 @@ class Sink(Protocol):
         ...
 
 
-class Stream(msgspec.Struct, eq=False):
+class Stream:
     """State of one stream (RFC 9113, 5.1), from its HEADERS until both sides have ended.
 
+    ``send_window`` and ``receive_window`` are what either side may still send.
     ``remote_open`` tells that the client may still send, ``owed_bytes`` how much window it has not
     got back, ``wide_bytes`` its window if that was widened (None until that is decided),
     ``answered`` that the answer is on its way. ``outgoing`` is what flow control holds back, if it
@@ -60,27 +59,29 @@ class Stream(msgspec.Struct, eq=False):
     come to ``ask_bytes`` may be, when memory is short or nobody knows its sender.
     """
 
-    id: int
-    fields: Fields
-    send_window: int
-    receive_window: int
-    begun_ns: int
-    body: Body
-    limit_bytes: int
-    announced_bytes: int | None = None
     owed_bytes: int = 0
-    wide_bytes: int | None = None
     received_bytes: int = 0
     ask_bytes: int = LARGE_BODY_BYTES
     kept_bytes: int = 0
     held_bytes: int = 0
     remote_open: bool = True
     answered: bool = False
-    outgoing: deque[Buffer] | None = None
-    trailers: bytes | None = None
     ends: bool = False
-    progress_ns: int = 0
     rate_from_ns: int = 0
     rate_from_bytes: int = 0
-    on_gone: Callable[[], None] | None = None
-    sink: Sink | None = None
+
+    def __init__(
+        self, number: int, fields: Fields, body: Body, limit_bytes: int, begun_ns: int
+    ) -> None:
+        self.id = number
+        self.fields = fields
+        self.body = body
+        self.limit_bytes = limit_bytes
+        self.begun_ns = self.progress_ns = begun_ns
+        self.send_window = self.receive_window = 0
+        self.announced_bytes: int | None = None
+        self.wide_bytes: int | None = None
+        self.trailers: bytes | None = None
+        self.outgoing: deque[Buffer] | None = None
+        self.on_gone: Callable[[], None] | None = None
+        self.sink: Sink | None = None

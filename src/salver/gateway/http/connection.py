@@ -5,7 +5,7 @@ straight into memory of its own (``large``).
 """
 
 import asyncio
-from typing import cast
+from typing import Final, cast
 
 import httptools
 
@@ -27,7 +27,7 @@ from salver.gateway.http.prelude import PREFACE, TELLING_BYTES
 from salver.gateway.http.replies import Replies
 from salver.gateway.http.unread import Taking
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class HttpConnection(asyncio.Protocol):
@@ -164,7 +164,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Start a request."""
-        self._current = HttpMessage(self, self._clock.monotonic_ns(), peer=self._peer)
+        self._current = HttpMessage(self, self._clock.monotonic_ns(), self._peer)
         self._head_count.begin()
         self._body_begun, self._ask_bytes = False, LARGE_BODY_BYTES
         self._body = Body()
@@ -273,16 +273,9 @@ class HttpConnection(asyncio.Protocol):
         body = data[len(head.raw) :]
         if len(body) != head.length:
             return False
-        message = HttpMessage(
-            self,
-            self._clock.monotonic_ns(),
-            head.method,
-            head.target,
-            head.headers,
-            body,
-            head,
-            peer=self._peer,
-        )
+        message = HttpMessage(self, self._clock.monotonic_ns(), self._peer)
+        message.method, message.target, message.headers = head.method, head.target, head.headers
+        message.body, message.head = body, head
         self.phase = "answer"
         self._queue.append(message)
         self._server.handle(message)

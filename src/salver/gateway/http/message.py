@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
-import msgspec
 import orjson
 
 from salver.core.errors import SalverError
@@ -13,7 +12,7 @@ from salver.gateway.statuses import STATUSES
 
 Buffer = bytes | bytearray | memoryview
 
-_REASONS = {
+_REASONS: Final = {
     200: b"OK",
     400: b"Bad Request",
     401: b"Unauthorized",
@@ -34,14 +33,14 @@ _REASONS = {
     504: b"Gateway Timeout",
     507: b"Insufficient Storage",
 }
-JOIN_BYTES = 64 * 1024
-JSON_TYPE = b"application/json"
-BINARY_TYPE = b"application/octet-stream"
-OK_TO_LENGTH = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
-OK_TO_ID = b"\r\nx-salver-request-id: "
-_OK = OK_TO_LENGTH + b"%d" + OK_TO_ID + b"%b\r\n%b\r\n%b%b"
-_CLOSE = b"Connection: close\r\n"
-_KEEP = b"Connection: keep-alive\r\n"
+JOIN_BYTES: Final = 64 * 1024
+JSON_TYPE: Final = b"application/json"
+BINARY_TYPE: Final = b"application/octet-stream"
+OK_TO_LENGTH: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
+OK_TO_ID: Final = b"\r\nx-salver-request-id: "
+_OK: Final = OK_TO_LENGTH + b"%d" + OK_TO_ID + b"%b\r\n%b\r\n%b%b"
+_CLOSE: Final = b"Connection: close\r\n"
+_KEEP: Final = b"Connection: keep-alive\r\n"
 
 
 class Outlet(Protocol):
@@ -52,7 +51,7 @@ class Outlet(Protocol):
         ...
 
 
-class HttpMessage(msgspec.Struct, eq=False):
+class HttpMessage:
     """A request whose body is complete, and the place for its answer.
 
     Header names are lower case. ``on_gone`` is called with the message when the client leaves
@@ -64,20 +63,22 @@ class HttpMessage(msgspec.Struct, eq=False):
     this connection, if any.
     """
 
-    outlet: Outlet
-    arrival_ns: int
     method: bytes = b""
     target: bytes = b""
-    headers: dict[bytes, bytes] = {}
-    body: Buffer = b""
-    head: Head | None = None
     close: bool = False
     keep: bool = False
     head_only: bool = False
     request_id: str = ""
-    on_gone: "Callable[[HttpMessage], None] | None" = None
-    reply: bytes | list[Buffer] | None = None
-    peer: str = ""
+
+    def __init__(self, outlet: Outlet, arrival_ns: int, peer: str = "") -> None:
+        self.outlet = outlet
+        self.arrival_ns = arrival_ns
+        self.peer = peer
+        self.headers: dict[bytes, bytes] = {}
+        self.body: Buffer = b""
+        self.head: Head | None = None
+        self.on_gone: Callable[[HttpMessage], None] | None = None
+        self.reply: bytes | list[Buffer] | None = None
 
     def __repr__(self) -> str:
         """Describe the request without its values, which may be sensitive."""

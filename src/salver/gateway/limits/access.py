@@ -1,6 +1,7 @@
 """Whether a caller may ask an endpoint now, looked at before anything is read of a body."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from salver.core.clock import Clock
 from salver.core.context import Principal, Rate
@@ -9,8 +10,8 @@ from salver.core.settings import LimitSettings
 from salver.gateway.auth import check_access, may_ask
 from salver.gateway.limits.gcra import Gcra, UseTable
 
-_MAX_RATES = 1024
-_RETRY_AFTER_S = 1.0
+_MAX_RATES: Final = 1024
+_RETRY_AFTER_S: Final = 1.0
 
 Caller = tuple[str, str, str]
 

@@ -8,11 +8,11 @@ failures *open* it: requests are refused for a while, which doubles each time. A
 from collections import deque
 from collections.abc import Hashable
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-_SLOTS = 10
-_MAX_CALLERS = 64
-_OTHERS = "others"
+_SLOTS: Final = 10
+_MAX_CALLERS: Final = 64
+_OTHERS: Final = "others"
 
 
 class State(StrEnum):

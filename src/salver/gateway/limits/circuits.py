@@ -1,7 +1,7 @@
 """Handler that refuses requests for variants whose breaker is open."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from salver.core.clock import Clock
 from salver.core.cohort import Cohort, many_of, one_by_one
@@ -20,7 +20,7 @@ from salver.wire.messages import Plan
 log = get_logger(__name__)
 
 # How soon a caller is asked to come back while probes are out.
-_PROBING_RETRY_S = 1.0
+_PROBING_RETRY_S: Final = 1.0
 
 
 def breaker_policy(settings: LimitSettings) -> BreakerPolicy:

@@ -1,6 +1,7 @@
 """From tensors to an answer's body: JSON, or JSON with raw bytes behind it."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import orjson
@@ -10,8 +11,8 @@ from salver.core.errors import NonFiniteOutput
 from salver.core.request import JointResponse, Parameters
 from salver.core.tensor import Buffer, Tensor
 
-_MAX_HEADS = 4096
-_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+_MAX_HEADS: Final = 4096
+_NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 
 Notes = Mapping[str, Parameters]
 _NO_NOTES: Notes = {}

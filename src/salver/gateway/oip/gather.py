@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import repeat
 from operator import add
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from salver.core.cohort import Cohort, Piece, inputs_of
 from salver.core.context import RequestContext
@@ -30,7 +30,7 @@ from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
 
-_MAX_LOTS = 1024
+_MAX_LOTS: Final = 1024
 
 
 class Gatherer:

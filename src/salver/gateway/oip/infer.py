@@ -1,7 +1,7 @@
 """`POST …/infer`: from a message to the handlers, and from their answer to the message."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from salver.core.clock import Clock
 from salver.core.context import RequestContext
@@ -25,9 +25,9 @@ from salver.wire.messages import EndpointPlan
 
 log = get_logger(__name__)
 
-_JSON_LENGTH = b"inference-header-content-length"
-_MAX_LENGTH_DIGITS = 18
-_MICROSECOND_NS = 1000
+_JSON_LENGTH: Final = b"inference-header-content-length"
+_MAX_LENGTH_DIGITS: Final = 18
+_MICROSECOND_NS: Final = 1000
 
 
 class Inference:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, cast
+from typing import Final, NamedTuple, Protocol, cast
 from urllib.parse import unquote
 
 import orjson
@@ -32,14 +32,14 @@ from salver.wire.messages import EndpointPlan
 
 log = get_logger(__name__)
 
-_MAX_ROUTES = 4096
+_MAX_ROUTES: Final = 4096
 # Whom an absolute target names is not asked, as the host is not (RFC 9112, 3.2.2).
-_ABSOLUTE = re.compile(rb"\Ahttps?://[^/?#]+(?:/|(?=[?#])|\Z)", re.IGNORECASE)
-_MAX_CACHED_TARGET_BYTES = 512
-_SERVER_DOCS = frozenset(("docs", "openapi"))
-_MODEL_DOCS = frozenset(("model_docs", "model_openapi"))
+_ABSOLUTE: Final = re.compile(rb"\Ahttps?://[^/?#]+(?:/|(?=[?#])|\Z)", re.IGNORECASE)
+_MAX_CACHED_TARGET_BYTES: Final = 512
+_SERVER_DOCS: Final = frozenset(("docs", "openapi"))
+_MODEL_DOCS: Final = frozenset(("model_docs", "model_openapi"))
 # The second name is the one that MLServer gives it.
-_OPENAPI = frozenset(("openapi.json", "dataplane.json"))
+_OPENAPI: Final = frozenset(("openapi.json", "dataplane.json"))
 _SERVER_PATHS: dict[tuple[str, ...], str] = {
     ("",): "alive",
     ("v2",): "server",
