@@ -61,7 +61,11 @@ CaOption = Annotated[
 ]
 ControlUrlOption = Annotated[
     str | None,
-    typer.Option("--control-url", envvar="SALVER_CONTROL_URL", help="Control API, if elsewhere."),
+    typer.Option(
+        "--control-url",
+        envvar="SALVER_CONTROL_URL",
+        help="Control API, if elsewhere; its token is taken from $SALVER_CONTROL_TOKEN.",
+    ),
 ]
 ForceOption = Annotated[
     bool,

@@ -30,7 +30,8 @@ def plane_of(addresses: Addresses, given: str | None, data_url: str | None) -> s
         if given not in _CHUNKS:
             raise InvalidRequest(f"reports go over 'data' or 'control', not {given!r}")
         return given
-    return DATA if data_url is not None or not addresses.token else CONTROL
+    has_token = bool(addresses.token) or addresses.withheld is not None
+    return DATA if data_url is not None or not has_token else CONTROL
 
 
 def feedback(plane: str, endpoint: str, report: Reported) -> Steps[None]:

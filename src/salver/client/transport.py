@@ -8,13 +8,14 @@ from urllib.parse import urlsplit
 import httpx
 
 from salver.client.calls import CONTROL, Call, Reply
-from salver.client.connection import Addresses
+from salver.client.connection import TOKEN_VARIABLE, Addresses
 from salver.core.errors import (
     ControlUnavailable,
     DeadlineExceeded,
     InvalidSettings,
     NotReady,
     SalverError,
+    Unauthenticated,
 )
 
 CA_VARIABLE = "SALVER_CA"
@@ -60,14 +61,21 @@ def _unusable(what: str, error: OSError) -> InvalidSettings:
 def headers_of(call: Call, addresses: Addresses) -> dict[str, str]:
     """Return the call's headers with the secret that its server asks for.
 
-    Raises ``InvalidSettings`` for a secret that cannot stand in a header.
+    Raises ``InvalidSettings`` for a secret that cannot stand in a header, and ``Unauthenticated``
+    for a control API whose token is not known, as it is not the home's.
     """
+    if call.plane == CONTROL and addresses.withheld is not None:
+        raise Unauthenticated(
+            f"{addresses.control_url} is not the control API of a server that runs from "
+            f"{addresses.withheld}, so it is not sent the token of that home; name its own home "
+            f"with --home, or give its token in {TOKEN_VARIABLE}"
+        )
     secret = addresses.token if call.plane == CONTROL else addresses.api_key
     if not (secret.isascii() and secret.isprintable()) or secret.strip() != secret:
         # What the HTTP library says of it would blame the server and show the secret.
         raise InvalidSettings(
             "the API key or token holds a line break, an outer blank, or a letter that is not "
-            "ASCII; check --api-key"
+            f"ASCII; check --api-key or {TOKEN_VARIABLE}"
         )
     headers = dict(call.headers)
     if secret:

@@ -63,7 +63,8 @@ class Guard:
         if not hmac.compare_digest(sent.encode(), self._token):
             raise Unauthenticated(
                 "the control API takes the token of HOME/control.token as 'Authorization: Bearer'; "
-                "run the command as the user who started the server, with the same --home"
+                "run the command as the user who started the server, with the same --home, or give "
+                "the token in SALVER_CONTROL_TOKEN"
             )
 
 
