@@ -39,6 +39,7 @@ from salver.control.rollouts.runner import Runner, Stores
 from salver.control.rollouts.side_reports import SideReports
 from salver.control.rollouts.sides import SideParts, Sides
 from salver.control.rollouts.wanted import WantedMetrics
+from salver.control.scratch import take_scratch
 from salver.control.tidying import BlobTidier, Chore, Tidying
 from salver.control.webhooks.deliverer import Deliverer
 from salver.control.webhooks.opening import open_sender
@@ -118,9 +119,8 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     clock = SystemClock()
     thread = DatabaseThread()
     database = Database(settings.control.database_url or sqlite_url(home / "salver.db"))
-    blobs = BlobStore(home / "blobs" / "sha256")
     await until_open(database.provision, thread, load_token(home), listening)
-    blobs.provision()
+    blobs = _folders(home)
     catalog, state = Catalog(database, clock), StateStore(database, clock)
     holder = load_secret(home / "control.identity", _IDENTITY_BYTES).decode()[:_IDENTITY_DIGITS]
     lease = Lease(database, f"{home} {holder}"[-_MAX_HOLDER:], clock)
@@ -191,6 +191,14 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
         await keeper.stop()
         thread.stop()
         database.close()
+
+
+def _folders(home: Path) -> BlobStore:
+    """Return the models' files; raises ``StorageFull``."""
+    blobs = BlobStore(home / "blobs" / "sha256")
+    blobs.provision()
+    take_scratch(home / "run" / "scratch")
+    return blobs
 
 
 def _each(*takers: Callable[[str, Evidence], None]) -> Callable[[str, Evidence], None]:

@@ -1,0 +1,19 @@
+"""Where control keeps temporary files, as of the models that it examines."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from salver.core.durable import storage_errors
+
+
+def take_scratch(folder: Path) -> None:
+    """Keep this process's temporary files in a folder of its own from now on, emptied first.
+
+    What a killed process left there goes, which in the system's folder nobody could tell from
+    another server's. Raises ``StorageFull``.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    tempfile.tempdir = str(folder)
