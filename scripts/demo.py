@@ -1,12 +1,13 @@
 """`make serve`: trains one model, takes one from a wheel, serves both, and says what to try.
 
-The state lies in `.demo` of this checkout. Ctrl-C ends the server.
+The state lies in `.demo` of this checkout. Ctrl-C ends the server, as `salver stop` does elsewhere.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import time
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,11 +20,13 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import train_test_split
 
 import salver
+from salver.cli.stop import runs
 
 ROOT = Path(__file__).parent.parent
 SALVER = Path(sys.executable).with_name("salver")
 MAGIKA_BYTES = 2048
 _PADDING = 256
+_POLL_S = 0.25
 # Else what commands print comes first, where this does not go to a terminal.
 say = partial(print, flush=True)
 
@@ -41,11 +44,29 @@ def main() -> None:
             _serve(client, _magika(home), home / "models" / "magika.json")
             _try(client, home)
         if not options.once:
-            _salver("logs", "--home", str(home), "--follow", "--lines", "1")
+            _follow(home)
     except KeyboardInterrupt:
         say("\nstopping")
     finally:
-        _salver("stop", "--home", str(home))
+        if runs(home):
+            _salver("stop", "--home", str(home))
+
+
+def _follow(home: Path) -> None:
+    """Show what the server logs until it has ended; whoever stopped it meant this, too."""
+    command = [str(SALVER), "logs", "--home", str(home), "--follow", "--lines", "1"]
+    with subprocess.Popen(command) as logs:
+        try:
+            while runs(home) and logs.poll() is None:
+                time.sleep(_POLL_S)
+        finally:
+            logs.terminate()
+    if runs(home):
+        sys.exit(logs.returncode)
+    if (home / "run" / "supervisor.json").exists():
+        # A server that is stopped removes it.
+        sys.exit("the server was killed, so this ends")
+    say("the server was stopped, so this ends")
 
 
 def _parse() -> argparse.Namespace:

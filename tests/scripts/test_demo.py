@@ -107,3 +107,13 @@ def test_what_it_prints_works(home: Path) -> None:
         assert "stopping" in process.stdout.read()
         assert process.wait(60) == 0
         assert b"[not_found]" in run("stop", "--home", str(home)).stderr
+
+
+def test_a_server_that_is_stopped_elsewhere(home: Path) -> None:
+    """The script ends as well, with a line that says why, and as successfully as with Ctrl-C."""
+    with demo(home) as process:
+        printed(process)
+        assert run("stop", "--home", str(home)).returncode == 0
+        assert process.stdout is not None
+        assert process.stdout.read().splitlines()[-1] == "the server was stopped, so this ends"
+        assert process.wait(60) == 0

@@ -41,6 +41,15 @@ def command(
     say("stopped")
 
 
+def runs(home: Path) -> bool:
+    """Tell whether a server runs from a home."""
+    try:
+        _supervisor_pid(home)
+    except NotFound:
+        return False
+    return True
+
+
 def _supervisor_pid(home: Path) -> int:
     try:
         pid = int(orjson.loads((home / "run" / "supervisor.json").read_bytes())["pid"])
