@@ -8,10 +8,12 @@ from typing import Any
 import orjson
 import typer
 
+from salver.cli.output import note
 from salver.core.errors import Internal
 
 _UP_TIMEOUT_S = 60.0
-_BEGINNING_S = 5.0
+_GATEWAYS_S = 20.0
+_CONTROL_S = 5.0
 _POLL_S = 0.05
 _TAIL_LINES = 5
 
@@ -19,8 +21,9 @@ _TAIL_LINES = 5
 def start_detached(arguments: list[str], home: Path) -> None:
     """Start the supervisor in a session of its own; print its addresses when it is up.
 
-    It has its ports then, and its processes have begun or had time to say that they cannot. Raises
-    ``Internal`` with the end of its log when it stops or is not up in time.
+    It has its ports then, and its gateways and control have begun or had time to say that they
+    cannot; which have not is said. Raises ``Internal`` with the end of its log when it stops or is
+    not up in time.
     """
     logs = home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -32,13 +35,16 @@ def start_detached(arguments: list[str], home: Path) -> None:
     deadline = time.monotonic() + _UP_TIMEOUT_S
     while time.monotonic() < deadline:
         state = _state(home, process.pid)
+        late: list[str] = []
         if state is not None:
-            _watch(process, home)
+            late = _watch(process, home)
         if state is not None and process.poll() is None:
             typer.echo(f"data port    {state['http_url']}")
             typer.echo(f"gRPC         {state['grpc_target']}")
             typer.echo(f"control API  {state['control_url']}")
             typer.echo(f"pid          {process.pid}   (end it with: salver stop --home {home})")
+            if late:
+                note(f"note: not begun yet: {', '.join(late)}; see 'salver logs {late[0]}'")
             return
         if process.poll() is not None:
             raise Internal(f"the server stopped while starting: {_tail(log)}")
@@ -47,21 +53,33 @@ def start_detached(arguments: list[str], home: Path) -> None:
     raise Internal(f"the server was not up within {_UP_TIMEOUT_S:g} s; see {log}")
 
 
-def _watch(process: subprocess.Popen[bytes], home: Path) -> None:
-    """Return when control has begun, the last of all, or the server has ended, or a while later.
+def _watch(process: subprocess.Popen[bytes], home: Path) -> list[str]:
+    """Return when all have begun, or the server has ended, or a while later; tells who has not.
 
-    Control does not begin while its database is away, nor say so on a full disk.
+    Control does not begin while its database is away, and nobody says so on a full disk.
     """
-    deadline = time.monotonic() + _BEGINNING_S
-    while process.poll() is None and not _has_control(home) and time.monotonic() < deadline:
+    late, since_s = _late(home), time.monotonic()
+    while late and process.poll() is None:
+        now_s = time.monotonic()
+        if now_s - since_s > (_CONTROL_S if late == ["control"] else _GATEWAYS_S):
+            break
         time.sleep(_POLL_S)
+        before, late = late, _late(home)
+        if late != before:
+            since_s = now_s
+    return late
 
 
-def _has_control(home: Path) -> bool:
-    """Tell whether the control process that runs now has said where it answers."""
-    said, table = _read(home, "control.json"), _read(home, "processes.json")
-    pids = {row["identity"]: row["pid"] for row in table.get("processes", ())}
-    return "pid" in said and said["pid"] == pids.get("control")
+def _late(home: Path) -> list[str]:
+    """Return the gateways and control whose processes of now have not said where they answer.
+
+    Control is one of them until it is in the table, as the last of all.
+    """
+    rows = _read(home, "processes.json").get("processes", ())
+    pids = {row["identity"]: row["pid"] for row in rows if row["role"] in ("gateway", "control")}
+    pids.setdefault("control", None)
+    said = {identity: _read(home, f"{identity}.json").get("pid") for identity in pids}
+    return [name for name, pid in pids.items() if pid is None or said[name] != pid]
 
 
 def _state(home: Path, pid: int) -> dict[str, str] | None:
