@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
+import io
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,6 +118,51 @@ def test_a_repair_during_a_look_counts(store: BlobStore, monkeypatch: pytest.Mon
     monkeypatch.setattr(blobs, "open_regular", repaired_meanwhile)
     assert store.verify(sha256)
     assert store.exists(sha256)
+
+
+def test_who_holds_a_blob_during_a_look_hides_no_damage(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each look it is held, which changes its times; its damage is remembered all the same."""
+    sha256 = store.put(b"hello")
+    path = store.path(sha256)
+    flip(path)
+    reads: list[int] = []
+
+    class Held(io.BufferedReader):
+        def read(self, size: int | None = -1, /) -> bytes:
+            reads.append(1)
+            os.utime(path, (len(reads), len(reads)))
+            return super().read(size)
+
+    monkeypatch.setattr(os, "fdopen", lambda descriptor, mode: Held(io.FileIO(descriptor, mode)))
+    assert not store.verify(sha256)
+    assert reads
+    assert not store.exists(sha256)
+    assert not store.hold(sha256)
+
+
+def test_who_holds_a_blob_as_its_damage_is_found_hides_it_neither(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a look and a hold at once, one is first: damaged bytes are never held afterwards."""
+    sha256 = store.put(b"hello")
+    path = store.path(sha256)
+    flip(path)
+    plain = os.utime
+    looking = threading.Thread(target=store.verify, args=(sha256,))
+
+    def found_meanwhile(path: Path) -> None:
+        monkeypatch.undo()
+        looking.start()
+        # The look has read everything, and would be through at once if it did not wait.
+        looking.join(0.2)
+        plain(path)
+
+    monkeypatch.setattr(os, "utime", found_meanwhile)
+    assert store.hold(sha256)
+    looking.join()
+    assert not store.exists(sha256)
 
 
 def test_a_restored_file_is_looked_at_anew(store: BlobStore) -> None:

@@ -12,8 +12,9 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from io import BufferedWriter
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -122,6 +123,7 @@ class BlobStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._damaged: dict[str, _State] = {}
+        self._marking = Lock()
 
     def provision(self) -> None:
         """Make the folders and remove what interrupted uploads left."""
@@ -159,11 +161,11 @@ class BlobStore:
 
         Raises ``StorageFull`` or ``OSError``.
         """
-        if not self.exists(sha256):
-            return False
         path = self.path(sha256)
         try:
-            with storage_errors(path):
+            with self._marking, storage_errors(path):
+                if not self.exists(sha256):
+                    return False
                 os.utime(path)
         except FileNotFoundError:
             return False
@@ -216,25 +218,27 @@ class BlobStore:
 
     def _examine(self, sha256: str, take: Callable[[bytes], object]) -> tuple[bool, _State | None]:
         """Read a blob; tell whether it is good and which file that was, and remember damage."""
-        path, digest = self.path(sha256), hashlib.sha256()
+        path = self.path(sha256)
         state = _look(path)
         try:
-            with os.fdopen(open_regular(path), "rb") as file:
-                state = _state(os.fstat(file.fileno()))
-                while chunk := file.read(_CHUNK_BYTES):
-                    digest.update(chunk)
-                    take(chunk)
+            file = os.fdopen(open_regular(path), "rb")
         except OSError as error:
-            if error.errno in _NO_DAMAGE:
-                raise
-            is_good = False
-        else:
-            is_good = digest.hexdigest() == sha256
+            _check_is_damage(error)
+            self._remember(sha256, state, is_good=False)
+            return False, state
+        with file:
+            is_good = _has_digest(file, sha256, take)
+            with self._marking:
+                # Who held it meanwhile has changed its times, and nothing else of it.
+                state = _state(os.fstat(file.fileno()))
+                self._remember(sha256, state, is_good=is_good)
+        return is_good, state
+
+    def _remember(self, sha256: str, state: _State | None, *, is_good: bool) -> None:
         if state is not None and not is_good:
             self._damaged[sha256] = state
         elif state == self._damaged.get(sha256):
             self._damaged.pop(sha256, None)
-        return is_good, state
 
     def digests(self) -> Iterator[str]:
         """Yield the digest of every stored blob."""
@@ -285,6 +289,24 @@ class BlobStore:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _has_digest(file: BufferedReader, sha256: str, take: Callable[[bytes], object]) -> bool:
+    """Hand a file's bytes out; tell whether they are those of the digest and could be read."""
+    digest = hashlib.sha256()
+    try:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            take(chunk)
+    except OSError as error:
+        _check_is_damage(error)
+        return False
+    return digest.hexdigest() == sha256
+
+
+def _check_is_damage(error: OSError) -> None:
+    if error.errno in _NO_DAMAGE:
+        raise error
 
 
 def _is_digest(name: str) -> bool:
