@@ -77,6 +77,31 @@ def test_a_request_has_the_endpoints_time(slow: Server) -> None:
     wait_until(lambda: ask(slow, LONG_S)[0] == 200, "it has the usual time again")
 
 
+def test_an_endpoint_that_names_no_time_has_that_of_the_settings(home: Path) -> None:
+    """Over REST and gRPC; one that names a time has its own, and a restart takes a new setting."""
+    home.mkdir()
+    settings = home / "salver.yaml"
+    settings.write_text("http: {request_timeout_s: 1}")
+    request = infer_request("slow", {"x": np.array([[LONG_S]], np.float32)})
+    with Server(home) as server:
+        example = one_number(home / "one.json", 0.0)
+        server.push(write(home / "m", SLOW), "slow", "--trust-code", "--example", str(example))
+        server.ok("deploy", "slow")
+        status, document = ask(server, LONG_S)
+        assert (status, document["code"]) == (504, "deadline_exceeded")
+        with (
+            grpc.insecure_channel(server.grpc_target) as channel,
+            pytest.raises(grpc.RpcError) as late,
+        ):
+            infer(channel, request, timeout=None)
+        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        settings.write_text("http: {request_timeout_s: 20}")
+        server.kill("control")
+        wait_until(lambda: ask(server, LONG_S)[0] == 200, "the new setting is in force")
+        server.ok("deploy", "slow", "--request-timeout", "1")
+        assert ask(server, LONG_S)[0] == 504
+
+
 def test_a_time_that_is_none_is_refused(slow: Server) -> None:
     """Nothing is deployed by it."""
     for wrong in ("0", "-1", "soon"):

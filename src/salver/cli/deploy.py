@@ -27,7 +27,7 @@ def command(
     max_queue: given.MaxQueueOption = None,
     max_batch_tokens: given.MaxBatchTokensOption = None,
     max_queue_delay_ms: given.MaxQueueDelayOption = 0.0,
-    request_timeout_s: given.RequestTimeoutOption = 30.0,
+    request_timeout_s: given.RequestTimeoutOption = None,
     priorities: given.PrioritiesOption = False,
     batching: given.BatchingOption = given.Batching.FIXED,
     objective_ms: given.ObjectiveOption = 0.0,

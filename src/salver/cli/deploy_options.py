@@ -114,8 +114,12 @@ MaxQueueDelayOption = Annotated[
     float, typer.Option("--max-queue-delay", min=0, help="Milliseconds to wait for company.")
 ]
 RequestTimeoutOption = Annotated[
-    float,
-    typer.Option("--request-timeout", min=0.001, help="Seconds, where a request names none."),
+    float | None,
+    typer.Option(
+        "--request-timeout",
+        min=0.001,
+        help="Seconds, where a request names none. [default: http.request_timeout_s]",
+    ),
 ]
 PrioritiesOption = Annotated[
     bool, typer.Option("--priorities", help="Heed what requests say of their urgency.")

@@ -50,6 +50,7 @@ class Desired(msgspec.Struct, frozen=True):
     what each weighted one always has of the traffic, in basis points. ``replicas`` is what
     autoscaling made of those that were asked for, None where it has no say. ``places`` are
     those of the versions, by their ids. ``idle_s`` is when it leaves if nobody asks, 0 for never.
+    ``timeout_s`` is what requests have that name no time.
     """
 
     spec: EndpointSpec
@@ -65,6 +66,7 @@ class Desired(msgspec.Struct, frozen=True):
     places: Mapping[str, Place] = {}
     idle_s: float = 0.0
     floor: int = 0
+    timeout_s: float = 30.0
 
     @property
     def place(self) -> Place:

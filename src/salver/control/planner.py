@@ -107,7 +107,7 @@ def _endpoint(
         _since(variants, all_routed if same_split else (), epoch),
         DEFAULT_TENANT,
         spec.validation,
-        spec.timeout_s,
+        item.timeout_s,
         reason,
         spec.cache,
         spec.routing,

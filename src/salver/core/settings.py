@@ -49,7 +49,7 @@ class HttpSettings:
     )
     idle_timeout_s: float = setting(75.0, "time a keep-alive connection may stay silent")
     request_timeout_s: float = setting(
-        30.0, "deadline until an endpoint is known, which has its own (deploy --request-timeout)"
+        30.0, "time of requests that name none, at endpoints that do neither (--request-timeout)"
     )
     max_request_timeout_s: float = setting(600.0, "longest deadline a caller may ask for")
     drain_timeout_s: float = setting(20.0, "time given to requests in flight when stopping")

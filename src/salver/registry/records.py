@@ -51,7 +51,8 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     ``min_replicas`` (None is ``replicas``) on; ``scale_target`` is what one worker takes, for the
     queue milliseconds. ``approvals`` is how many people must approve of a version before it takes
     the place of another; of it and of ``webhooks``, which are told of every rollout of the
-    endpoint, None means as they were. None of the others is the server's own choice.
+    endpoint, None means as they were. None of the others is the server's own choice: of
+    ``timeout_s``, which requests have that name none, ``http.request_timeout_s``.
     """
 
     name: str
@@ -60,7 +61,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     alias: str | None = None
     replicas: int = 1
     validation: str = "off"
-    timeout_s: float = 30.0
+    timeout_s: float | None = None
     max_batch_size: int | None = None
     max_queue: int | None = None
     generation: int = 0

@@ -261,7 +261,7 @@ class EndpointBody(Body):
     model: str = Field(max_length=300)
     replicas: int = Field(default=1, ge=1, le=64)
     validation: str = "off"
-    timeout_s: float = Field(default=30.0, gt=0, le=3600)
+    timeout_s: float | None = Field(default=None, gt=0, le=3600)
     max_batch_size: int | None = Field(default=None, ge=1, le=65536)
     max_queue: int | None = Field(default=None, ge=1, le=1_000_000)
     max_batch_tokens: int | None = Field(default=None, ge=1, le=2**31)

@@ -34,6 +34,7 @@ class Wishes:
         self._background = settings.shadow.background
         self._has_budget = bool(engine.memory_budget_bytes or engine.node_memory_budget_bytes)
         self._idle_s = engine.idle_s
+        self._timeout_s = settings.http.request_timeout_s
 
     def of(
         self,
@@ -43,10 +44,11 @@ class Wishes:
         side: Side | None = None,
     ) -> Desired:
         """Return what is wanted of an endpoint."""
+        timeout_s = self._timeout_s if spec.timeout_s is None else spec.timeout_s
         try:
             version = self._resolve(reference_of(spec))
         except SalverError as error:
-            return Desired(spec, None, error.message)
+            return Desired(spec, None, error.message, timeout_s=timeout_s)
         arms: list[Arm | None] = []
         if rollout is not None:
             # Little traffic must not send the primary out of memory before the rollout is over.
@@ -77,6 +79,7 @@ class Wishes:
             size_bytes=self._sizes.get(version.id, 0),
             idle_s=self._idle(spec, has_arms=bool(unique)),
             floor=side.floor if rollout is None and side is not None else 0,
+            timeout_s=timeout_s,
         )
 
     def _hint(self, version: VersionRecord) -> int:
