@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from salver.core.clock import SystemClock
-from salver.core.settings import SupervisorSettings
+from salver.core.settings import Settings, SupervisorSettings
 from salver.scale.local.lifeguard import Lifeguard
 from salver.scale.local.process import Child
 from salver.scale.local.start import Command, Process, start_anew
@@ -48,7 +48,7 @@ async def main(folder: Path) -> None:
     command = Command("own-0", "worker", "tests.scale.sleeper", ())
     (folder / "own-0.log").mkdir()
     child = Child(command, folder, SETTINGS, SystemClock(), lambda: None, Starter())
-    guard = Lifeguard(folder, SystemClock(), lambda: [child])
+    guard = Lifeguard(folder, Settings(), SystemClock(), lambda: [child])
     child.start()
     pid = await successor(child, None)
     for _ in range(3):

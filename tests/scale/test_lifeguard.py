@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from salver.core.clock import SystemClock
-from salver.core.settings import SupervisorSettings
+from salver.core.settings import EngineSettings, HttpSettings, Settings, SupervisorSettings
 from salver.scale.local.lifeguard import Lifeguard
 from salver.scale.local.process import Child
 from salver.scale.local.start import Command
-from salver.wire.pulse import Beat, expect
+from salver.wire.pulse import Beat, expect, read
 from tests.scale.loop import in_loop
 
 CLOCK = SystemClock()
@@ -43,7 +45,7 @@ async def guarded(role: str) -> AsyncIterator[tuple[Child, Lifeguard, FixedClock
         path, clock = Path(folder), FixedClock()
         command = Command("own-0", role, "tests.scale.sleeper", ())
         child = Child(command, path, SETTINGS, CLOCK, lambda: None)
-        guard = Lifeguard(path, clock, lambda: [child])
+        guard = Lifeguard(path, Settings(), clock, lambda: [child])
         child.start()
         async with asyncio.timeout(30):
             while child.pid is None:  # noqa: ASYNC110 - a process says nothing
@@ -76,10 +78,11 @@ async def ended(pid: int) -> bool:
     return False
 
 
+@pytest.mark.parametrize("role", ["worker", "gateway", "control"])
 @in_loop
-async def test_a_stopped_worker_whose_time_is_over_is_killed() -> None:
+async def test_a_stopped_process_whose_time_is_over_is_killed(role: str) -> None:
     """SIGSTOP takes every other way to end from a process; the next one takes its place."""
-    async with guarded("worker") as (child, guard, clock, folder):
+    async with guarded(role) as (child, guard, clock, folder):
         pid = child.pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
@@ -123,11 +126,42 @@ async def test_who_was_away_itself_judges_nobody() -> None:
 
 
 @in_loop
-async def test_others_than_workers_promise_nothing() -> None:
-    """A note with the name of a gateway or of control changes nothing."""
-    async with guarded("gateway") as (child, guard, clock, folder):
+async def test_everybody_has_its_whole_time_after_a_pause() -> None:
+    """Where the machine stood still, others may be back later than who looks at them."""
+    async with guarded("control") as (child, guard, clock, folder):
         pid = child.pid
         assert pid is not None
-        expect(folder, "own-0", Beat(1, 2))
-        look(guard, clock, 4)
+        expect(folder, "own-0", Beat(clock.now_ns, clock.now_ns + 4 * S_NS))
+        clock.now_ns += 60 * S_NS
+        guard.look()
+        look(guard, clock, 8)
         assert not await ended(pid)
+        look(guard, clock)
+        assert await ended(pid)
+
+
+@pytest.mark.parametrize(
+    ("role", "expected_s"),
+    [("worker", 200.0), ("gateway", 150.0), ("control", 120.0)],
+    ids=["a load may take as long", "its own limit", "longer than any start"],
+)
+def test_a_start_has_time(tmp_path: Path, role: str, expected_s: float) -> None:
+    """Who starts is not killed before its settings and a slow machine's start allow it."""
+    settings = Settings(
+        http=HttpSettings(unresponsive_s=150.0), engine=EngineSettings(load_timeout_s=200.0)
+    )
+    guard = Lifeguard(tmp_path, settings, CLOCK, list)
+    guard.expect(Command("own-0", role, "tests.scale.sleeper", ()))
+    beat = read(tmp_path, "own-0")
+    assert beat is not None
+    assert beat.due_ns - beat.beaten_ns == expected_s * S_NS
+
+
+@pytest.mark.parametrize("role", ["gateway", "zygote"])
+def test_nothing_is_expected_of_who_is_not_watched(tmp_path: Path, role: str) -> None:
+    """With a limit of 0, or none, the note of an earlier process judges nobody."""
+    settings = Settings(http=HttpSettings(unresponsive_s=0.0))
+    expect(tmp_path, "own-0", Beat(1, 2))
+    guard = Lifeguard(tmp_path, settings, CLOCK, list)
+    guard.expect(Command("own-0", role, "tests.scale.sleeper", ()))
+    assert read(tmp_path, "own-0") is None

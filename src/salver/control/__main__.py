@@ -1,6 +1,7 @@
 """`python -m salver.control`: the control process."""
 
 import argparse
+import asyncio
 import os
 import random
 import secrets
@@ -50,6 +51,7 @@ from salver.core.ids import RequestIds
 from salver.core.secret_file import load_secret
 from salver.core.settings import ControlSettings, Settings
 from salver.core.settings_file import read_settings
+from salver.observe.heartbeat import Heartbeat
 from salver.observe.logs import configure_logs, get_logger
 from salver.observe.merge import Merger
 from salver.registry.approvals import ApprovalStore
@@ -87,7 +89,10 @@ def main(arguments: list[str] | None = None) -> None:
         settings = read_settings(home)
         configure_logs(settings.observe.log_level, process="control", pid=os.getpid())
         _register(settings.control)
-        uvloop.run(_serve(home, settings, _listening_socket(options), options.http_url))
+        limit_s, ending_s = settings.control.unresponsive_s, settings.supervisor.stop_timeout_s
+        heartbeat = Heartbeat(home / "run", "control", limit_s, SystemClock())
+        work = _serve(home, settings, _listening_socket(options), options.http_url)
+        uvloop.run(heartbeat.during(work, ending_s))
     except SalverError as error:
         give_up(error)
 
@@ -189,7 +194,8 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
             await busy.stop()
         await reconciler.stop()
         await keeper.stop()
-        thread.stop()
+        # Not here: while a statement waits for its database this process shall give signs of life.
+        await asyncio.to_thread(thread.stop)
         database.close()
 
 

@@ -86,6 +86,9 @@ class HttpSettings:
     kept_memory_bytes: int = setting(
         128 * _MIB, "memory of large bodies and answers kept for up to a second for the next ones"
     )
+    unresponsive_s: float = setting(
+        15.0, "time without a sign of life after which a gateway is started again; 0 = never"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +346,9 @@ class ControlSettings:
         "", "PEM file of whom to trust when webhooks speak TLS; empty = whom this machine trusts"
     )
     webhook_queue: int = setting(1000, "deliveries to webhooks that may wait")
+    unresponsive_s: float = setting(
+        30.0, "time without a sign of life after which control is started again; 0 = never"
+    )
 
 
 @dataclass(frozen=True, slots=True)

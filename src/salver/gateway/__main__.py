@@ -20,6 +20,7 @@ from salver.core.settings import Settings
 from salver.core.settings_file import read_settings
 from salver.core.tls import server_tls
 from salver.gateway.app import Gateway, GatewayIdentity
+from salver.observe.heartbeat import Heartbeat
 from salver.observe.logs import configure_logs
 
 _KEY_BYTES = 32
@@ -32,7 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         settings = read_settings(home)
         configure_logs(settings.observe.log_level, process=options.id, pid=os.getpid())
-        uvloop.run(_serve(options, home, settings))
+        limit_s, ending_s = settings.http.unresponsive_s, settings.supervisor.stop_timeout_s
+        heartbeat = Heartbeat(home / "run", options.id, limit_s, SystemClock())
+        uvloop.run(heartbeat.during(_serve(options, home, settings), ending_s))
     except SalverError as error:
         give_up(error)
 

@@ -5,10 +5,8 @@ from pathlib import Path
 from salver.core.clock import Clock
 from salver.core.settings import EngineSettings
 from salver.engine.worker.watchdog import expect_life
-from salver.observe.logs import get_logger
-from salver.wire.pulse import Pulse, forget
-
-log = get_logger(__name__)
+from salver.observe.heartbeat import open_pulse
+from salver.wire.pulse import Pulse
 
 _IN_QUARANTINE = 0.5
 
@@ -30,12 +28,7 @@ class Life:
 
     def start(self) -> None:
         """Be looked at from now on; without room for that only code is watched."""
-        try:
-            self._pulse = Pulse.open(self._folder, self._worker)
-        except OSError as error:
-            # What the supervisor promised for this process would be broken soon.
-            forget(self._folder, self._worker)
-            log.warning("no_pulse", cause=str(error))
+        self._pulse = open_pulse(self._folder, self._worker)
 
     def stop(self) -> None:
         """Promise nothing more; the last promise is the time that is left to end."""

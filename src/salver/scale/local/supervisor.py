@@ -49,7 +49,6 @@ from salver.wire.messages import (
 )
 
 _SECRET_BYTES = 32
-_LEAST_START_S = 60.0
 _MAX_DEATHS = 32
 _LAST_PORT = 65_535
 _LOOPBACK = "127.0.0.1"
@@ -118,7 +117,8 @@ class Supervisor:
         self._doors = Later(self._open_again)
         self.refusal = ""
         self.refused: Callable[[], None] = lambda: None
-        self._lifeguard = Lifeguard(self._run, clock, lambda: list(self._children.values()))
+        children = self._children
+        self._lifeguard = Lifeguard(self._run, settings, clock, lambda: list(children.values()))
         self._trimmer = LogTrimmer(options.home / "logs")
 
     def provision(self) -> None:
@@ -385,18 +385,13 @@ class Supervisor:
         child.start()
 
     def _parts(self, command: Command) -> Parts:
-        start = start_anew if command.role != "worker" else self._start_worker
         settings = self._settings.supervisor
-        return command, self._logs, settings, self._clock, self._write_table, start
+        return command, self._logs, settings, self._clock, self._write_table, self._start_process
 
-    async def _start_worker(self, command: Command, log: int) -> Process:
-        now_ns = self._clock.monotonic_ns()
-        engine = self._settings.engine
-        first_s = max(engine.load_timeout_s, engine.unresponsive_s, _LEAST_START_S)
-        due_ns = now_ns + round(first_s * 1e9)
-        # Without a note, as on a full disk, the worker is not watched.
-        with contextlib.suppress(OSError):
-            pulse.expect(self._run, command.identity, pulse.Beat(now_ns, due_ns))
+    async def _start_process(self, command: Command, log: int) -> Process:
+        self._lifeguard.expect(command)
+        if command.role != "worker":
+            return await start_anew(command, log)
         child = self._children.get(command.identity)
         if child is not None and child.last_end:
             arguments = (*command.arguments, "--last-end", child.last_end)
