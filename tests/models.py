@@ -175,6 +175,27 @@ def onnx_identity(datatype: str, scale: int = 1) -> Path:
 
 
 @functools.cache
+def onnx_deadly() -> Path:
+    """Return ``y = least / x`` in whole numbers, of shape [-1, 1], which ends its process for -1.
+
+    The least number has no opposite, and ONNX Runtime looks for a division by zero alone.
+    """
+    least = helper.make_tensor("least", TensorProto.INT32, [], [np.iinfo(np.int32).min])
+    nodes = [
+        helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT32),
+        helper.make_node("Div", ["least", "whole"], ["part"]),
+        helper.make_node("Cast", ["part"], ["y"], to=TensorProto.FLOAT),
+    ]
+    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, 1]) for n in "xy"]
+    graph = helper.make_graph(nodes, "deadly", tensors[:1], tensors[1:], [least])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
+    model.ir_version = _IR_VERSION
+    path = _path("deadly.onnx")
+    onnx.save(model, path)
+    return path
+
+
+@functools.cache
 def onnx_pair() -> Path:
     """Return a model that gives back ``x`` as ``y`` and ``x2`` as ``y2``, FP32 of [-1, -1]."""
     x, x2, y, y2 = (

@@ -1,13 +1,17 @@
 """Models that end their worker's process while they load: whoever deploys them is told at once."""
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from salver.engine import trial
 from salver.wire.attempts import read
 from tests import models
 from tests.e2e.load import Load, assert_unharmed
@@ -129,13 +133,15 @@ def test_code_that_ends_its_worker_at_its_golden_example(serving: Server, tmp_pa
 def test_a_shared_worker_that_ends_while_one_of_its_models_loads(
     serving: Server, tmp_path: Path
 ) -> None:
-    """What ended it twice is given up there, and who has another worker notices nothing.
+    """What ended it twice, and a process of its own, is given up; it ends no third time.
 
-    The kernel ends a process that takes too much memory with the same signal.
+    Who has another worker notices nothing. The kernel ends a process that takes too much memory
+    with the same signal.
     """
     serving.push_scaled(tmp_path, path=models.onnx_slow_to_load(2))
     killed: dict[int, str] = {}
     notes_of_the_dead: set[int] = set()
+    restarts = restarts_of_shared(serving)
 
     def kill_when_it_loads() -> bool:
         for worker in ("shared-0", "shared-1"):
@@ -147,6 +153,8 @@ def test_a_shared_worker_that_ends_while_one_of_its_models_loads(
                 os.kill(pid, signal.SIGKILL)
                 killed[pid] = key
                 notes_of_the_dead.add(written_ns)
+        for process in trials(serving):
+            process.kill()
         return deploying.poll() is not None
 
     home = ("--home", str(serving.home))
@@ -160,7 +168,63 @@ def test_a_shared_worker_that_ends_while_one_of_its_models_loads(
     assert len(killed) == 2
     assert "load_failed" in told
     assert "SIGKILL" in told
+    assert "one that did nothing else ended as well (SIGKILL)" in told
     assert "it is not tried again" in told
+    assert restarts_of_shared(serving) == restarts + 2
     serving.ok("undeploy", "second")
     serving.ok("deploy", "scaled:2", "--endpoint", "second")
     assert ask(serving.port, "second", 3.0)[0] == 200
+
+
+def test_a_good_model_is_not_blamed_for_what_its_neighbour_did(tmp_path: Path, home: Path) -> None:
+    """Two requests end the shared worker of another model while a good one loads alone there.
+
+    It loads in a process of its own, and so it is loaded where it belongs, and serves.
+    """
+    home.mkdir(exist_ok=True)
+    (home / "salver.yaml").write_text("supervisor: {backoff_max_s: 0.2}")
+    example = one_number(tmp_path / "example.json", 2.0)
+    with Server(home) as server:
+        server.push(models.onnx_deadly(), "deadly", "--example", str(example))
+        server.ok("deploy", "deadly")
+        server.push(models.onnx_slow_to_load(3), "good", "--example", str(example))
+        command = [str(SALVER), "deploy", "good", "--home", str(home)]
+        deploying = subprocess.Popen(command, stderr=subprocess.PIPE)
+        for count in range(2):
+            wait_until(lambda count=count: loads_alone(server, count), "it loads")  # type: ignore[misc]
+            wait_until(lambda count=count: is_ended(server, count), "it ended")  # type: ignore[misc]
+        told = deploying.communicate(timeout=110)[1].decode()
+        assert deploying.returncode == 0, told
+        assert restarts_of_shared(server) == 2
+        assert ask(server.port, "good", 3.0)[0] == 200
+        assert "load_acquitted" in (home / "logs" / "shared-0.log").read_text()
+
+
+def loads_alone(server: Server, count: int) -> bool:
+    """Tell whether one load goes on, of which so many processes have ended."""
+    found = read(server.home / "run", "shared-0")
+    return len(found.going_on) == 1 and sum(found.ends.values()) == count
+
+
+def is_ended(server: Server, count: int) -> bool:
+    """Have a neighbour end the shared worker unless more processes than that ended already."""
+    if restarts_of_shared(server) == count:
+        ask(server.port, "deadly", -1.0)
+    return restarts_of_shared(server) > count
+
+
+def restarts_of_shared(server: Server) -> int:
+    """Count the ends of the shared workers' processes."""
+    table = json.loads((server.home / "run" / "processes.json").read_text())["processes"]
+    return sum(one["restarts"] for one in table if one["identity"].startswith("shared-"))
+
+
+def trials(server: Server) -> list[psutil.Process]:
+    """Return the processes of a server that do nothing but try a load."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if trial.CHILD in words and any(str(server.home) in word for word in words):
+                found.append(process)
+    return found

@@ -1,5 +1,6 @@
 """A worker process that knows the runtimes of these tests as well."""
 
+from salver.engine import trial
 from salver.engine.__main__ import main
 from salver.runtimes.table import BATCH_RUNTIMES
 
@@ -14,6 +15,8 @@ BATCH_RUNTIMES.update(
         "very-slow": "tests.engine.runtimes:VerySlowAffine",
     }
 )
+
+trial.CHILD = "tests.engine.trial_main"
 
 if __name__ == "__main__":
     main()

@@ -19,11 +19,8 @@ from salver.core.settings_file import read_settings
 from salver.engine.memory import uninitialised
 from salver.engine.worker.app import Worker, WorkerIdentity
 from salver.engine.worker.limits import join_groups
-from salver.engine.worker.loader import Loader
-from salver.engine.worker.warmup import warm_up
+from salver.engine.worker.loader import loader_of
 from salver.observe.logs import configure_logs
-from salver.runtimes.base import RuntimeOptions
-from salver.runtimes.table import create_batch, create_stream
 from salver.wire.copies import Copies
 from salver.wire.transport import LinkOptions, TlsFiles
 
@@ -47,6 +44,9 @@ def _run(options: argparse.Namespace) -> None:
     token = Path(options.token_file).read_text().strip() if options.token_file else ""
     address = options.address or f"unix:{home / 'run' / f'worker-{options.id}.sock'}"
     door = None if options.listen_fd is None else socket.socket(fileno=options.listen_fd)
+    if door is not None:
+        # Inherited by this process, and by none that it starts.
+        door.set_inheritable(False)
     identity = WorkerIdentity(
         options.id,
         secrets.token_hex(8),
@@ -87,15 +87,8 @@ async def _serve(identity: WorkerIdentity, settings: Settings, tls: TlsFiles | N
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     engine, home = settings.engine, identity.home
-    loader = Loader(
-        home / "blobs" / "sha256",
-        Copies(home / "run", identity.id, identity.incarnation),
-        RuntimeOptions(engine.threads, step_bytes=engine.step_bytes),
-        create_batch,
-        create_stream,
-        row_by_row=engine.steps == "rows",
-        warm_up=warm_up(engine, SystemClock()),
-    )
+    copies = Copies(home / "run", identity.id, identity.incarnation)
+    loader = loader_of(home / "blobs" / "sha256", copies, engine)
     links = LinkOptions(tls, engine.max_frame_bytes, engine.coalesce, uninitialised)
     worker = Worker(identity, settings, loader, SystemClock(), links, unneeded)
     await worker.start()

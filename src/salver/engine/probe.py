@@ -1,10 +1,8 @@
 """Examines a pushed model in a throw-away process, so that a bad file can hurt nothing else."""
 
 import asyncio
-import contextlib
 import os
 import signal
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,10 +13,9 @@ from salver.core.sequences import Sequences
 from salver.core.settings import EngineSettings
 from salver.core.signature import Signature
 from salver.core.steps import Steps
+from salver.engine.apart import run_apart
 
 CHILD = "salver.engine.probe_child"
-_TAIL_BYTES = 600
-_LAST_WORDS_S = 1.0
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
 
 
@@ -79,63 +76,16 @@ async def probe(request: ProbeRequest, settings: EngineSettings) -> ProbeReport:
     with tempfile.TemporaryDirectory(prefix="salver-probe-") as scratch:
         spec, result = Path(scratch, "request"), Path(scratch, "result")
         await asyncio.to_thread(spec.write_bytes, msgspec.msgpack.encode(request))
-        status, errors = await _run([str(spec), str(result)], scratch, settings.probe_timeout_s)
+        environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+        timeout_s = settings.probe_timeout_s
+        try:
+            status, errors = await run_apart(
+                CHILD, [str(spec), str(result)], scratch, environment, timeout_s
+            )
+        except TimeoutError as error:
+            told = f"examining the model took longer than {timeout_s:g} s"
+            raise InvalidArtifact(told) from error
         return _outcome(status, result, errors)
-
-
-async def _run(arguments: list[str], scratch: str, timeout_s: float) -> tuple[int, bytes]:
-    """Return the child's status and its last words; what it started ends with it.
-
-    Its errors come through a pipe of our own: a process that it leaves behind may hold the other
-    end, which must not keep anybody waiting.
-    """
-    read_end, write_end = os.pipe()
-    words = _LastWords()
-    try:
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: words, os.fdopen(read_end, "rb", 0)
-        )
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", CHILD, *arguments),
-            cwd=scratch,
-            env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=write_end,
-            start_new_session=True,
-        )
-    finally:
-        os.close(write_end)
-    try:
-        async with asyncio.timeout(timeout_s):
-            status = await process.wait()
-    except TimeoutError as error:
-        raise InvalidArtifact(f"examining the model took longer than {timeout_s:g} s") from error
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(words.over.wait(), _LAST_WORDS_S)
-        transport.close()
-    return status, words.kept
-
-
-class _LastWords(asyncio.Protocol):
-    """Keeps the end of what comes, however much it is."""
-
-    def __init__(self) -> None:
-        self.kept = b""
-        self.over = asyncio.Event()
-
-    def data_received(self, data: bytes) -> None:
-        """Keep the last bytes."""
-        self.kept = (self.kept + data)[-_TAIL_BYTES:]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Note that nobody can write any more."""
-        del exc
-        self.over.set()
 
 
 def _outcome(status: int, result: Path, errors: bytes) -> ProbeReport:

@@ -19,15 +19,14 @@ import numpy as np
 
 from salver.core.errors import SalverError
 from salver.engine.__main__ import main as run_worker
+from salver.engine.belonging import end_with
 from salver.observe.lines import say
 from salver.runtimes.table import create_stream, is_stream, prepare_batch
 from salver.wire.fork import Begin, Born, Fork, hear, tell
 
-_PR_SET_PDEATHSIG = 1
 _ADOPTION_POLL_S = 0.0002
 _ADOPTION_TIMEOUT_S = 2.0
 _ARG_START, _ARG_END = 45, 46
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -114,9 +113,7 @@ def _be_adopted(supervisor: int) -> None:
         if time.monotonic() > deadline:
             os._exit(1)
         time.sleep(_ADOPTION_POLL_S)
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != supervisor:
-        os._exit(1)
+    end_with(supervisor, signal.SIGTERM)
 
 
 def _retitle(arguments: tuple[str, ...]) -> None:

@@ -78,11 +78,13 @@ async def watched(
     *models: Model,
     environment: dict[str, str] = ENVIRONMENT,
     adapt: Callable[[Plan], Plan] = lambda plan: plan,
+    prepare: Callable[[Fleet], None] = lambda _fleet: None,
 ) -> AsyncIterator[Watched]:
     """Keep a worker with these models alive."""
     fleet = Fleet(models, 1, environment)
     fleet.plan = adapt(fleet.plan)
     write_plan(fleet.home / "run" / "plan.msgpack", fleet.plan)
+    prepare(fleet)
     found = Watched(fleet)
     door = await listen(f"unix:{fleet.home}/run/control.sock", hello("control"), found.accept)
     for name in (WORKER, QUARANTINE):
@@ -117,9 +119,9 @@ def ends(diary: Path) -> int:
 
 @pytest.mark.parametrize("budget", [{}, BUDGET])
 def test_it_is_tried_once_more_and_then_failed(diary: Path, budget: dict[str, str]) -> None:
-    """Two processes end of it, the third says so, keeps it out, and serves its neighbours.
+    """Two processes end of it, and one that does nothing else; the third tells, and serves others.
 
-    That holds for whoever comes after the third as well.
+    Whoever comes after the third keeps it out without another attempt.
     """
 
     async def run() -> None:
@@ -127,15 +129,17 @@ def test_it_is_tried_once_more_and_then_failed(diary: Path, budget: dict[str, st
         async with watched(*models, environment={**ENVIRONMENT, **budget}) as one:
             settled = {"deadly:1": "failed", "affine:1": "ready", "other:1": "ready"}
             await until(lambda: one.states == settled)
-            assert ends(diary) == 2
+            assert ends(diary) == 3
             state = one.state("deadly:1")
             assert state.code == "load_failed"
             assert "2 processes of worker shared-0 ended while they loaded it" in state.error
+            assert "one that did nothing else ended as well (exit 9)" in state.error
+            assert one.fleet.starts[WORKER] == 3
             one.fleet.kill(WORKER)
             inbox = one.inbox
             await until(lambda: bool(inbox.lost))
             await until(lambda: one.states == settled)
-            assert ends(diary) == 2
+            assert ends(diary) == 3
             one.fleet.models = models[1:]
             async with client_of(one.fleet) as callers:
                 await finish([callers.ask(float(number)) for number in range(8)])
@@ -166,8 +170,8 @@ def test_who_only_loaded_at_the_same_time_is_not_blamed(
                 "slow:2": "ready",
             }
             await until(lambda: one.states == settled)
-            # Both at once, or one by one with a budget; then each once alone.
-            assert ends(diary) == 4 if budget else ends(diary) in (3, 4)
+            # Both at once, or one by one with a budget; then each once alone, and once apart.
+            assert ends(diary) == 6 if budget else ends(diary) in (5, 6)
 
     uvloop.run(run())
 
@@ -247,7 +251,7 @@ def test_what_is_asked_for_anew_is_tried_anew(diary: Path) -> None:
             one.push(one.fleet.write((Model(),), 2))
             await until(lambda: one.states == {"affine:1": "ready"})
             one.push(one.fleet.write((deadly(diary), Model()), 3))
-            await until(lambda: ends(diary) == 4 and one.states == settled)
+            await until(lambda: ends(diary) == 6 and one.states == settled)
             execution = msgspec.structs.replace(Model().execution, threads=2)
             diary.unlink()  # noqa: ASYNC240 - nobody else waits for this loop
             changed = msgspec.structs.replace  # a plan as control would make it

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,7 +47,6 @@ from salver.wire.messages import (
     Load,
     Plan,
     Snapshot,
-    VariantState,
     WorkerPlan,
     routes,
 )
@@ -116,8 +116,9 @@ class Worker:
         self._runs_code = False
         run = identity.home / "run"
         self._own_limits = OwnLimits(run, identity.id)
-        self._attempts = Attempts(run, identity.id, identity.last_end, settings.engine)
-        self._life = Life(run, identity.id, settings.engine, clock)
+        engine, apart = settings.engine, loader.apart
+        self._attempts = Attempts(run, identity.id, identity.last_end, engine, apart)
+        self._life = Life(run, identity.id, engine, clock)
         self._limits: Limits | None = None
         self._steps_back = self._is_back = False
         self._unlimited: SalverError | None = None
@@ -203,9 +204,9 @@ class Worker:
             self._shelf.close()
         for host in (*self._hosts.values(), *self._retiring):
             host.close()
+        await self._attempts.stop()
         self._loader.close()
         self._life.stop()
-        self._attempts.stop()
 
     def apply(self, plan: Plan) -> None:
         """Load what is new in this worker's part of the plan and let go of what is not in it."""
@@ -257,7 +258,7 @@ class Worker:
             os.getpid(),
             self._reported_state(),
             rss,
-            tuple(_state(host) for host in self._hosts.values()),
+            tuple(host.loading.report() for host in self._hosts.values()),
             self._meter.counters(),
             self._meter.gauges(),
             self._meter.histograms(),
@@ -307,8 +308,13 @@ class Worker:
         host.loading.expects, host.loading.ended = self._expects, self._attempts.ended
         self._scarcity.refuse_if_needed(host)
         if self._attempts.is_given_up(load):
-            self._attempts.give_up(host, is_alone=self._kind == _DEDICATED)
-            return
+            is_alone = self._kind == _DEDICATED
+            self._attempts.give_up(host, partial(self._place, host), is_alone=is_alone)
+        else:
+            self._place(host)
+
+    def _place(self, host: AnyHost) -> None:
+        """Have a version loaded when it is due."""
         if self._shelf is not None and isinstance(host, BatchHost):
             self._shelf.add(host)
             return
@@ -323,7 +329,8 @@ class Worker:
     def _let_go_when_idle(self, host: AnyHost) -> None:
         """Have a version leave memory while nobody asks for it, if the plan wants that."""
         load = host.load
-        if load.lazy or (self._shelf is not None and isinstance(host, BatchHost)):
+        is_kept = self._shelf is not None and isinstance(host, BatchHost)
+        if load.lazy or is_kept or self._attempts.is_tried(load):
             return
         if load.idle_s > 0:
             host.loading.come_and_go(proven=load.variant in self._routed)
@@ -400,7 +407,7 @@ class Worker:
 
     def _announcement(self) -> Snapshot:
         """Say which versions can answer; gateways route by it."""
-        states = tuple(_state(host) for host in self._hosts.values())
+        states = tuple(host.loading.report() for host in self._hosts.values())
         return Snapshot(0, 0, os.getpid(), self._state, 0, states)
 
     def _changed(self) -> None:
@@ -483,18 +490,3 @@ class Worker:
             return False
         idle_s = load.idle_s if self._on_demand else self._idle_s(load)
         return now_ns - host.last_used_ns > idle_s * 1e9
-
-
-def _state(host: AnyHost) -> VariantState:
-    loading = host.loading
-    error = loading.error
-    return VariantState(
-        loading.load.variant,
-        loading.state,
-        error.code if error is not None else "",
-        error.message if error is not None else "",
-        loading.resident_bytes,
-        loading.size_bytes,
-        loading.tried,
-        loading.provider,
-    )

@@ -1,18 +1,18 @@
-"""Loads that ended the process: tried once more, alone, and then given up with the reason.
+"""Loads that ended the process: tried alone, then in a process of their own, and then given up.
 
 Otherwise a model that dies while it loads would take its worker with it for ever, and whoever
 deployed it would wait for an answer that nobody can give.
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from salver.core.errors import LoadFailed, MemoryLimitExceeded, SalverError
+from salver.core.errors import LoadFailed, MemoryLimitExceeded, SalverError, message_of
 from salver.core.settings import EngineSettings
 from salver.engine.worker.loading import Loading
 from salver.observe.logs import get_logger
@@ -24,6 +24,7 @@ log = get_logger(__name__)
 
 _MAX_ENDS = 2
 _MAX_DOUBLINGS = 6
+_MAX_CAUSE = 200
 _KEY_BYTES = 16
 
 
@@ -43,15 +44,26 @@ class Attempts:
     A load that was going on when a process ended is a suspect: it is loaded after all others, with
     nothing beside it that may still end. If the process ends of that too, it has failed.
     ``load_again_s`` later it is tried again where no other version would suffer, longer each time;
-    0 is never. ``last_end`` says how the last process ended. All methods are called on the event
-    loop's thread.
+    0 is never. Where others would, ``apart`` tells first how a process of its own ends of it, "" if
+    it does not: then something else ended the processes, and it is loaded after all, once.
+    ``last_end`` says how the last process ended. All methods are called on the event loop's thread.
     """
 
-    def __init__(self, folder: Path, worker: str, last_end: str, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        worker: str,
+        last_end: str,
+        settings: EngineSettings,
+        apart: Callable[[Load, EngineSettings], Awaitable[str]],
+    ) -> None:
         self._folder = folder
         self._worker = worker
         self._last_end = last_end
         self._settings = settings
+        self._apart = apart
+        self._trials: dict[str, asyncio.Task[None]] = {}
+        self._one_trial = asyncio.Lock()
         self._ends: dict[str, int] = {}
         self._going_on: dict[str, asyncio.TimerHandle] = {}
         self._waiting: list[Host] = []
@@ -68,13 +80,20 @@ class Attempts:
         self._is_noted = bool(self._ends)
         self._note()
 
-    def stop(self) -> None:
-        """Forget all, since this process ends in good order."""
+    async def stop(self) -> None:
+        """Forget all, since this process ends in good order; no trial goes on after it."""
+        trials = list(self._trials.values())
+        for trial in trials:
+            trial.cancel()
+        await asyncio.gather(*trials, return_exceptions=True)
         attempts.forget(self._folder, self._worker)
 
     def keep(self, loads: Collection[Load]) -> None:
         """Forget what is not to be loaded any more."""
         keys = {key_of(load) for load in loads}
+        for key, trial in self._trials.items():
+            if key not in keys:
+                trial.cancel()
         if not self._ends.keys() <= keys:
             self._ends = {key: count for key, count in self._ends.items() if key in keys}
             self._note()
@@ -87,16 +106,52 @@ class Attempts:
         """Tell whether a load has ended as many processes as it may."""
         return self.ends(load) >= _MAX_ENDS
 
-    def give_up(self, host: Host, *, is_alone: bool) -> None:
+    def is_tried(self, load: Load) -> bool:
+        """Tell whether a load goes on in a process of its own, or waits for that."""
+        trial = self._trials.get(key_of(load))
+        return trial is not None and not trial.cancelling()
+
+    def give_up(self, host: Host, acquitted: Callable[[], None], *, is_alone: bool) -> None:
         """Have a version fail of what it did to earlier processes.
 
-        It is tried again where it ``is_alone`` in its worker.
+        It is tried again where it ``is_alone`` in its worker. Where it is not, and no more than the
+        processes that make a suspect ended of it, it is tried apart before: ``acquitted`` is called
+        when that ended well.
         """
+        load = host.loading.load
+        if is_alone or self.ends(load) > _MAX_ENDS:
+            self._fail(host, is_alone=is_alone)
+        else:
+            trial = self._try_apart(host, load, acquitted)
+            self._trials[key_of(load)] = asyncio.create_task(trial)
+
+    async def _try_apart(self, host: Host, load: Load, acquitted: Callable[[], None]) -> None:
+        key, this = key_of(load), asyncio.current_task()
+        try:
+            async with self._one_trial:
+                how = await self._apart(load, self._settings)
+        except Exception as error:  # whatever it is, others are not to suffer of it
+            how = f"could not be had ({message_of(error)})"[:_MAX_CAUSE]
+        finally:
+            if self._trials.get(key) is this:
+                del self._trials[key]
+        if host.loading.state == "draining":
+            return
+        if how:
+            self._fail(host, is_alone=False, how=how)
+            # Whoever comes after this process needs no trial of its own.
+            self._ends[key] += 1
+            self._note()
+        else:
+            log.info("load_acquitted", variant=load.variant)
+            acquitted()
+
+    def _fail(self, host: Host, *, is_alone: bool, how: str = "") -> None:
         load, loading = host.loading.load, host.loading
         again_s = self._settings.load_again_s * 2.0 ** min(
             self.ends(load) - _MAX_ENDS, _MAX_DOUBLINGS
         )
-        loading.fail(self._error(load, again_s if is_alone else 0.0))
+        loading.fail(self._error(load, again_s if is_alone else 0.0, how))
         if is_alone and again_s:
             error = loading.error
 
@@ -150,7 +205,7 @@ class Attempts:
             if host.loading.state in ("loading", "evicted") and not host.loading.active:
                 host.begin_load()
 
-    def _error(self, load: Load, again_s: float) -> SalverError:
+    def _error(self, load: Load, again_s: float, apart: str) -> SalverError:
         told = f"{self.ends(load)} processes of worker {self._worker} ended while they loaded it"
         again = f"it is tried again in {again_s:g} s" if again_s else "it is not tried again"
         if self._last_end == OUT_OF_MEMORY:
@@ -159,6 +214,8 @@ class Attempts:
                 "--memory-limit"
             )
         how = f" (the last one: {self._last_end})" if self._last_end else ""
+        if apart:
+            how += f", and one that did nothing else {apart}"
         return LoadFailed(
             f"{load.variant}: {told}{how}; {again}; see 'salver logs {self._worker}', then push a "
             "mended version, or undeploy it and deploy it again"

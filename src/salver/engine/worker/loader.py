@@ -1,24 +1,29 @@
 """Turns a Load into a runtime that holds the model: verify, copy, load."""
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+from salver.core.clock import SystemClock
 from salver.core.errors import LoadFailed, SalverError
 from salver.core.garbage import settle
 from salver.core.hosting import CPU
+from salver.core.settings import EngineSettings
 from salver.core.steps import unstepped
 from salver.engine.materialize import materialize
+from salver.engine.trial import TrialRequest, try_load
 from salver.engine.worker.crew import Crew
-from salver.engine.worker.warmup import keep_cold
+from salver.engine.worker.warmup import keep_cold, warm_up
 from salver.runtimes.base import BatchRuntime, RuntimeOptions, StreamRuntime
 from salver.runtimes.stepped import SteppedRuntime, SteppedStreamRuntime
-from salver.runtimes.table import prepare_batch, prepare_gpu
+from salver.runtimes.table import create_batch, create_stream, prepare_batch, prepare_gpu
 from salver.wire.copies import Copies
 from salver.wire.messages import Load
 
 LOCAL_SOURCE = "local"
+_TRIAL = "trial"
 
 
 class Loader:
@@ -83,6 +88,16 @@ class Loader:
         runtime.load(self._fetch(load), load.signature, self._options(load))
         return runtime
 
+    async def apart(self, load: Load, settings: EngineSettings) -> str:
+        """Return how a process of its own ended of loading a version, "" if it did not.
+
+        One at a time, on the event loop's thread; see ``try_load``. Its copies are among this
+        process's own, so that they are gone with those if this one is killed meanwhile.
+        """
+        await asyncio.to_thread(self._copies.claim)
+        folder = self._copies.folder / _TRIAL
+        return await try_load(TrialRequest(load, str(self._blobs), str(folder), settings))
+
     def clear(self) -> None:
         """Remove what earlier processes of this worker left behind."""
         self._copies.clear()
@@ -122,6 +137,19 @@ class Loader:
             trust_code=load.trust_code,
             provider=execution.provider,
         )
+
+
+def loader_of(blobs: Path, copies: Copies, settings: EngineSettings) -> Loader:
+    """Return a loader of all runtimes, as the settings want models to be run."""
+    return Loader(
+        blobs,
+        copies,
+        RuntimeOptions(settings.threads, step_bytes=settings.step_bytes),
+        create_batch,
+        create_stream,
+        row_by_row=settings.steps == "rows",
+        warm_up=warm_up(settings, SystemClock()),
+    )
 
 
 def _runtime_name(load: Load) -> str:

@@ -24,7 +24,7 @@ from salver.observe.logs import get_logger
 from salver.observe.memory import forget_peak, heap_bytes, peak_bytes, resident_bytes
 from salver.observe.meter import Meter
 from salver.runtimes.base import Runtime, provider_of
-from salver.wire.messages import Load
+from salver.wire.messages import Load, VariantState
 
 log = get_logger(__name__)
 
@@ -112,6 +112,20 @@ class Loading(Generic[LoadedRuntime]):
         """
         is_asked_for = self.proven if self.managed else self.load.lazy
         return not is_asked_for and isinstance(self.error, DigestMismatch | StorageFull)
+
+    def report(self) -> VariantState:
+        """Return what others are told of this version."""
+        error = self.error
+        return VariantState(
+            self.load.variant,
+            self.state,
+            error.code if error is not None else "",
+            error.message if error is not None else "",
+            self.resident_bytes,
+            self.size_bytes,
+            self.tried,
+            self.provider,
+        )
 
     def manage(self, settled: Callable[[LoadedRuntime | None, Usage], SalverError | None]) -> None:
         """Let somebody else decide when this version is in memory.
