@@ -12,8 +12,7 @@ from salver.cli.output import note
 from salver.core.errors import Internal
 
 _UP_TIMEOUT_S = 60.0
-_GATEWAYS_S = 20.0
-_CONTROL_S = 5.0
+_BEGINNING_S = 20.0
 _POLL_S = 0.05
 _TAIL_LINES = 5
 
@@ -58,15 +57,9 @@ def _watch(process: subprocess.Popen[bytes], home: Path) -> list[str]:
 
     Control does not begin while its database is away, and nobody says so on a full disk.
     """
-    late, since_s = _late(home), time.monotonic()
-    while late and process.poll() is None:
-        now_s = time.monotonic()
-        if now_s - since_s > (_CONTROL_S if late == ["control"] else _GATEWAYS_S):
-            break
+    deadline = time.monotonic() + _BEGINNING_S
+    while (late := _late(home)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-        before, late = late, _late(home)
-        if late != before:
-            since_s = now_s
     return late
 
 
