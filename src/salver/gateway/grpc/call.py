@@ -15,6 +15,13 @@ class Call:
     ``deadline_ns`` is its client's own, if it has one (monotonic).
     """
 
+    __slots__ = (
+        "connection",
+        "deadline_ns",
+        "request_id",
+        "stream",
+    )
+
     def __init__(self, connection: Http2Connection, stream: Stream, request_id: str) -> None:
         self.connection = connection
         self.stream = stream

@@ -27,6 +27,8 @@ _NOWHERE: Final = _Nowhere()
 class StreamMessage(HttpMessage):
     """A request on a stream; its answer leaves as frames."""
 
+    __slots__ = ("connection", "stream")
+
     def __init__(self, connection: Http2Connection, stream: Stream) -> None:
         super().__init__(_NOWHERE, stream.begun_ns, connection.peer)
         self.connection = connection

@@ -59,16 +59,32 @@ class Stream:
     come to ``ask_bytes`` may be, when memory is short or nobody knows its sender.
     """
 
-    owed_bytes: int = 0
-    received_bytes: int = 0
-    ask_bytes: int = LARGE_BODY_BYTES
-    kept_bytes: int = 0
-    held_bytes: int = 0
-    remote_open: bool = True
-    answered: bool = False
-    ends: bool = False
-    rate_from_ns: int = 0
-    rate_from_bytes: int = 0
+    __slots__ = (
+        "announced_bytes",
+        "answered",
+        "ask_bytes",
+        "begun_ns",
+        "body",
+        "ends",
+        "fields",
+        "held_bytes",
+        "id",
+        "kept_bytes",
+        "limit_bytes",
+        "on_gone",
+        "outgoing",
+        "owed_bytes",
+        "progress_ns",
+        "rate_from_bytes",
+        "rate_from_ns",
+        "receive_window",
+        "received_bytes",
+        "remote_open",
+        "send_window",
+        "sink",
+        "trailers",
+        "wide_bytes",
+    )
 
     def __init__(
         self, number: int, fields: Fields, body: Body, limit_bytes: int, begun_ns: int
@@ -79,6 +95,11 @@ class Stream:
         self.limit_bytes = limit_bytes
         self.begun_ns = self.progress_ns = begun_ns
         self.send_window = self.receive_window = 0
+        self.owed_bytes = self.received_bytes = self.kept_bytes = self.held_bytes = 0
+        self.rate_from_ns = self.rate_from_bytes = 0
+        self.ask_bytes = LARGE_BODY_BYTES
+        self.remote_open = True
+        self.answered = self.ends = False
         self.announced_bytes: int | None = None
         self.wide_bytes: int | None = None
         self.trailers: bytes | None = None

@@ -63,22 +63,35 @@ class HttpMessage:
     this connection, if any.
     """
 
-    method: bytes = b""
-    target: bytes = b""
-    close: bool = False
-    keep: bool = False
-    head_only: bool = False
-    request_id: str = ""
+    __slots__ = (
+        "arrival_ns",
+        "body",
+        "close",
+        "head",
+        "head_only",
+        "headers",
+        "keep",
+        "method",
+        "on_gone",
+        "outlet",
+        "peer",
+        "reply",
+        "request_id",
+        "target",
+    )
 
     def __init__(self, outlet: Outlet, arrival_ns: int, peer: str = "") -> None:
         self.outlet = outlet
         self.arrival_ns = arrival_ns
         self.peer = peer
+        self.method = self.target = b""
         self.headers: dict[bytes, bytes] = {}
         self.body: Buffer = b""
         self.head: Head | None = None
         self.on_gone: Callable[[HttpMessage], None] | None = None
         self.reply: bytes | list[Buffer] | None = None
+        self.close = self.keep = self.head_only = False
+        self.request_id = ""
 
     def __repr__(self) -> str:
         """Describe the request without its values, which may be sensitive."""
