@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +15,7 @@ from salver.client.aio import AsyncClient
 from salver.client.connection import find_addresses
 from salver.client.sync import Client
 from salver.core.errors import Unauthenticated
+from tests.e2e.server import wait_until
 
 VARIABLE = "SALVER_CONTROL_TOKEN"
 Asks = Callable[[Path, str | None], None]
@@ -162,3 +165,14 @@ def test_a_home_without_a_server_sends_its_token_to_nobody(home: Path) -> None:
     """Whoever listens at the default port may be anybody."""
     (home / "run" / "supervisor.json").unlink()
     assert find_addresses(home).token == ""
+
+
+def test_a_control_that_has_ended_gets_it_no_more(tmp_path: Path) -> None:
+    """Whoever listens where it was may be anybody."""
+    command = [sys.executable, "-m", "salver.control", "--home", str(tmp_path), "--port", "0"]
+    with subprocess.Popen(command) as control:
+        try:
+            wait_until(lambda: find_addresses(tmp_path).token != "", "control")
+        finally:
+            control.terminate()
+    assert find_addresses(tmp_path).token == ""

@@ -2,10 +2,12 @@
 
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from salver.control.scratch import take_scratch
 from tests.e2e.server import SALVER, Server, wait_until
 from tests.e2e.test_code import one_number
 from tests.runtimes.code_models import write
@@ -49,3 +51,13 @@ def test_copies_of_an_examination_that_was_killed_are_gone(
         assert push.returncode == 1
         wait_until(lambda: not any(scratch.iterdir()), "an empty folder")
     assert list(system.iterdir()) == []
+
+
+def test_a_relative_home_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Examinations run in folders of their own, from where they look for their files."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.chdir(tmp_path)
+    take_scratch(Path("scratch"))
+    assert Path(tempfile.mkdtemp()).parent == tmp_path / "scratch"

@@ -129,6 +129,8 @@ def test_settings_come_from_file_and_environment() -> None:
         ({"observe": {"log_level": "verbose"}}, "log_level is one of debug, info, warning, error"),
         ({"engine": {"runner": "inlien"}}, "runner is one of inline, thread, auto"),
         ({"engine": {"steps": "row"}}, "steps is one of batch, rows"),
+        ({"http": {"request_timeout_s": 0}}, "request_timeout_s is from 0.001 to 3600, not 0"),
+        ({"control": {"unresponsive_s": 1e10}}, "unresponsive_s is from 0 to 1e.09, not 1e.10"),
     ],
 )
 def test_bad_settings_are_refused(document: dict[str, object], message: str) -> None:

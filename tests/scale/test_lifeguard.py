@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import tempfile
 from collections.abc import AsyncIterator
@@ -164,4 +165,17 @@ def test_nothing_is_expected_of_who_is_not_watched(tmp_path: Path, role: str) ->
     expect(tmp_path, "own-0", Beat(1, 2))
     guard = Lifeguard(tmp_path, settings, CLOCK, list)
     guard.expect(Command("own-0", role, "tests.scale.sleeper", ()))
+    assert read(tmp_path, "own-0") is None
+
+
+def test_without_room_for_a_note_the_old_one_is_gone(tmp_path: Path) -> None:
+    """That of a process that was killed is overdue, and would have the next one killed as well."""
+    expect(tmp_path, "own-0", Beat(1, 2))
+    guard = Lifeguard(tmp_path, Settings(), CLOCK, list)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        guard.expect(Command("own-0", "gateway", "tests.scale.sleeper", ()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert read(tmp_path, "own-0") is None

@@ -16,4 +16,5 @@ def take_scratch(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    tempfile.tempdir = str(folder)
+    # Examinations run in folders of their own, and Python 3.11 keeps a relative path as it is.
+    tempfile.tempdir = str(folder.absolute())

@@ -8,34 +8,18 @@ that names the nearest known one.
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeGuard, TypeVar
 
 from salver.core.database_url import check_database_url
 from salver.core.errors import InvalidSettings
+from salver.core.setting import between, one_of, setting
 
 _ENV_PREFIX = "SALVER_"
 _ENV_SEPARATOR = "__"
 _MIB = 1024 * 1024
-
-
-def setting(default: Any, text: str, check: Callable[[str], None] | None = None) -> Any:
-    """Declare one setting with its default and the help that the docs print.
-
-    ``check`` raises ``InvalidSettings`` for a text that no process could begin with.
-    """
-    return field(default=default, metadata={"help": text, "check": check})
-
-
-def one_of(name: str, *known: str, any_case: bool = False) -> Callable[[str], None]:
-    """Return a check that a setting's text is one of these."""
-
-    def check(text: str) -> None:
-        if (text.lower() if any_case else text) not in known:
-            raise InvalidSettings(f"setting {name} is one of {', '.join(known)}, not {text!r}")
-
-    return check
+_MOST_S = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +33,9 @@ class HttpSettings:
     )
     idle_timeout_s: float = setting(75.0, "time a keep-alive connection may stay silent")
     request_timeout_s: float = setting(
-        30.0, "time of requests that name none, at endpoints that do neither (--request-timeout)"
+        30.0,
+        "time of requests that name none, at endpoints that do neither (--request-timeout)",
+        between("http.request_timeout_s", 0.001, 3600),
     )
     max_request_timeout_s: float = setting(600.0, "longest deadline a caller may ask for")
     drain_timeout_s: float = setting(20.0, "time given to requests in flight when stopping")
@@ -87,7 +73,9 @@ class HttpSettings:
         128 * _MIB, "memory of large bodies and answers kept for up to a second for the next ones"
     )
     unresponsive_s: float = setting(
-        15.0, "time without a sign of life after which a gateway is started again; 0 = never"
+        60.0,
+        "time without a sign of life after which a gateway is started again; 0 = never",
+        between("http.unresponsive_s", 0, _MOST_S),
     )
 
 
@@ -171,9 +159,13 @@ class EngineSettings:
         3.0, "time without a sign of life after which requests leave a worker for others; 0 = never"
     )
     unresponsive_s: float = setting(
-        15.0, "time after which a worker that gives no sign of life is ended and started again"
+        15.0,
+        "time after which a worker that gives no sign of life is ended and started again",
+        between("engine.unresponsive_s", 0, _MOST_S),
     )
-    load_timeout_s: float = setting(120.0, "time a model may take to load")
+    load_timeout_s: float = setting(
+        120.0, "time a model may take to load", between("engine.load_timeout_s", 0, _MOST_S)
+    )
     load_again_s: float = setting(
         60.0, "first pause of a model that ended its own worker twice while it loaded; 0 = for good"
     )
@@ -347,7 +339,9 @@ class ControlSettings:
     )
     webhook_queue: int = setting(1000, "deliveries to webhooks that may wait")
     unresponsive_s: float = setting(
-        30.0, "time without a sign of life after which control is started again; 0 = never"
+        30.0,
+        "time without a sign of life after which control is started again; 0 = never",
+        between("control.unresponsive_s", 0, _MOST_S),
     )
 
 

@@ -61,6 +61,8 @@ async def answer(app: ASGIApp, home: Path, listening: socket.socket) -> None:
         await server.serve(sockets=[listening])
     finally:
         await facts.stop()
+        # Clients send the home's token to the address in it, where anybody may listen from now on.
+        (home / "run" / "control.json").unlink(missing_ok=True)
 
 
 def _server(app: ASGIApp) -> uvicorn.Server:

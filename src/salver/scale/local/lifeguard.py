@@ -5,7 +5,6 @@ nothing of its own. What a worker held is answered by the retry rule once its li
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -60,9 +59,12 @@ class Lifeguard:
             return
         now_ns = self._clock.monotonic_ns()
         due_ns = now_ns + round(max(limit_s, _LEAST_START_S) * 1e9)
-        # Without a note, as on a full disk, the process is not watched.
-        with contextlib.suppress(OSError):
+        try:
             pulse.expect(self._folder, command.identity, Beat(now_ns, due_ns))
+        except OSError:
+            # Without a note, as on a full disk, it is not watched; that of the process before it,
+            # which may be overdue, would have this one killed.
+            pulse.forget(self._folder, command.identity)
 
     def look(self) -> None:
         """Kill whose pulse was overdue at the last look already.
