@@ -1,5 +1,8 @@
 """Versions that failed of what is stored, which is then mended: they load without another plan."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,14 +11,19 @@ import uvloop
 from salver.core.errors import DigestMismatch
 from salver.core.settings import EngineSettings
 from salver.core.signature import Signature
+from salver.engine.materialize import materialize
 from salver.engine.worker.app import AnyHost
 from salver.engine.worker.host import BatchHost
+from salver.engine.worker.loader import Loader
 from salver.engine.worker.loading import Loading
 from salver.engine.worker.pauses import Pauses
 from salver.engine.worker.stream import StreamHost
 from salver.observe.meter import Meter
+from salver.runtimes.base import RuntimeOptions
 from salver.runtimes.echo_stream import SIGNATURE
-from salver.wire.messages import Load
+from salver.runtimes.table import create_batch, create_stream
+from salver.wire.copies import Copies
+from salver.wire.messages import FileRef, Load
 from salver.wire.transport import listen
 from tests.engine.fleet import CLOCK, Fleet, Model, until
 from tests.engine.worker.test_app import hang_up, states
@@ -84,6 +92,32 @@ def test_a_version_that_may_leave_when_idle_is_tried_again(*, streams: bool) -> 
         host.close()
 
     uvloop.run(run())
+
+
+def test_the_same_version_is_copied_once_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was undeployed may still be copied as it is deployed again, to the same folder."""
+    at_once: list[str] = []
+    most = 0
+
+    def copied(files: tuple[FileRef, ...], blobs: Path, folder: Path, *, runs_code: bool) -> None:
+        nonlocal most
+        at_once.append(folder.name)
+        most = max(most, len(at_once))
+        time.sleep(0.05)
+        materialize(files, blobs, folder, runs_code=runs_code)
+        at_once.pop()
+
+    monkeypatch.setattr("salver.engine.worker.loader.materialize", copied)
+    copies = Copies(tmp_path, "shared-0", "test")
+    loader = Loader(tmp_path, copies, RuntimeOptions(), create_batch, create_stream)
+    load = Load("a:1", "a", "echo-stream", (), "local", SIGNATURE)
+    with ThreadPoolExecutor(4) as threads:
+        runtimes = list(threads.map(loader.stream, [load] * 4))
+    assert len(runtimes) == 4
+    assert most == 1
+    loader.close()
 
 
 def test_pauses_grow_to_a_minute_and_begin_again() -> None:

@@ -1,6 +1,8 @@
 """Loads that are blamed for ends of a shared worker are tried in a process of their own."""
 
+import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -8,15 +10,23 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
 import pytest
 import uvloop
 
+from salver.core.settings import EngineSettings
+from salver.core.signature import Signature
+from salver.engine.worker.attempts import Attempts as Blame
 from salver.engine.worker.attempts import key_of
+from salver.engine.worker.host import BatchHost
+from salver.engine.worker.loading import Loading
+from salver.observe.meter import Meter
 from salver.wire.attempts import Attempts, read, write
-from tests.engine.fleet import Fleet, Model, client_of, finish, until
+from salver.wire.messages import Load
+from tests.engine.fleet import CLOCK, Fleet, Model, client_of, finish, until
 from tests.engine.worker.test_app import last
 from tests.engine.worker.test_attempts import ENVIRONMENT, WORKER, Watched, watched
 
@@ -163,6 +173,79 @@ def test_a_plan_that_lets_it_leave_when_idle_does_not_end_its_trial() -> None:
 def _plan_number(one: Watched) -> int:
     snapshot = last(one.inbox)
     return snapshot.plan if snapshot is not None else 0
+
+
+def test_an_acquitted_load_goes_on_when_its_execution_changes() -> None:
+    """It is not loaded twice at once, of which both would use the same folder."""
+    together: list[int] = []
+
+    async def run() -> None:
+        async with watched_while_blamed(SLOW) as (one, key):
+            run_folder = one.fleet.home / "run"
+            await until(lambda: is_alone(run_folder, key, 2))
+            changed = msgspec.structs.replace
+            plan = one.fleet.write((SLOW, Model()), 2)
+            workers = tuple(
+                changed(
+                    worker,
+                    loads=tuple(
+                        changed(load, execution=changed(load.execution, threads=2))
+                        if load.variant == "slow:1" and not load.lazy
+                        else load
+                        for load in worker.loads
+                    ),
+                )
+                for worker in plan.workers
+            )
+            one.push(changed(plan, workers=workers))
+
+            def is_renewed() -> bool:
+                together.append(len(read(run_folder, WORKER).going_on))
+                tried = one.state("slow:1").execution
+                ready = one.states == {"slow:1": "ready", "affine:1": "ready"}
+                return ready and tried is not None and tried.threads == 2
+
+            await until(is_renewed)
+            assert max(together) == 1
+            assert one.fleet.starts[WORKER] == 1
+
+    uvloop.run(run())
+
+
+def test_a_trial_that_could_not_be_had_tells_nothing(tmp_path: Path) -> None:
+    """There is another one later, and no later process takes it for one more end."""
+    asked: list[str] = []
+
+    async def apart(load: Load, settings: EngineSettings) -> str:
+        del settings
+        asked.append(load.variant)
+        if len(asked) == 1:
+            raise BlockingIOError(errno.EAGAIN, "no more processes")
+        return ""
+
+    async def run() -> None:
+        load = Load("a:1", "a", "affine", (), "local", Signature((), ()))
+        loading: Loading[Any] = Loading(load, not_reached, CLOCK, Meter(), lambda: None, 60.0)
+        host = BatchHost(loading, EngineSettings(), CLOCK, Meter())
+        blamed, acquitted = Attempts(ends={key_of(load): 2}), asyncio.Event()
+        write(tmp_path, WORKER, blamed)
+        attempts = Blame(tmp_path, WORKER, "", EngineSettings(load_again_s=0.05), apart)
+        attempts.start()
+        attempts.give_up(host, acquitted.set, is_alone=False)
+        await until(lambda: loading.error is not None)
+        assert "tried again in 0.05 s" in str(loading.error)
+        await asyncio.wait_for(acquitted.wait(), 30)
+        assert read(tmp_path, WORKER).ends == blamed.ends
+        assert asked == ["a:1", "a:1"]
+        await attempts.stop()
+        host.close()
+
+    uvloop.run(run())
+
+
+def not_reached(load: Load) -> Any:
+    """Load what is not to be loaded here."""
+    raise AssertionError(load.variant)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -223,7 +223,7 @@ class Worker:
         self._budget(plan, own)
         for variant, host in list(self._hosts.items()):
             wanted = loads.get(variant)
-            if wanted is None or self._is_another(wanted, host.load):
+            if wanted is None or self._is_another(wanted, host):
                 self._retiring.append(self._hosts.pop(variant))
                 host.retire()
             else:
@@ -423,10 +423,13 @@ class Worker:
         if self._follower is not None:
             self._follower.poke()
 
-    def _is_another(self, wanted: Load, load: Load) -> bool:
+    def _is_another(self, wanted: Load, host: AnyHost) -> bool:
         """Tell whether a load has to be hosted anew, and not only taken over."""
-        given_up = self._attempts.is_given_up
-        return wanted.digest != load.digest or (given_up(load) and not given_up(wanted))
+        load, given_up = host.load, self._attempts.is_given_up
+        if wanted.digest != load.digest:
+            return True
+        # What was tried with success and is on its way goes on: both would use the same folder.
+        return given_up(load) and not given_up(wanted) and not host.loading.active
 
     def _expects(self, load: Load) -> None:
         self._attempts.begins(load)

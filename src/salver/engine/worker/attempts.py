@@ -6,6 +6,7 @@ deployed it would wait for an answer that nobody can give.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,51 +117,55 @@ class Attempts:
 
         It is tried again where it ``is_alone`` in its worker. Where it is not, and no more than the
         processes that make a suspect ended of it, it is tried apart before: ``acquitted`` is called
-        when that ended well.
+        when that ended well. Where no trial can be had, there is another one later.
         """
         load = host.loading.load
         if is_alone or self.ends(load) > _MAX_ENDS:
-            self._fail(host, is_alone=is_alone)
+            self._fail(host, host.begin_load if is_alone else None)
         else:
             trial = self._try_apart(host, load, acquitted)
             self._trials[key_of(load)] = asyncio.create_task(trial)
 
     async def _try_apart(self, host: Host, load: Load, acquitted: Callable[[], None]) -> None:
         key, this = key_of(load), asyncio.current_task()
+        again: Callable[[], None] | None = None
         try:
             async with self._one_trial:
                 how = await self._apart(load, self._settings)
         except Exception as error:  # whatever it is, others are not to suffer of it
             how = f"could not be had ({message_of(error)})"[:_MAX_CAUSE]
+            again = partial(self.give_up, host, acquitted, is_alone=False)
         finally:
             if self._trials.get(key) is this:
                 del self._trials[key]
         if host.loading.state == "draining":
             return
         if how:
-            self._fail(host, is_alone=False, how=how)
-            # Whoever comes after this process needs no trial of its own.
-            self._ends[key] += 1
-            self._note()
+            self._fail(host, again, how)
+            if again is None:
+                # Whoever comes after this process needs no trial of its own.
+                self._ends[key] += 1
+                self._note()
         else:
             log.info("load_acquitted", variant=load.variant)
             acquitted()
 
-    def _fail(self, host: Host, *, is_alone: bool, how: str = "") -> None:
+    def _fail(self, host: Host, again: Callable[[], None] | None, how: str = "") -> None:
+        """Have a version fail; ``again`` is called later, where that may help."""
         load, loading = host.loading.load, host.loading
         again_s = self._settings.load_again_s * 2.0 ** min(
             self.ends(load) - _MAX_ENDS, _MAX_DOUBLINGS
         )
-        loading.fail(self._error(load, again_s if is_alone else 0.0, how))
-        if is_alone and again_s:
+        loading.fail(self._error(load, again_s if again is not None else 0.0, how))
+        if again is not None and again_s:
             error = loading.error
 
-            def again() -> None:
+            def once_more() -> None:
                 if loading.state == "failed" and loading.error is error:
                     loading.retry()
-                    host.begin_load()
+                    again()
 
-            asyncio.get_running_loop().call_later(again_s, again)
+            asyncio.get_running_loop().call_later(again_s, once_more)
 
     def load(self, host: Host) -> None:
         """Have a version loaded; a suspect when nothing else is."""

@@ -1,6 +1,7 @@
 """Turns a Load into a runtime that holds the model: verify, copy, load."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
@@ -24,6 +25,7 @@ from salver.wire.messages import Load
 
 LOCAL_SOURCE = "local"
 _TRIAL = "trial"
+_COPY_LOCKS = 64
 
 
 class Loader:
@@ -49,6 +51,7 @@ class Loader:
         self._warm_up = warm_up
         self._prepared: set[str] = set()
         self._prepared_gpus: set[str] = set()
+        self._copying = [threading.Lock() for _ in range(_COPY_LOCKS)]
 
     def prepare(self, load: Load) -> None:
         """Import what a batch runtime needs, so that it does not count as a model's memory.
@@ -126,7 +129,10 @@ class Loader:
         folder = self.folder(load)
         runs_code = load.trust_code or load.trust_pickle
         self._copies.claim()
-        materialize(load.files, self._blobs, folder, runs_code=runs_code)
+        # What was undeployed may still be copied when the same is deployed again, and a copy that
+        # fails takes its folder away, which must not be another's.
+        with self._copying[int(folder.name, 16) % _COPY_LOCKS]:
+            materialize(load.files, self._blobs, folder, runs_code=runs_code)
         return folder
 
     def _options(self, load: Load) -> RuntimeOptions:
