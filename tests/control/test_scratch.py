@@ -61,3 +61,20 @@ def test_a_relative_home_is_found_from_anywhere(
     monkeypatch.chdir(tmp_path)
     take_scratch(Path("scratch"))
     assert Path(tempfile.mkdtemp()).parent == tmp_path / "scratch"
+
+
+def test_what_was_left_goes_and_the_folder_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full may have no room to make it again."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    folder, other = tmp_path / "scratch", tmp_path / "other"
+    for made in (folder / "push" / "artifact", other):
+        made.mkdir(parents=True)
+    (folder / "file").write_bytes(b"left")
+    (folder / "link").symlink_to(other)
+    before = folder.stat().st_ino
+    take_scratch(folder)
+    assert list(folder.iterdir()) == []
+    assert folder.stat().st_ino == before
+    assert other.is_dir()
