@@ -8,14 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import psutil
 import pytest
 import uvloop
+from msgspec.structs import replace as changed
 
 from salver.core.settings import EngineSettings
 from salver.core.signature import Signature
@@ -25,7 +25,7 @@ from salver.engine.worker.host import BatchHost
 from salver.engine.worker.loading import Loading
 from salver.observe.meter import Meter
 from salver.wire.attempts import Attempts, read, write
-from salver.wire.messages import Load
+from salver.wire.messages import Load, Plan
 from tests.engine.fleet import CLOCK, Fleet, Model, client_of, finish, until
 from tests.engine.worker.test_app import last
 from tests.engine.worker.test_attempts import ENVIRONMENT, WORKER, Watched, watched
@@ -40,6 +40,15 @@ def blame(fleet: Fleet, model: Model) -> str:
     (key,) = {key_of(load) for load in loads if load.variant == model.variant}
     write(fleet.home / "run", WORKER, Attempts(ends={key: 2}))
     return key
+
+
+def with_loads(plan: Plan, change: Callable[[Load], Load]) -> Plan:
+    """Return a plan as control would make it with other options, its lazy loads as they are."""
+    workers = tuple(
+        changed(worker, loads=tuple(load if load.lazy else change(load) for load in worker.loads))
+        for worker in plan.workers
+    )
+    return changed(plan, workers=workers)
 
 
 def trials(pid: int) -> list[psutil.Process]:
@@ -151,18 +160,8 @@ def test_a_plan_that_lets_it_leave_when_idle_does_not_end_its_trial() -> None:
         async with watched_while_blamed(HUNG) as (one, _):
             pid = one.fleet.processes[WORKER].pid
             await until(lambda: len(trials(pid)) == 1)
-            changed = msgspec.structs.replace  # a plan as control would make it
             plan = one.fleet.write((HUNG, Model()), 2)
-            workers = tuple(
-                changed(
-                    worker,
-                    loads=tuple(
-                        changed(load, idle_s=0.0 if load.lazy else 600.0) for load in worker.loads
-                    ),
-                )
-                for worker in plan.workers
-            )
-            one.push(changed(plan, workers=workers))
+            one.push(with_loads(plan, lambda load: changed(load, idle_s=600.0)))
             await until(lambda: _plan_number(one) == 2)
             assert one.states["hung:1"] == "loading"
             assert len(trials(pid)) == 1
@@ -175,6 +174,12 @@ def _plan_number(one: Watched) -> int:
     return snapshot.plan if snapshot is not None else 0
 
 
+def on_two_threads(load: Load) -> Load:
+    """Change how the blamed version is run, and no other."""
+    is_other = load.variant != SLOW.variant
+    return load if is_other else changed(load, execution=changed(load.execution, threads=2))
+
+
 def test_an_acquitted_load_goes_on_when_its_execution_changes() -> None:
     """It is not loaded twice at once, of which both would use the same folder."""
     together: list[int] = []
@@ -183,21 +188,8 @@ def test_an_acquitted_load_goes_on_when_its_execution_changes() -> None:
         async with watched_while_blamed(SLOW) as (one, key):
             run_folder = one.fleet.home / "run"
             await until(lambda: is_alone(run_folder, key, 2))
-            changed = msgspec.structs.replace
             plan = one.fleet.write((SLOW, Model()), 2)
-            workers = tuple(
-                changed(
-                    worker,
-                    loads=tuple(
-                        changed(load, execution=changed(load.execution, threads=2))
-                        if load.variant == "slow:1" and not load.lazy
-                        else load
-                        for load in worker.loads
-                    ),
-                )
-                for worker in plan.workers
-            )
-            one.push(changed(plan, workers=workers))
+            one.push(with_loads(plan, on_two_threads))
 
             def is_renewed() -> bool:
                 together.append(len(read(run_folder, WORKER).going_on))
