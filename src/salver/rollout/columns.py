@@ -21,7 +21,8 @@ class Columns(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def captures(self) -> bool:
         """Tell whether answers have to be looked at."""
-        return bool(self.primary.labels or self.primary.score_edges)
+        counted = self.primary
+        return bool(counted.labels or counted.score_edges or counted.score_mean)
 
     def has(self, role: str) -> bool:
         """Tell whether variants of this role are counted."""

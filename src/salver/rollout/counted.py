@@ -6,29 +6,54 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-from salver.rollout.tally import FEEDBACK_COLUMNS, Layout, Table
+from salver.rollout.evidence import Block, Observed
+from salver.rollout.tally import FEEDBACK_COLUMNS, POINTS, SEGMENTS, Floats, Layout, Table
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """What one arm had in all measured blocks: its columns added up, and its latencies in bins."""
+    """What one arm had in all measured blocks: its columns added up, and its latencies in bins.
+
+    Sums of scores are those of equally many segments of either arm, see ``counted``.
+    """
 
     columns: tuple[float, ...]
     bins: tuple[float, ...]
 
 
-def counted(tables: Sequence[Table]) -> Counted:
-    """Return what several blocks have counted of one arm."""
-    columns = np.sum([table.rows.sum(axis=0) for table in tables], axis=0)
-    bins = np.sum([table.bins for table in tables], axis=0)
+def counted(observed: Sequence[Observed]) -> tuple[Counted, Counted]:
+    """Return what blocks have counted of the primary and of the canary.
+
+    Means of few scores are spread otherwise than means of many, skewed where scores are, and the
+    test would take that for a shift. So scores are added up over the ends of the ring alone, as
+    many segments of the canary's as of the primary's. Raises ``IndexError`` for no blocks.
+    """
+    layout = observed[-1].block.primary
+    return (
+        _added([(each.primary, slice(-_ends(each.block), None)) for each in observed], layout),
+        _added([(each.canary, slice(_ends(each.block))) for each in observed], layout),
+    )
+
+
+def _ends(block: Block) -> int:
+    """Return how many segments at either end of the ring are wholly the one or the other arm's."""
+    return max(1, min(block.weight, POINTS - block.weight) * SEGMENTS // POINTS)
+
+
+def _added(arm: Sequence[tuple[Table, slice]], layout: Layout) -> Counted:
+    columns = np.sum([table.rows.sum(axis=0) for table, _ in arm], axis=0)
+    mean = slice(layout.first_mean, None)
+    columns[mean] = np.sum([table.rows[end, mean].sum(axis=0) for table, end in arm], axis=0)
+    bins = np.sum([table.bins for table, _ in arm], axis=0)
     return Counted(tuple(columns.tolist()), tuple(bins.tolist()))
 
 
 def since(layout: Layout, now: Counted, before: Counted) -> Counted:
     """Return what was counted since."""
     columns = np.subtract(now.columns, before.columns)
-    # Counts do not fall, but the sum of what callers report may: values may be negative.
+    # Counts do not fall, but sums of what callers report and of scores may: of negative values.
     counts = np.ones(len(columns), dtype=bool)
-    counts[layout.first_feedback + 1 :: FEEDBACK_COLUMNS] = False
+    counts[layout.first_feedback + 1 : layout.first_mean : FEEDBACK_COLUMNS] = False
+    counts[layout.first_mean + 2 :] = False
     columns[counts] = np.maximum(columns[counts], 0.0)
     bins = np.maximum(np.subtract(now.bins, before.bins), 0.0)
     return Counted(tuple(columns.tolist()), tuple(bins.tolist()))
@@ -52,3 +77,9 @@ def levelled(layout: Layout, arms: tuple[Counted, Counted], seed: int) -> tuple[
         Counted(tuple(row.tolist()), arm.bins) for row, arm in zip(rows, arms, strict=True)
     )
     return primary, canary
+
+
+def score_mean(layout: Layout, columns: Floats) -> float | None:
+    """Return the mean of an arm's scores; None where none was added up."""
+    count = float(columns[layout.first_mean])
+    return float(columns[layout.first_mean + 2]) / count if count else None

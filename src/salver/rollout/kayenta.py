@@ -95,8 +95,9 @@ def report(spec: MetricSpec, parts: Mapping[str, Series]) -> MetricReport:
 
     A metric of several numbers has a series for each, by name, and any that is harmful makes it
     *worse*; each interval is wider then, so that together they err no more often than one. What
-    is reported is the part that is harmful, or else moved, most. Fewer than ``MIN_VALUES`` values
-    of an arm are not enough data, as Kayenta's makers advise.
+    is reported is the part that is harmful, or else has too few values, or else moved, most. Fewer
+    than ``MIN_VALUES`` values of an arm are not enough data, as Kayenta's makers advise, and
+    whatever other parts say the metric is not *equivalent* then.
     """
     # A class that nobody predicts cannot raise a false alarm, and would only widen the others'.
     moving = {name: series for name, series in parts.items() if _moves(series)}
@@ -105,8 +106,8 @@ def report(spec: MetricSpec, parts: Mapping[str, Series]) -> MetricReport:
     error = (1.0 - settings.confidence) / len(told)
     settings = msgspec.structs.replace(settings, confidence=1.0 - error)
     found = {name: classify(s.control, s.experiment, settings) for name, s in told.items()}
-    name, said = max(found.items(), key=lambda item: _weight(item[1]))
-    measured = [_measured(told[name].experiment), _measured(told[name].control)]
+    name = max(found, key=lambda part: _weight(found[part], _measured(told[part])))
+    said, measured = found[name], _measured(told[name])
     verdict = Verdict.EQUIVALENT if said.label is Label.PASS else Verdict.WORSE
     reason = f"Kayenta's judge says {said.label.value}{': ' + name if name else ''}"
     if min(measured) < MIN_VALUES:
@@ -133,12 +134,18 @@ def _moves(series: Series) -> bool:
     return len(np.unique(values[~np.isnan(values)])) > 1
 
 
-def _measured(values: Sequence[float]) -> int:
-    return sum(not math.isnan(value) for value in values)
+def _measured(series: Series) -> tuple[int, int]:
+    """Return how many values experiment and control have."""
+    canary, primary = (
+        sum(not math.isnan(value) for value in values)
+        for values in (series.experiment, series.control)
+    )
+    return canary, primary
 
 
-def _weight(said: Classification) -> tuple[bool, float]:
-    return said.label is not Label.PASS, abs(_estimate(said))
+def _weight(said: Classification, measured: tuple[int, int]) -> tuple[bool, bool, float]:
+    is_enough = min(measured) >= MIN_VALUES
+    return is_enough and said.label is not Label.PASS, not is_enough, abs(_estimate(said))
 
 
 def _estimate(said: Classification) -> float:

@@ -11,7 +11,8 @@ from salver.core.feedback import ANY_VALUE, Bounds
 Direction = Literal["increase", "decrease", "either"]
 MAX_METRICS = 16
 _LARGEST_ALPHA = 0.5
-_MEAN = "feedback_mean"
+_MEAN, _SCORE = "feedback_mean", "score"
+_KAYENTA = "kayenta"
 
 
 class MetricSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,7 +27,8 @@ class MetricSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     says. ``label`` is the
     class or the feedback metric that is meant; for classes and scores empty means all, for
     feedback the metric's own name. Feedback outside ``minimum`` to ``maximum`` is refused while the
-    rollout goes on.
+    rollout goes on. With ``mean`` the mean of scores is compared beside the shares above the score
+    edges, if there are any; only Kayenta's test does that.
     """
 
     name: str
@@ -41,6 +43,7 @@ class MetricSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: str = ""
     minimum: float | None = None
     maximum: float | None = None
+    mean: bool = False
 
     @property
     def bounds(self) -> Bounds:
@@ -114,6 +117,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InvalidSettings(f"two metrics are called {repeated[0]!r}; give each its own name")
         for metric in self.metrics:
             _validate_metric(metric)
+            if metric.mean and self.method != _KAYENTA:
+                raise InvalidSettings(
+                    f"{metric.name!r} has 'mean: true', which only 'method: kayenta' compares; "
+                    f"leave it out, and name 'score_edges'"
+                )
 
     def alpha_of(self, metric: MetricSpec) -> float:
         """Return the probability of a false *worse* that this metric may have."""
@@ -129,6 +137,11 @@ def _validate_metric(metric: MetricSpec) -> None:
         raise InvalidSettings(f"quantile of {metric.name!r} lies between 0 and 1")
     if metric.bounds != ANY_VALUE:
         _validate_bounds(metric)
+    if metric.mean and metric.kind != _SCORE:
+        raise InvalidSettings(
+            f"{metric.name!r} is of kind {metric.kind!r}, and 'mean' is for kind {_SCORE!r}; "
+            f"a mean of what callers report is of kind {_MEAN!r}"
+        )
     if metric.relative and metric.direction != "increase" and metric.max_increase >= 1.0:
         raise InvalidSettings(
             f"{metric.name!r} would tolerate a decrease to nothing; lower max_increase"

@@ -28,6 +28,7 @@ class Predictions:
         self._label = next((o.name for o in signature.outputs if _is_class(o)), "")
         self._score = next((o.name for o in signature.outputs if _is_score(o)), "")
         self._wants_score = bool(layout.score_edges)
+        self._wants_mean = bool(layout.score_mean)
 
     def count(self, outputs: list[Tensor], tally: Tally, segment: int) -> None:
         """Count what an answer says; what cannot be read counts as another class, or not at all."""
@@ -36,8 +37,12 @@ class Predictions:
         if self._places:
             label = label_of(by_name.get(self._label), scores)
             tally.predicted(segment, self._places.get(label, -1))
-        if self._wants_score and scores is not None and scores.size:
+        if scores is None or not scores.size:
+            return
+        if self._wants_score:
             tally.scored(segment, float(scores[-1]))
+        if self._wants_mean:
+            tally.averaged(segment, float(scores[-1]))
 
 
 def label_of(tensor: Tensor | None, scores: np.ndarray | None) -> str:

@@ -1,7 +1,8 @@
 """Values per time slice of canary and primary, from cumulative counts, for Kayenta's test.
 
 Each slice is what was counted between two looks, the same for both arms. Most metrics are one
-number; all classes are one for each class, and scores one for each edge: the share above it.
+number; all classes are one for each class, and scores one for each edge: the share above it. With
+their mean they are two more: the mean, and the share of those that are left out of it.
 """
 
 import math
@@ -12,7 +13,7 @@ import msgspec
 import numpy as np
 
 from salver.core.errors import InvalidSettings
-from salver.rollout.counted import Counted, counted, levelled, since
+from salver.rollout.counted import Counted, counted, levelled, score_mean, since
 from salver.rollout.evidence import Observed
 from salver.rollout.kayenta import MIN_VALUES, Series
 from salver.rollout.metrics.classes import OTHER
@@ -33,6 +34,7 @@ MAX_SLICES = 4_000
 MAX_VALUES = 64_000
 """How many values of an arm are kept at most, all metrics together."""
 _CLASSES, _SCORE = "class_share", "score"
+_MEANS = ("mean", "left out of the mean")
 _KINDS = (
     "error_rate", "refusal_rate", "latency", _CLASSES, _SCORE, "feedback_rate", "feedback_mean",
 )  # fmt: skip
@@ -79,11 +81,13 @@ def check_kinds(specs: Sequence[MetricSpec], score_edges: Sequence[float]) -> No
                 f"{what} has no numbers per time slice, which kayenta compares; leave it out "
                 f"(kayenta knows {', '.join(_KINDS)}), or compare with 'method: sequential'"
             )
-        if spec.kind == _SCORE and not score_edges:
-            raise InvalidSettings(f"{what} needs 'score_edges', above which scores are counted")
+        if spec.kind == _SCORE and not score_edges and not spec.mean:
+            raise InvalidSettings(
+                f"{what} needs 'score_edges', above which scores are counted, or 'mean: true'"
+            )
         if _has_parts(spec) and (spec.relative or spec.direction != "either"):
             raise InvalidSettings(
-                f"{what} is several shares, which move up and down together; write "
+                f"{what} is several numbers, which move up and down together; write "
                 f"'direction: either', and not 'relative'"
             )
 
@@ -106,8 +110,7 @@ def cut(
     if not measured or (slices.primary is not None and now_s - slices.end_s < slice_s):
         return slices
     layout = measured[-1].block.primary
-    primary = counted([each.primary for each in measured])
-    canary = counted([each.canary for each in measured])
+    primary, canary = counted(measured)
     values, parts = slices.values, slices.parts
     if slices.primary is not None and slices.canary is not None and not _is_full(slices):
         arms = (since(layout, primary, slices.primary), since(layout, canary, slices.canary))
@@ -141,7 +144,8 @@ def _has_parts(spec: MetricSpec) -> bool:
 def _parts(spec: MetricSpec, layout: Layout) -> tuple[str, ...]:
     if spec.kind == _SCORE:
         # Six digits would give close edges one name, and one series.
-        return tuple(f"above {edge:.15g}" for edge in layout.score_edges)
+        edges = tuple(f"above {edge:.15g}" for edge in layout.score_edges)
+        return (*_MEANS, *edges) if spec.mean else edges
     if not layout.labels:
         raise InvalidSettings("the gateways count no classes; the policy must name them")
     return (*layout.labels, OTHER)
@@ -175,6 +179,8 @@ def _value(spec: MetricSpec, layout: Layout, came: Counted, place: int) -> Value
         bins = np.asarray(came.bins)
         return quantile(bins, spec.quantile) if bins.any() else None
     columns = np.asarray(came.columns)
+    if spec.mean and place == 0:
+        return score_mean(layout, columns)
     if _has_parts(spec):
         part, whole = _part(spec, layout, columns, place)
     else:
@@ -183,10 +189,14 @@ def _value(spec: MetricSpec, layout: Layout, came: Counted, place: int) -> Value
 
 
 def _part(spec: MetricSpec, layout: Layout, columns: Floats, place: int) -> tuple[float, float]:
-    """Return what is divided by what for one class, or above one edge."""
+    """Return what is divided by what for one class, above one edge, or left out of the mean."""
+    if spec.mean and place < len(_MEANS):
+        used, left_out = columns[layout.first_mean : layout.first_mean + 2]
+        return float(left_out), float(used + left_out)
     if spec.kind == _SCORE:
+        edge = place - (len(_MEANS) if spec.mean else 0)
         bins = columns[layout.first_score : layout.first_feedback]
-        return float(bins[place + 1 :].sum()), float(bins.sum())
+        return float(bins[edge + 1 :].sum()), float(bins.sum())
     labels = columns[layout.first_label : layout.first_score]
     return float(labels[place]), float(labels.sum())
 

@@ -42,6 +42,10 @@ REMEMBERED = 4
 _FIRST_SLOW = 5
 FEEDBACK_COLUMNS = 3
 """Count, sum and sum of squares of one feedback metric."""
+MEAN_COLUMNS = 3
+"""How many scores are in the mean, how many are left out of it, and the sum of the former."""
+LARGEST_SCORE = 1e12
+"""A score that is further from 0 would swallow all others in a sum, so it is left out of it."""
 
 
 def segment_of(point: int) -> int:
@@ -56,7 +60,7 @@ class Layout(msgspec.Struct, frozen=True):
     a request counts as slow for each; the canary's are the primary's times what is tolerated.
     ``labels`` are predicted classes counted by name, any other counts as one more.
     ``score_edges`` ascend and cut scores into ``len + 1`` bins. ``feedback`` names metrics whose
-    values come later.
+    values come later. With ``score_mean`` scores are added up as well.
     """
 
     latencies: tuple[str, ...] = ()
@@ -64,6 +68,9 @@ class Layout(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
     score_edges: tuple[float, ...] = ()
     feedback: tuple[str, ...] = ()
+    # What is unset is not written: columns that an older Salver asked for keep their bytes when
+    # they are encoded anew, and with them the weight epoch that goes on.
+    score_mean: bool | msgspec.UnsetType = msgspec.UNSET
 
     def validate(self) -> None:
         """Raise ``InvalidSettings`` for columns that cannot be counted."""
@@ -104,9 +111,14 @@ class Layout(msgspec.Struct, frozen=True):
         return self.first_score + (len(self.score_edges) + 1 if self.score_edges else 0)
 
     @property
+    def first_mean(self) -> int:
+        """The column of how many scores are in their mean."""
+        return self.first_feedback + FEEDBACK_COLUMNS * len(self.feedback)
+
+    @property
     def width(self) -> int:
         """How many columns there are."""
-        return self.first_feedback + FEEDBACK_COLUMNS * len(self.feedback)
+        return self.first_mean + (MEAN_COLUMNS if self.score_mean else 0)
 
     def slower_than(self, index: int) -> list[int]:
         """Return the columns that together hold the requests above ``thresholds_s[index]``.
@@ -133,8 +145,8 @@ class Tally:
     """Counts requests of one arm; cumulative, never reset. Half a microsecond for each call."""
 
     __slots__ = (
-        "_bins", "_edges", "_first_feedback", "_first_label", "_first_score", "_labels", "_rows",
-        "_thresholds", "_width",
+        "_bins", "_edges", "_first_feedback", "_first_label", "_first_mean", "_first_score",
+        "_labels", "_rows", "_thresholds", "_width",
     )  # fmt: skip
 
     def __init__(self, layout: Layout) -> None:
@@ -143,6 +155,7 @@ class Tally:
         self._first_label = layout.first_label
         self._first_score = layout.first_score
         self._first_feedback = layout.first_feedback
+        self._first_mean = layout.first_mean
         self._thresholds = sorted(layout.thresholds_s)
         self._edges = list(layout.score_edges)
         # Lists, because their items are counted up in half the time that an array takes.
@@ -182,6 +195,15 @@ class Tally:
         """Count a score in its bin; one that is no number counts as the highest."""
         place = bisect_left(self._edges, score) if not isnan(score) else len(self._edges)
         self._rows[segment * self._width + self._first_score + place] += 1.0
+
+    def averaged(self, segment: int, score: float) -> None:
+        """Add a score to the sum; one that is no number, or a huge one, counts as left out."""
+        rows, row = self._rows, segment * self._width + self._first_mean
+        if -LARGEST_SCORE <= score <= LARGEST_SCORE:
+            rows[row] += 1.0
+            rows[row + 2] += score
+        else:
+            rows[row + 1] += 1.0
 
     def rated(self, segment: int, metric: int, value: float) -> None:
         """Count what a caller later said of an answer, by the metric's place in the layout.

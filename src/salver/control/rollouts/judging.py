@@ -143,7 +143,8 @@ def columns_of(policy: RolloutPolicy, judged: Policy, usual: Floats | None) -> C
     # Whether somebody else's function looks at scores is not known.
     scored = any(s.kind == _SCORE or is_plugin(s.kind) for s in judged.metrics)
     edges = own.score_edges if scored else ()
-    both = Layout(names, primary, own.labels, edges, feedback)
+    mean = any(spec.mean for spec in judged.metrics) or msgspec.UNSET
+    both = Layout(names, primary, own.labels, edges, feedback, mean)
     return Columns(msgspec.structs.replace(both, thresholds_s=canary), both)
 
 
