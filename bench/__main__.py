@@ -22,6 +22,7 @@ from bench.parts import (
     many,
     overload,
     rollback,
+    routing,
     shadow,
     startup,
     tabular,
@@ -45,6 +46,7 @@ PARTS: dict[str, Callable[[Options, Workspace, Results], None]] = {
     "overload": overload.run,
     "many": many.run,
     "shadow": shadow.run,
+    "routing": routing.run,
 }
 INTERRUPTED = 130
 PEERS = {

@@ -22,6 +22,7 @@ PARTS = (
     "overload",
     "many",
     "shadow",
+    "routing",
 )
 NAMES = (*SERVERS, "litserve")
 """LitServe is measured with texts only."""

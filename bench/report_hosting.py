@@ -1,4 +1,4 @@
-"""The report's sections on many models in little memory, and on a version that gets copies."""
+"""The report's sections on many models in little memory, on copies and on routing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def sections(results: Results) -> list[str]:
     return [
         "" if results.many is None else _many(results.many),
         "" if results.shadow is None else _shadow(results.shadow),
+        _routing(results.routing) if results.routing else "",
     ]
 
 
@@ -147,3 +148,13 @@ def _round(one: ShadowRound) -> list[str]:
         str(sum(one.copies.values())),
         "—" if share is None else f"{share:.3f}",
     ]
+
+
+def _routing(figures: dict[str, list[float]]) -> str:
+    rows = [
+        [way, f"{median(added, float):.2f}", f"{min(added):.2f} to {max(added):.2f}"]
+        for way, added in figures.items()
+    ]
+    return "## What a canary adds to a request, in memory\n\n" + table(
+        ["requests", "us, median", "range"], rows
+    )

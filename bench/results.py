@@ -180,6 +180,7 @@ class Results:
     overload: dict[str, Overload] = field(default_factory=dict)
     many: Many | None = None
     shadow: Shadow | None = None
+    routing: dict[str, list[float]] = field(default_factory=dict)
 
 
 def throughput_ratio(results: Results, upper: str, lower: str, connections: int) -> float | None:

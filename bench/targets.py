@@ -49,6 +49,8 @@ NEVER_S = 99.0
 OVER_BUDGET = 1.1
 BESIDE_SHADOW = 1.05
 GOODPUT_BESIDE_SHADOW = 0.95
+ROUTING_US = 2.0
+ROUTED = ("alone, drawn", "alone, key in a header", "16 together, drawn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ def verdicts(results: Results) -> list[Verdict]:
         + _images(results)
         + _cold(results)
         + _hosting(results)
+        + _routing(results)
     )
 
 
@@ -122,6 +125,17 @@ def _hosting(results: Results) -> list[Verdict]:
         _at_most("Salver, p99 at half of the capacity beside a shadow", slower, BESIDE_SHADOW),
         _at_least("Salver, answers/s over capacity beside a shadow", good, GOODPUT_BESIDE_SHADOW),
     ]
+
+
+def _routing(results: Results) -> list[Verdict]:
+    """What it costs a request that an endpoint has a canary."""
+    found = []
+    for way in ROUTED:
+        added = results.routing.get(way)
+        median_us = statistics.median(added) if added else None
+        what = f"Salver, what a canary adds to a request, {way} (us)"
+        found.append(_at_most(what, median_us, ROUTING_US))
+    return found
 
 
 def _cold(results: Results) -> list[Verdict]:

@@ -3,10 +3,12 @@
 import asyncio
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 
+from bench import routing_loop
 from bench.many_loop import deck, drawn
 from bench.parts.many import (
     Asked,
@@ -22,7 +24,7 @@ from bench.parts.many import (
 from bench.report import render
 from bench.results import Latency, Many, ManyRound, Results, Shadow, ShadowRound
 from bench.servers.many import Change, body_of, changes
-from bench.targets import verdicts
+from bench.targets import ROUTED, verdicts
 from tests.bench.test_real import offered, results
 from tests.load.server import OK, Server
 
@@ -146,3 +148,22 @@ def test_verdicts_and_report_of_hosting(many_run: Many, shadow_run: Shadow, word
     assert "Hit ratio 0.600; 100 loads, p50, p95, p99 500, 950, 990 ms." in page
     assert "1.50 and 1.50. What happened: ok 200." in page
     assert "| 0.300" in page
+
+
+@pytest.mark.parametrize(("added_us", "word"), [(2.0, "met"), (2.1, "NOT MET")])
+def test_verdicts_and_report_of_routing(added_us: float, word: str) -> None:
+    """The median of the rounds counts for each way to ask; the report shows all of them."""
+    run: Results = results()
+    run.routing = {way: [0.1, added_us, 9.0] for way in ROUTED}
+    found = [verdict for verdict in verdicts(run) if verdict.met is not None]
+    assert [verdict.word for verdict in found] == [word] * len(ROUTED)
+    assert re.search(rf"16 together, drawn +\| {added_us:.2f} +\| 0.10 to 9.00", render(run))
+
+
+def test_the_routing_loop_names_what_is_held_to_a_target(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each of its ways has a target of its own."""
+    monkeypatch.setattr(routing_loop, "ROUNDS", 1)
+    monkeypatch.setattr(routing_loop, "REQUESTS", 64)
+    assert set(routing_loop.measure()) == set(ROUTED)

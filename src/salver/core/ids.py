@@ -21,25 +21,26 @@ import numpy as np
 
 from salver.core.clock import Clock
 from salver.core.routing import FULL
+from salver.core.seals import (
+    ARM,
+    COUNTER_MASK,
+    DIGEST_BYTES,
+    NO_PLACE,
+    PER_DIGEST,
+    TAG_BYTES,
+    ArmSeal,
+    masks_of,
+)
 
 _HEAD: Final = struct.Struct(">QI")
 _ID: Final = np.dtype([("stamp", ">u8"), ("counter", ">u4"), ("tag", "V8")])
-_TAG_BYTES: Final = 8
-_PER_DIGEST: Final = 8
-_DIGEST_BYTES: Final = _PER_DIGEST * _TAG_BYTES
 _MAX_BLOCK: Final = 256
 _MAX_AGE_MS: Final = 16
-_COUNTER_MASK: Final = 0xFFFFFFFF
 _PROCESS_MASK: Final = 0xFFFF
 _NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 ID_LENGTH: Final = 2 * _ID.itemsize
 _SEAL: Final = struct.Struct(">IIH")
-_ARM: Final = struct.Struct(">II")
-_MASKS: Final = struct.Struct(f">{_PER_DIGEST}Q")
-_PLAIN_LENGTH: Final = 2 * (_ID.itemsize - _TAG_BYTES)
 SEALED_LENGTH: Final = ID_LENGTH + 2 * _SEAL.size
-_NO_PLACE: Final = 0xFFFF
-_TAG_BITS: Final = 8 * _TAG_BYTES
 _MAX_ARMS: Final = 64
 
 
@@ -80,7 +81,7 @@ class RequestIds:
         self._clock = clock
         self._counter = 0
         self._unix_ms = -1
-        self._size = _PER_DIGEST
+        self._size = PER_DIGEST
         self._digits = ""
         self._place = 0
         self._arms: dict[tuple[str, int, int], ArmSeal] = {}
@@ -108,26 +109,26 @@ class RequestIds:
         is_young = 0 <= age_ms < _MAX_AGE_MS
         if place < len(self._digits) and is_young:
             return place
-        self._size = min(2 * self._size, _MAX_BLOCK) if is_young else _PER_DIGEST
+        self._size = min(2 * self._size, _MAX_BLOCK) if is_young else PER_DIGEST
         self._unix_ms = unix_ms
         self._digits = self._block((unix_ms << 16) | self._process, self._size)
         return 0
 
     def _block(self, stamp: int, size: int) -> str:
         first = self._counter
-        if first + size > _COUNTER_MASK:
+        if first + size > COUNTER_MASK:
             first = 0
         self._counter = first + size
         block = np.empty(size, _ID)
         block["stamp"] = stamp
         block["counter"] = np.arange(first, first + size)
-        digests = [self._tags(stamp, one) for one in range(first, first + size, _PER_DIGEST)]
+        digests = [self._tags(stamp, one) for one in range(first, first + size, PER_DIGEST)]
         block["tag"] = np.frombuffer(b"".join(digests), "V8")
         return block.tobytes().hex()
 
     def _tags(self, stamp: int, first: int) -> bytes:
         head = _HEAD.pack(stamp, first)
-        return blake2b(head, digest_size=_DIGEST_BYTES, key=self._key).digest()
+        return blake2b(head, digest_size=DIGEST_BYTES, key=self._key).digest()
 
     def verify(self, request_id: str) -> bool:
         """Tell whether this installation made the id; any malformed text is False.
@@ -164,14 +165,14 @@ class RequestIds:
         if raw is None:
             return None
         version, epoch, place = _SEAL.unpack_from(raw, _HEAD.size)
-        place = -1 if place == _NO_PLACE else place
+        place = -1 if place == NO_PLACE else place
         if place >= FULL:
             return None
         # Nothing is kept for an arm that anybody can name.
-        arm = raw[_HEAD.size : _HEAD.size + _ARM.size]
-        mask = _masks(self._key, arm, endpoint.encode(), place)[place % _PER_DIGEST]
+        arm = raw[_HEAD.size : _HEAD.size + ARM.size]
+        mask = masks_of(self._key, arm, endpoint.encode(), place)[place % PER_DIGEST]
         expected = int.from_bytes(self._tag(raw), "big") ^ mask
-        if not hmac.compare_digest(raw[-_TAG_BYTES:], expected.to_bytes(_TAG_BYTES, "big")):
+        if not hmac.compare_digest(raw[-TAG_BYTES:], expected.to_bytes(TAG_BYTES, "big")):
             return None
         stamp, _ = _HEAD.unpack_from(raw)
         return Sealed(stamp >> 16, version, epoch, place)
@@ -179,57 +180,9 @@ class RequestIds:
     def _tag(self, raw: bytes) -> bytes:
         """Return the tag that belongs to the head of an id."""
         stamp, counter = _HEAD.unpack_from(raw)
-        place = counter % _PER_DIGEST
+        place = counter % PER_DIGEST
         digest = self._tags(stamp, counter - place)
-        return digest[place * _TAG_BYTES : (place + 1) * _TAG_BYTES]
-
-
-class ArmSeal:
-    """Seals ids with one arm: a version of an endpoint in a weight epoch.
-
-    ``place`` is in ``[0, 10000)``, or -1 for none. Masks come eight at a time from a keyed digest,
-    as places mostly do.
-    """
-
-    __slots__ = ("_arm", "_digits", "_endpoint", "_key", "_masks")
-
-    def __init__(self, key: bytes, endpoint: str, version: int, epoch: int) -> None:
-        self._key = key
-        self._endpoint = endpoint.encode()
-        self._arm = _ARM.pack(version & _COUNTER_MASK, epoch & _COUNTER_MASK)
-        self._digits = self._arm.hex()
-        self._masks: list[int | None] = [None] * (FULL + 2 * _PER_DIGEST)
-
-    def __call__(self, request_id: str, place: int) -> str:
-        """Return an id with the arm, and the place that decided for it."""
-        mask = self._masks[place + _PER_DIGEST]
-        if mask is None:
-            mask = self.mask(place)
-        tail = int(request_id[_PLAIN_LENGTH:], 16) ^ mask
-        return f"{request_id[:_PLAIN_LENGTH]}{self._digits}{tail:020x}"
-
-    def mask(self, place: int) -> int:
-        """Return what hides the tag of an id with this place, and the place before it."""
-        first = place // _PER_DIGEST * _PER_DIGEST
-        for index, mask in enumerate(_masks(self._key, self._arm, self._endpoint, place)):
-            known = first + index
-            self._masks[known + _PER_DIGEST] = (known & _NO_PLACE) << _TAG_BITS | mask
-        found = self._masks[place + _PER_DIGEST]
-        assert found is not None
-        return found
-
-
-def _masks(key: bytes, arm: bytes, endpoint: bytes, place: int) -> tuple[int, ...]:
-    """Return the masks of the eight places that share a digest with ``place``."""
-    first = place // _PER_DIGEST * _PER_DIGEST
-    digest = blake2b(
-        arm + (first + _PER_DIGEST).to_bytes(2, "big") + endpoint,
-        digest_size=_DIGEST_BYTES,
-        key=key,
-        person=b"salver arm",
-    ).digest()
-    masks: tuple[int, ...] = _MASKS.unpack(digest)
-    return masks
+        return digest[place * TAG_BYTES : (place + 1) * TAG_BYTES]
 
 
 def _raw(request_id: str, length: int) -> bytes | None:
