@@ -54,13 +54,20 @@ class Handler(Protocol):
 def answer_jointly(responders: Sequence[Responder | None], response: JointResponse) -> None:
     """Deliver a joint response, at once where the responders share a sink for it.
 
-    None stands for a caller that is not there any more.
+    None stands for a caller that is not there any more. Where a responder raises, against its
+    contract, the others are answered before the first of such errors is raised.
     """
     sinks = {getattr(responder, "joint", None) for responder in responders}
     sink: JointSink | None = sinks.pop()
     if sink is not None and not sinks:
         sink.send_joint(responders, response)
         return
+    faults: list[Exception] = []
     for index, responder in enumerate(responders):
         if responder is not None:
-            responder.send(response.alone(index))
+            try:
+                responder.send(response.alone(index))
+            except Exception as error:  # those after it must be answered too
+                faults.append(error)
+    if faults:
+        raise faults[0]

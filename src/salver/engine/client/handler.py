@@ -393,7 +393,7 @@ class EngineClient:
 
     def _end(self, pending: Pending, error: SalverError) -> None:
         if self.finished(pending):
-            pending.responder.fail(error)
+            pending.fail(error)
 
     def _cancel(self, pending: Pending) -> None:
         if self.finished(pending):

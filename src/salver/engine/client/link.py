@@ -19,7 +19,7 @@ from salver.engine.client.cohort import (
 )
 from salver.engine.client.crash import Death
 from salver.engine.client.held import Held, HeldCohorts
-from salver.engine.client.pending import Pending, VariantRoute, tensors_of
+from salver.engine.client.pending import Pending, VariantRoute, deliver, tensors_of
 from salver.engine.client.running import Running
 from salver.engine.client.signs import Signs
 from salver.observe.logs import get_logger
@@ -398,14 +398,15 @@ class WorkerLink:
         ids, position = message.ids, 0
         held = self.held.whole(ids)
         if held is not None:
-            held.cohort.audience.answer([self._answered(held, len(ids))], response)
+            deliver(held.cohort.audience.answer, [self._answered(held, len(ids))], response)
             return
         while position < len(ids):
             start, found = position, self.held.find(ids[position:] if position else ids)
             if found:
                 pieces = [self._answered(held, stop) for held, stop in found]
                 position += sum([piece.stop - piece.start for piece in pieces])
-                found[0][0].cohort.audience.answer(pieces, response.part(start, position))
+                part = response.part(start, position)
+                deliver(found[0][0].cohort.audience.answer, pieces, part)
             else:
                 position = self._end_of_singles(ids, position)
                 self._singles(ids[start:position], response.part(start, position))
@@ -436,7 +437,7 @@ class WorkerLink:
             else None
             for request_id in ids
         ]
-        answer_jointly(responders, response)
+        deliver(answer_jointly, responders, response)
 
     def _chunk(self, chunk: Chunk, payload: Buffer) -> None:
         pending = self._single(chunk.id)
@@ -453,10 +454,10 @@ class WorkerLink:
         if chunk.final:
             del self.pending[chunk.id]
             if self._owner.finished(pending):
-                pending.responder.send(response, final=True)
+                pending.send(response, final=True)
             return
         pending.chunks += 1
-        pending.responder.send(response, final=False)
+        pending.send(response, final=False)
         if self._connection is not None:
             self._connection.send(Credit(chunk.id, 1))
 
@@ -469,7 +470,7 @@ class WorkerLink:
         if message.code in _NOT_RUN and not pending.started:
             self._owner.refused(pending, message)
         elif self._owner.finished(pending):
-            pending.responder.fail(from_code(message.code, message.message, message.retry_after_s))
+            pending.fail(from_code(message.code, message.message, message.retry_after_s))
 
     def _accepted(self, connection: Connection) -> "WorkerLink":
         self._connection = self.signs.connection = connection

@@ -1,7 +1,7 @@
 """One request on its way through the workers, and the links that may carry it."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -9,14 +9,18 @@ from salver.core.cohort import Cohort
 from salver.core.context import RequestContext
 from salver.core.errors import InvalidRequest, SalverError, WireError
 from salver.core.handler import Responder
-from salver.core.request import InferenceRequest
+from salver.core.request import InferenceRequest, InferenceResponse, JointResponse
 from salver.core.tensor import Tensor
 from salver.engine.client.signs import Signs
+from salver.observe.logs import get_logger
 from salver.wire.framing import Buffer
 from salver.wire.messages import Chunk, Infer, TensorHeader, VariantPlan
 
+log = get_logger(__name__)
+
 STREAM_CREDIT = 16
 _NANOSECONDS_PER_MICROSECOND = 1000
+_Whom = TypeVar("_Whom")
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -187,6 +191,21 @@ class Pending(msgspec.Struct, eq=False):
     done: bool = False
     refused_by: frozenset[str] = frozenset()
 
+    def send(self, response: InferenceResponse, *, final: bool) -> None:
+        """Deliver an answer or a chunk of it; raises nothing, whatever its caller's side does."""
+        try:
+            self.responder.send(response, final=final)
+        except Exception:  # the link's other callers must not suffer for it
+            log.exception("answer_not_delivered", request_id=self.context.request_id)
+            self.context.cancel()
+
+    def fail(self, error: SalverError) -> None:
+        """Deliver a failure; raises nothing, as ``send``."""
+        try:
+            self.responder.fail(error)
+        except Exception:  # the link's other callers must not suffer for it
+            log.exception("answer_not_delivered", request_id=self.context.request_id)
+
     def infer(self, now_ns: int) -> Infer:
         """Return the message that asks a worker; raises ``InvalidRequest``."""
         request, context = self.request, self.context
@@ -215,6 +234,16 @@ class Pending(msgspec.Struct, eq=False):
     def buffers(self) -> list[Buffer]:
         """Return the payload that goes with ``infer``."""
         return [tensor.buffer for tensor in self.request.inputs]
+
+
+def deliver(
+    answer: Callable[[_Whom, JointResponse], None], whom: _Whom, response: JointResponse
+) -> None:
+    """Deliver a joint answer; raises nothing, whatever its callers' side does."""
+    try:
+        answer(whom, response)
+    except Exception:  # the link's other callers must not suffer for it
+        log.exception("answer_not_delivered")
 
 
 def remaining_us(deadline_ns: int, now_ns: int) -> int:

@@ -22,6 +22,7 @@ from salver.gateway.grpc.plans import Plans
 from salver.gateway.grpc.response import members
 from salver.gateway.h2.headers import literal
 from salver.gateway.lot import Kind, Lot, tell_apart
+from salver.gateway.oip.answer import tell
 from salver.gateway.oip.decode import Decoded
 from salver.gateway.oip.infer import Inference
 from salver.gateway.turn import Turn
@@ -147,7 +148,7 @@ class CallLot(Lot[Call]):
                     call.reply((message,), field)
                 except Exception as error:  # those after it must be answered too
                     log.exception("answer_failed", request_id=call.request_id)
-                    call.fail(fault_of(error))
+                    tell(call.fail, fault_of(error), call.request_id)
             self.finish(piece, response, position, now_ns)
             position = end
 

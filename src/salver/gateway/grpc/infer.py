@@ -20,7 +20,7 @@ from salver.gateway.grpc.tensors import inputs_of
 from salver.gateway.grpc.wire import split_raw
 from salver.gateway.h2.headers import literal
 from salver.gateway.h2.stream import Stream
-from salver.gateway.oip.answer import recorded_name
+from salver.gateway.oip.answer import recorded_name, tell
 from salver.gateway.oip.content_types.asked import ContentTypes, read_content_types
 from salver.gateway.oip.decode import Decoded
 from salver.gateway.oip.infer import Inference, some_of
@@ -105,7 +105,7 @@ class GrpcAnswer(msgspec.Struct, eq=False):
         """Answer with a coded status."""
         if not self.finished:
             self.call.request_id = self.context.request_id
-            self.call.fail(error)
+            tell(self.call.fail, error, self.context.request_id)
             self.finish(error.code, None)
 
     def gone(self) -> None:

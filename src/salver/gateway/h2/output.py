@@ -9,6 +9,9 @@ from salver.core.clock import Clock
 from salver.gateway.h2 import frames as f
 from salver.gateway.h2.stream import Stream
 from salver.gateway.http.body import Buffer
+from salver.observe.logs import get_logger
+
+log = get_logger(__name__)
 
 # So much of a stream leaves before others get their turn, in frames as long as the peer allows.
 _TURN_BYTES: Final = 256 * 1024
@@ -54,19 +57,23 @@ class Output:
             asyncio.get_running_loop().call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what was queued."""
+        """Write what was queued; a transport that does not take it is aborted."""
         self._is_due = False
         out, self._out = self._out, []
         size, self._out_bytes = self._out_bytes, 0
         transport = self.transport
         if not out or transport is None or transport.is_closing():
             return
-        if len(out) == 1:
-            transport.write(out[0])
-        elif size <= _JOIN_BYTES:
-            transport.write(b"".join(out))
-        else:
-            transport.writelines(out)
+        try:
+            if len(out) == 1:
+                transport.write(out[0])
+            elif size <= _JOIN_BYTES:
+                transport.write(b"".join(out))
+            else:
+                transport.writelines(out)
+        except Exception:  # its clients would wait for ever, and whoever answers would suffer
+            log.exception("answers_not_written")
+            transport.abort()
 
     def head(self, stream: int, block: bytes, *, ends: bool) -> bytes:
         """Return the frames of a header block (6.2, 6.10)."""

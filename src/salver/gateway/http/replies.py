@@ -4,7 +4,10 @@ import asyncio
 from collections import deque
 from typing import cast
 
-from salver.gateway.http.message import HttpMessage
+from salver.gateway.http.message import Buffer, HttpMessage
+from salver.observe.logs import get_logger
+
+log = get_logger(__name__)
 
 
 class Replies:
@@ -26,15 +29,14 @@ class Replies:
     def write(self, transport: asyncio.Transport) -> bool:
         """Write the answers that are due; tells whether the connection ends with the last one.
 
-        Those behind it have no place any more.
+        Those behind it have no place any more. A transport that takes no answer is aborted: its
+        client would wait for ever, and whoever answers must not suffer for it.
         """
         queue = self._queue
         while queue and (reply := queue[0].reply) is not None:
             message = queue.popleft()
-            if type(reply) is bytes:
-                transport.write(reply)
-            else:
-                transport.writelines(cast("list[bytes]", reply))
+            if not _put(transport, reply, message.request_id):
+                return False
             if message.close:
                 self.forget()
                 return True
@@ -65,3 +67,16 @@ class Replies:
             last.close = False
         message.close = True
         return True
+
+
+def _put(transport: asyncio.Transport, reply: bytes | list[Buffer], request_id: str) -> bool:
+    try:
+        if type(reply) is bytes:
+            transport.write(reply)
+        else:
+            transport.writelines(cast("list[bytes]", reply))
+    except Exception:
+        log.exception("answer_not_written", request_id=request_id)
+        transport.abort()
+        return False
+    return True

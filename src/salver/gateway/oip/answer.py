@@ -45,6 +45,14 @@ def recorded_name(owner: Owner, endpoint: str, context: RequestContext) -> str:
     return endpoint if context.variant or owner.find(endpoint) is not None else ""
 
 
+def tell(fail: Callable[[SalverError], object], error: SalverError, request_id: str) -> None:
+    """Call what tells a caller of an error; raises nothing, for others wait behind this one."""
+    try:
+        fail(error)
+    except Exception:
+        log.exception("failure_not_told", request_id=request_id)
+
+
 def variant_line(variant: str) -> bytes:
     """Return the header line that says which variant answered."""
     return b"x-salver-variant: %b\r\n" % variant.encode()
@@ -104,7 +112,7 @@ class Answer(msgspec.Struct, eq=False):
         if self.finished:
             return
         self.message.request_id = self.context.request_id
-        self.message.fail(error)
+        tell(self.message.fail, error, self.context.request_id)
         self._finish(error.code, None)
 
     def gone(self, message: HttpMessage) -> None:

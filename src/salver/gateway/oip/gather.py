@@ -19,7 +19,7 @@ from salver.core.request import InferenceRequest, JointResponse, RequestForm
 from salver.core.settings import HttpSettings
 from salver.gateway.http.message import OK_TO_ID, OK_TO_LENGTH, HttpMessage
 from salver.gateway.lot import Kind, Lot, tell_apart
-from salver.gateway.oip.answer import PROTOCOL, Answer, variant_line
+from salver.gateway.oip.answer import PROTOCOL, Answer, tell, variant_line
 from salver.gateway.oip.decode import Decoded
 from salver.gateway.oip.encode import joint_data, joint_fixed, joint_text, opening
 from salver.gateway.oip.infer import Inference
@@ -166,7 +166,7 @@ class MessageLot(Lot[HttpMessage]):
                     message.respond_json(line, opening(name, context.version, caller_id), rest)
             except Exception as error:  # those after it must be answered too
                 log.exception("answer_failed", request_id=message.request_id)
-                message.fail(fault_of(error))
+                tell(message.fail, fault_of(error), message.request_id)
 
 
 def _replies(
