@@ -59,7 +59,9 @@ def report(number: int, at_s: float, open_s: float, incarnation: str = "a") -> R
 
 def kept(telemetry: Telemetry, until_s: float) -> float:
     """Return all that endpoint ``e`` used."""
-    return telemetry.histories["e"].mean(0, round(until_s * S_NS), 0.0).open_s * until_s
+    history = telemetry.histories["e"]
+    mean = history.mean(0, round(until_s * S_NS), 0.0)
+    return mean.open_s * (until_s - history.began_ns / S_NS)
 
 
 def test_counts_are_taken_as_what_they_grew_by() -> None:

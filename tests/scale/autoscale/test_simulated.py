@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from salver.scale.autoscale.policy import Policy
 from tests.scale.autoscale.simulation import (
     PACE,
+    Gateway,
     Simulation,
     by_queue,
     by_rate,
@@ -157,6 +158,39 @@ def test_a_restart_of_control_begins_where_it_was_and_holds() -> None:
     assert simulation.counts() == [6]
     simulation.run(60)
     assert simulation.wanted == 1
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [by_rate(7.0, delay_s=0.0), concurrency(0.7, delay_s=0.0), by_queue(0.5, delay_s=0.0)],
+    ids=IDS,
+)
+@pytest.mark.parametrize("late", [1, 2])
+def test_a_gateway_that_a_new_control_hears_of_late_is_not_taken_for_idle(
+    policy: Policy, late: int
+) -> None:
+    """What it did before its first report is unknown: there are no fewer until a window is known.
+
+    Whether it is the only gateway or one of two.
+    """
+    simulation = Simulation(policy, lambda _: 35.0, gateways=2, start=6)
+    for gateway in simulation.gateways[:late]:
+        gateway.connected = False
+    simulation.run(40)
+    for gateway in simulation.gateways:
+        gateway.connected = True
+    simulation.run(PACE.stable_s - 2)
+    assert simulation.counts() == [6]
+    assert "are known" in simulation.decisions[-1][1].reason
+
+
+def test_a_new_gateway_that_has_served_nothing_yet_makes_nothing_unknown() -> None:
+    """One more gateway under a control that knows all others stops no decision."""
+    simulation = Simulation(by_rate(7.0, delay_s=0.0), lambda _: 0.0, start=6)
+    simulation.run(PACE.stable_s)
+    simulation.gateways.append(Gateway("gateway-1"))
+    simulation.run(20)
+    assert simulation.wanted < 6
 
 
 def test_what_was_too_few_is_not_tried_again_at_the_same_load() -> None:

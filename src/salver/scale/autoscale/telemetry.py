@@ -43,8 +43,8 @@ class Telemetry:
     """Keeps the histories of endpoints.
 
     A gateway's first report says how far it had counted, and not since when; what it counted
-    before is left out. A gateway that is not heard of any more is missed for ``window_s``, unless
-    another process has taken its place.
+    before is left out, and the histories of what it had counted begin then. A gateway that is not
+    heard of any more is missed for ``window_s``, unless another process has taken its place.
     """
 
     def __init__(self, window_s: float, stale_s: float) -> None:
@@ -68,6 +68,8 @@ class Telemetry:
         self.histories = {name: self.histories.get(name) or History(now_ns) for name in variants}
         for report in reports:
             before = self._last.get(report.identity)
+            if before is None:
+                self._begin_anew(report, variants)
             if before is None or before.incarnation != report.incarnation:
                 self._last[report.identity] = report
             elif report.number > before.number:
@@ -93,6 +95,16 @@ class Telemetry:
         if not fresh:
             return Known(None, problem or "no gateway is connected")
         return Known(min(fresh), problem)
+
+    def _begin_anew(self, report: Report, variants: Mapping[str, Collection[str]]) -> None:
+        """Know nothing of the past of endpoints that a gateway served before it was heard of.
+
+        Taken for nothing, what it did then would count as time in which few asked.
+        """
+        for name, own in variants.items():
+            if any(any(report.usage.get(variant, _NOTHING)) for variant in own):
+                history = self.histories[name]
+                history.began_ns = max(history.began_ns, report.arrival_ns)
 
     def _miss(self, present: set[str], now_ns: int) -> None:
         for identity in self._last.keys() - present:
