@@ -202,6 +202,24 @@ def test_arms_may_remember_unlike_parts_of_their_requests() -> None:
     assert by_name(analyse(policy, [failing], 60.0))["errors"].verdict is Verdict.WORSE
 
 
+def test_a_class_of_the_name_of_all_others_is_compared_by_itself() -> None:
+    """What users call "(other)" moves, and what is none of the counted classes stays."""
+    layout = Layout((), (), ("(other)", "yes"))
+    where, rng = Block(1, 5_000, layout, layout, warmup=False), np.random.default_rng(4)
+    tallies = Tally(layout), Tally(layout)
+    for tally, labels in zip(tallies, ((0, 0, 1, 7), (0, 1, 1, 7)), strict=True):
+        for segment, place in rng.integers(0, (SEGMENTS, len(labels)), (10_000, 2)).tolist():
+            tally.answered(segment, 0.02, keyed=False)
+            tally.predicted(segment, labels[place])
+    policy = Policy(metrics=(SPECS["labels"],), warmup_s=0.0)
+    seen = Observed(where, tallies[0].table(), tallies[1].table())
+    found = by_name(analyse(policy, [seen], 60.0))["labels"]
+    assert found.extra["(other)"] == pytest.approx(0.25, abs=0.05)
+    assert found.extra["yes"] == pytest.approx(-0.25, abs=0.05)
+    assert found.extra["((other))"] == pytest.approx(0.0, abs=0.05)
+    assert found.extra["psi"] > 0.1
+
+
 def test_an_empty_rollout_says_so() -> None:
     """Without a request every metric has not enough data and says of which arm."""
     report = analyse(msgspec.structs.replace(POLICY, warmup_requests=0), [nothing(HALF)], 60.0)

@@ -188,6 +188,24 @@ def test_classes_and_scores_are_one_series_for_each_part() -> None:
     assert series["classes"]["no"].control[2] == series["scores"]["above 0.8"].control[2] == 1.0
 
 
+def test_a_class_of_the_name_of_all_others_has_its_own_series() -> None:
+    """What users call "(other)" is one of the counted classes, and not what none of them is."""
+    layout = Layout((), (), ("(other)", "yes"))
+    canary, primary = Tally(layout), Tally(layout)
+    slices = Slices()
+    for now_s in (0.0, 10.0):
+        block = Block(7, 5_000, layout, layout, warmup=False)
+        seen = [Observed(block, canary.table(), primary.table())]
+        slices = cut(slices, seen, (WHOLE,), now_s, 10.0)
+        for number, label in enumerate((0, 0, 0, 7)):
+            canary.predicted(number, label)
+    assert slices.parts["classes"] == {
+        "(other)": ((None,), (0.75,)),
+        "yes": ((None,), (0.0,)),
+        "((other))": ((None,), (0.25,)),
+    }
+
+
 def test_classes_that_nobody_counts_are_an_error() -> None:
     """The rollout pauses and says so, instead of waiting for values that never come."""
     slices = cut(Slices(), _unlabelled(), (WHOLE,), 0.0, 1.0)

@@ -16,7 +16,7 @@ from salver.core.errors import InvalidSettings
 from salver.rollout.counted import Counted, counted, levelled, score_mean, since
 from salver.rollout.evidence import Observed
 from salver.rollout.kayenta import MIN_VALUES, Series
-from salver.rollout.metrics.classes import OTHER
+from salver.rollout.metrics.classes import names_of
 from salver.rollout.metrics.feedback import are_shares
 from salver.rollout.metrics.latency import quantile
 from salver.rollout.policy import MetricSpec
@@ -148,7 +148,7 @@ def _parts(spec: MetricSpec, layout: Layout) -> tuple[str, ...]:
         return (*_MEANS, *edges) if spec.mean else edges
     if not layout.labels:
         raise InvalidSettings("the gateways count no classes; the policy must name them")
-    return (*layout.labels, OTHER)
+    return names_of(layout.labels)
 
 
 class _Came(NamedTuple):

@@ -1,5 +1,7 @@
 """The share of each predicted class."""
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 
@@ -10,7 +12,15 @@ from salver.rollout.metrics.family import family
 from salver.rollout.report import MetricReport
 from salver.rollout.tally import Floats, Layout
 
-OTHER = "(other)"
+_OTHER = "(other)"
+
+
+def names_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of counted classes, and last that of all others, which is none of them."""
+    other = _OTHER
+    while other in labels:
+        other = f"({other})"
+    return (*labels, other)
 
 
 def class_share(question: Question) -> MetricReport:
@@ -22,9 +32,8 @@ def class_share(question: Question) -> MetricReport:
         return compared(question, _sample(question, labels.index(question.spec.label)))
     if not labels:
         raise InvalidSettings("the gateways count no classes; the policy must name them")
-    names = [*labels, OTHER]
     # A class that nobody predicts would only thin the evidence out.
-    members = {name: _sample(question, place) for place, name in enumerate(names)}
+    members = {name: _sample(question, place) for place, name in enumerate(names_of(labels))}
     used = {
         name: m
         for name, m in members.items()
