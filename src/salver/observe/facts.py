@@ -34,6 +34,13 @@ class Facts:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def remove(self) -> None:
+        """Remove the file, of who has stopped; where the disk does not let it, that is logged."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("facts_not_removed", path=str(self._path), cause=error.strerror)
+
     def _wrote(self, facts: bytes) -> bool:
         try:
             durable_write(self._path, facts)

@@ -62,7 +62,7 @@ async def answer(app: ASGIApp, home: Path, listening: socket.socket) -> None:
     finally:
         await facts.stop()
         # Clients send the home's token to the address in it, where anybody may listen from now on.
-        (home / "run" / "control.json").unlink(missing_ok=True)
+        facts.remove()
 
 
 def _server(app: ASGIApp) -> uvicorn.Server:
