@@ -155,7 +155,7 @@ def test_a_push_that_moves_an_alias_is_of_whoever_pushes(parts: Control, tmp_pat
     """They are not the only ones who approve, as if they had moved the alias with its command."""
     blobs, moves = BlobStore(tmp_path), partial(parts.rollouts._deployer.move_alias, force=False)
     audit = Audit(parts.state, parts.thread)
-    pusher = Pusher(blobs, parts.catalog, parts.thread, Settings(), moves, audit)
+    pusher = Pusher(blobs, parts.catalog, parts.thread, Settings(), moves, audit, parts.lease)
     blobs.provision()
 
     def pushed(scale: int, user: str, alias: str = "") -> Pushed:

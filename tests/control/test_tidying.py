@@ -21,6 +21,7 @@ from salver.core.settings import Settings
 from salver.registry.blobs import BlobStore
 from salver.registry.catalog import Catalog
 from salver.registry.database import Database, sqlite_url
+from salver.registry.lease import Lease
 from salver.registry.records import VersionRecord
 from salver.registry.state import StateStore
 from salver.registry.unneeded import collect
@@ -142,7 +143,8 @@ def test_no_version_loses_bytes_that_came_long_before_it(
         raise AssertionError((model, alias, version, by))
 
     audit = Audit(StateStore(database, ManualClock()), thread)
-    pusher = Pusher(blobs, catalog, thread, Settings(), move, audit)
+    lease = Lease(database, "only", ManualClock())
+    pusher = Pusher(blobs, catalog, thread, Settings(), move, audit, lease)
     record = asyncio.run(pusher(Push("m", (file,)))).record
     assert (catalog.removed, blobs.exists(other)) == (1, False)
     assert all(blobs.exists(sha256) for sha256 in record.manifest.blobs)

@@ -157,6 +157,7 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
     )
     stores = Stores(store, sides, state, feedback.store, deliverer.store, catalog, thread)
     books, audit = EvidenceBooks(), Audit(state, thread)
+    moves = partial(deployer.move_alias, force=False)
     runner = Runner(stores, reconciler, hub, books, deliverer, clock)
     rollouts = Rollouts(stores, catalog, gates, runner, reconciler, deployer, clock)
     parts = SideParts(sides, state, feedback.store, thread)
@@ -171,7 +172,7 @@ async def _serve(home: Path, settings: Settings, listening: socket.socket, http_
         catalog,
         state,
         thread,
-        Pusher(blobs, catalog, thread, settings, partial(deployer.move_alias, force=False), audit),
+        Pusher(blobs, catalog, thread, settings, moves, audit, lease),
         deployer,
         reconciler,
         Overview(home, hub, reconciler, catalog, thread),

@@ -23,6 +23,7 @@ from salver.engine.materialize import materialize
 from salver.engine.probe import ProbeReport, ProbeRequest, probe
 from salver.registry.blobs import BlobStore
 from salver.registry.catalog import Catalog
+from salver.registry.lease import Lease
 from salver.registry.records import VersionRecord
 from salver.runtimes.table import is_code
 from salver.wire.messages import FileRef
@@ -77,7 +78,7 @@ class Pusher:
     """Examines and stores versions, one examination at a time.
 
     ``move_alias`` points a model's alias to a version. Both are in the audit log, a version also
-    where its alias is refused.
+    where its alias is refused. On standby, as the ``lease`` says, it is told where the bytes are.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Pusher:
         settings: Settings,
         move_alias: MoveAlias,
         audit: Audit,
+        lease: Lease,
     ) -> None:
         self._blobs = blobs
         self._catalog = catalog
@@ -95,6 +97,7 @@ class Pusher:
         self._settings = settings
         self._move_alias = move_alias
         self._audit = audit
+        self._lease = lease
         self._slots = asyncio.Semaphore(_PROBES_AT_ONCE)
 
     async def __call__(self, push: Push) -> Pushed:
@@ -119,7 +122,8 @@ class Pusher:
             by, version = user or NOBODY, str(record.version)
             await self._move_alias(push.model, push.alias, record.version, by=by)
             await self._audit("alias", f"{push.model}@{push.alias}", by, version=version)
-        return Pushed(record, not fresh, (*report.warnings, *_stale(push, manifest, record)))
+        warnings = (*report.warnings, *_stale(push, manifest, record), *_elsewhere(self._lease))
+        return Pushed(record, not fresh, warnings)
 
     def _check_files(self, files: tuple[FileEntry, ...]) -> None:
         most = self._settings.control.max_files
@@ -227,6 +231,15 @@ def _stale(push: Push, manifest: Manifest, record: VersionRecord) -> Iterator[st
         yield (
             f"these bytes are {record.id} already; a version is immutable, so its golden examples "
             "stay those of then; the ones given were met once, and are not asked at deploys"
+        )
+
+
+def _elsewhere(lease: Lease) -> Iterator[str]:
+    """Say on standby that the control in charge may lack the bytes of the version."""
+    if not lease.fence and lease.other:
+        yield (
+            f"this control is on standby for {lease.other!r}, and the bytes lie in its own folder; "
+            "unless both homes share one, the other lacks them until this is pushed there too"
         )
 
 

@@ -118,9 +118,13 @@ def _chunk(file: FileRef, reader: BufferedReader) -> bytes:
 
 
 def _unreadable(file: FileRef, error: OSError) -> DigestMismatch:
-    return DigestMismatch(
-        f"the stored bytes of {file.path!r} cannot be read ({error.strerror}); push it again"
-    )
+    told = f"the stored bytes of {file.path!r} cannot be read ({error.strerror}); push it again"
+    if isinstance(error, FileNotFoundError):
+        told += (
+            " to this home's control; if it was pushed to another one with the same database, let "
+            "both homes share one folder of models (HOME/blobs)"
+        )
+    return DigestMismatch(told)
 
 
 def _inside(folder: Path, path: str) -> Path:
