@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from typing import cast
 
-from salver.gateway.http.message import Buffer, HttpMessage
+from salver.gateway.http.message import HttpMessage
 from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
@@ -35,7 +35,14 @@ class Replies:
         queue = self._queue
         while queue and (reply := queue[0].reply) is not None:
             message = queue.popleft()
-            if not _put(transport, reply, message.request_id):
+            try:
+                if type(reply) is bytes:
+                    transport.write(reply)
+                else:
+                    transport.writelines(cast("list[bytes]", reply))
+            except Exception:
+                log.exception("answer_not_written", request_id=message.request_id)
+                transport.abort()
                 return False
             if message.close:
                 self.forget()
@@ -67,16 +74,3 @@ class Replies:
             last.close = False
         message.close = True
         return True
-
-
-def _put(transport: asyncio.Transport, reply: bytes | list[Buffer], request_id: str) -> bool:
-    try:
-        if type(reply) is bytes:
-            transport.write(reply)
-        else:
-            transport.writelines(cast("list[bytes]", reply))
-    except Exception:
-        log.exception("answer_not_written", request_id=request_id)
-        transport.abort()
-        return False
-    return True
