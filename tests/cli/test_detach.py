@@ -1,16 +1,23 @@
 """When `salver up --detach` says that a server is up."""
 
 import json
+import os
 from pathlib import Path
 
-from salver.cli.detach import _late
+from salver.cli.detach import _late, _state
+from salver.core.presence import announce
 from tests.e2e.server import run
 
 
-def says(home: Path, name: str, document: object) -> None:
-    """Let a process write down something."""
+def says(home: Path, name: str, pid: int) -> int:
+    """Let a process that lives write down that it answers."""
+    return announce(home / "run" / f"{name}.json", {"pid": pid})
+
+
+def shows(home: Path, *rows: dict[str, object]) -> None:
+    """Let the supervisor write down what runs."""
     (home / "run").mkdir(exist_ok=True)
-    (home / "run" / f"{name}.json").write_text(json.dumps(document))
+    (home / "run" / "processes.json").write_text(json.dumps({"processes": rows}))
 
 
 def row(identity: str, role: str, pid: int | None) -> dict[str, object]:
@@ -25,17 +32,27 @@ def test_each_gateway_and_control_are_waited_for(tmp_path: Path) -> None:
         row("gateway-0", "gateway", 11), row("gateway-1", "gateway", 12),
         row("shared-0", "worker", 13), row("control", "control", 14),
     ]  # fmt: skip
-    says(tmp_path, "processes", {"processes": rows})
-    says(tmp_path, "gateway-1", {"pid": 12})
-    says(tmp_path, "control", {"pid": 4})
+    shows(tmp_path, *rows)
+    says(tmp_path, "gateway-1", 12)
+    says(tmp_path, "control", 4)
     assert _late(tmp_path) == ["gateway-0", "control"]
-    says(tmp_path, "control", {"pid": 14})
+    says(tmp_path, "control", 14)
     assert _late(tmp_path) == ["gateway-0"]
-    says(tmp_path, "gateway-0", {"pid": 11})
+    says(tmp_path, "gateway-0", 11)
     assert _late(tmp_path) == []
-    says(tmp_path, "processes", {"processes": [*rows[:3], row("control", "control", None)]})
-    says(tmp_path, "control", {})
+    shows(tmp_path, *rows[:3], row("control", "control", None))
     assert _late(tmp_path) == ["control"]
+
+
+def test_what_a_killed_server_left_is_no_sign_of_the_next_one(tmp_path: Path) -> None:
+    """In a container each start gives the same pids, so that these tell nothing."""
+    shows(tmp_path, row("gateway-0", "gateway", 11), row("control", "control", 14))
+    for name, pid in (("supervisor", 7), ("gateway-0", 11), ("control", 14)):
+        os.close(says(tmp_path, name, pid))
+    assert _state(tmp_path, 7) is None
+    assert _late(tmp_path) == ["gateway-0", "control"]
+    says(tmp_path, "supervisor", 7)
+    assert _state(tmp_path, 7) is not None
 
 
 def test_who_has_not_begun_is_said(tmp_path: Path) -> None:

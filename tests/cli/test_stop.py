@@ -1,5 +1,6 @@
 """Whom `salver stop` takes for the server of a home."""
 
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from salver.cli.stop import _is_supervisor
+from salver.cli.stop import _is_supervisor, runs
+from salver.core.presence import announce
 
 _PATIENCE_S = 60.0
 _SLEEPS = "import time; print(flush=True); time.sleep(600)"
@@ -76,3 +78,21 @@ def test_a_server_that_has_ended_is_none(home: Path) -> None:
             time.sleep(0.02)
         running.wait()
         assert not _is_supervisor(running.pid, home)
+
+
+def test_a_server_counts_while_it_holds_its_file(home: Path) -> None:
+    """One that was killed left a pid, which may be that of the next one, still starting, by now."""
+    (home / "run").mkdir()
+    with process(*supervisor(home)) as running:
+        held = announce(home / "run" / "supervisor.json", {"pid": running.pid})
+        assert runs(home)
+        os.close(held)
+        assert not runs(home)
+
+
+def test_a_server_whose_pid_means_another_process_here(home: Path) -> None:
+    """As in a container with processes of its own: nobody else is ended in its place."""
+    (home / "run").mkdir()
+    with process("--home", str(home)) as running:
+        announce(home / "run" / "supervisor.json", {"pid": running.pid})
+        assert not runs(home)

@@ -12,6 +12,7 @@ import pytest
 from salver.client.aio import AsyncClient
 from salver.client.sync import Client
 from salver.core.errors import InvalidSettings
+from salver.core.presence import announce
 from tests.load.server import OK, Server
 
 Asks = Callable[..., None]
@@ -64,7 +65,7 @@ def test_a_token_that_no_header_can_hold(tmp_path: Path, ask: Asks) -> None:
     """The control token of a home is held to the same."""
     (tmp_path / "control.token").write_text("secret-9f2c\nx\n")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "control.json").write_text('{"url": "http://127.0.0.1:9"}')
+    announce(tmp_path / "run" / "control.json", {"url": "http://127.0.0.1:9"})
     with pytest.raises(InvalidSettings, match="token") as refused:
         ask(home=tmp_path)
     assert "9f2c" not in str(refused.value)

@@ -27,9 +27,10 @@ from salver.cli.files import check_writable, read_input
 from salver.cli.main import FAILED, INTERRUPTED
 from salver.cli.options import Output
 from salver.cli.output import emit, note
+from salver.client.calls import CONTROL, DATA
 from salver.client.connection import Addresses, find_addresses
 from salver.client.sync import Client
-from salver.client.transport import context_of
+from salver.client.transport import base_of, context_of
 from salver.core.errors import SalverError
 from salver.core.names import check_name, parse_reference
 
@@ -68,9 +69,9 @@ def _target(asked: Asked, addresses: Addresses) -> Target:
     tls = context if isinstance(context, ssl.SSLContext) else None
     if asked.cold:
         # What is deployed there for the measurement is load as well.
-        find_target(addresses.control_url, tls, allow_remote=asked.allow_remote)
+        find_target(base_of(CONTROL, addresses), tls, allow_remote=asked.allow_remote)
     return find_target(
-        addresses.data_url,
+        base_of(DATA, addresses),
         tls,
         allow_remote=asked.allow_remote,
         http2=asked.protocol is Protocol.GRPC,

@@ -10,6 +10,7 @@ import typer
 
 from salver.cli.output import note
 from salver.core.errors import Internal
+from salver.core.presence import announced
 
 _UP_TIMEOUT_S = 60.0
 _BEGINNING_S = 20.0
@@ -68,25 +69,30 @@ def _late(home: Path) -> list[str]:
 
     Control is one of them until it is in the table, as the last of all.
     """
-    rows = _read(home, "processes.json").get("processes", ())
+    rows = _rows(home / "run" / "processes.json")
     pids = {row["identity"]: row["pid"] for row in rows if row["role"] in ("gateway", "control")}
     pids.setdefault("control", None)
-    said = {identity: _read(home, f"{identity}.json").get("pid") for identity in pids}
+    said = {identity: _said(home, identity).get("pid") for identity in pids}
     return [name for name, pid in pids.items() if pid is None or said[name] != pid]
 
 
 def _state(home: Path, pid: int) -> dict[str, str] | None:
     """Return the addresses once the supervisor has its ports; both then accept connections."""
-    state = _read(home, "supervisor.json")
+    state = _said(home, "supervisor")
     return state if str(state.get("pid")) == str(pid) else None
 
 
-def _read(home: Path, name: str) -> dict[str, Any]:
-    """Return what a process has written down, nothing as long as it has not."""
+def _said(home: Path, identity: str) -> dict[str, Any]:
+    """Return what a living process has written down; one before it may have had the same pid."""
+    return announced(home / "run" / f"{identity}.json")
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Return the table of processes, empty as long as there is none."""
     try:
-        found: dict[str, Any] = orjson.loads((home / "run" / name).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return {}
+        found: list[dict[str, Any]] = orjson.loads(path.read_bytes())["processes"]
+    except (OSError, orjson.JSONDecodeError, KeyError):
+        return []
     return found
 
 

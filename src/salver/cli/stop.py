@@ -3,16 +3,17 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import typer
 
 from salver.cli.options import HomeOption
 from salver.cli.output import say
 from salver.client.connection import default_home
 from salver.core.errors import DeadlineExceeded, NotFound
+from salver.core.presence import announced
 
 _POLL_S = 0.05
 
@@ -29,7 +30,8 @@ def command(
     """
     folder = home or default_home()
     pid = _supervisor_pid(folder)
-    os.kill(pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + timeout_s
     while _is_supervisor(pid, folder):
         if time.monotonic() > deadline:
@@ -51,11 +53,9 @@ def runs(home: Path) -> bool:
 
 
 def _supervisor_pid(home: Path) -> int:
-    try:
-        pid = int(orjson.loads((home / "run" / "supervisor.json").read_bytes())["pid"])
-    except (OSError, orjson.JSONDecodeError, KeyError, ValueError):
-        pid = 0
-    if not pid or not _is_supervisor(pid, home):
+    pid = announced(home / "run" / "supervisor.json").get("pid")
+    # The file's writer lives, but in a container its pid is another process's here.
+    if not isinstance(pid, int) or not _is_supervisor(pid, home):
         raise NotFound(f"no server runs from {home}; name the right folder with --home")
     return pid
 

@@ -9,7 +9,7 @@ import anyio
 import httpx
 
 from salver.client import admin, inference, rollouts, sides
-from salver.client.calls import DATA, Call, Reply, Result, Steps
+from salver.client.calls import Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
 from salver.client.feedback import feedback, feedback_many, plane_of, read_reports
 from salver.client.inference import Prediction, PredictOptions
@@ -18,6 +18,7 @@ from salver.client.sync import DEFAULT_TIMEOUT_S, _no_progress
 from salver.client.transport import (
     UNANSWERED,
     Trust,
+    base_of,
     context_of,
     error_of,
     headers_of,
@@ -271,7 +272,7 @@ class AsyncClient:
 
     async def _carry_out(self, call: Call) -> Reply:
         http, addresses = self._open()
-        base = addresses.data_url if call.plane == DATA else addresses.control_url
+        base = base_of(call.plane, addresses)
         content = _chunks(call.body) if isinstance(call.body, Path) else call.body
         try:
             response = await http.request(

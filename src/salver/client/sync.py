@@ -8,7 +8,7 @@ from typing import Any, Self
 import httpx
 
 from salver.client import admin, inference, rollouts, sides
-from salver.client.calls import DATA, Call, Reply, Result, Steps
+from salver.client.calls import Call, Reply, Result, Steps
 from salver.client.connection import Addresses, find_addresses
 from salver.client.feedback import feedback, feedback_many, plane_of, read_reports
 from salver.client.inference import Prediction, PredictOptions
@@ -16,6 +16,7 @@ from salver.client.inputs import Inputs
 from salver.client.transport import (
     UNANSWERED,
     Trust,
+    base_of,
     context_of,
     error_of,
     headers_of,
@@ -282,7 +283,7 @@ class Client:
 
     def _carry_out(self, call: Call) -> Reply:
         http, addresses = self._open()
-        base = addresses.data_url if call.plane == DATA else addresses.control_url
+        base = base_of(call.plane, addresses)
         try:
             if isinstance(call.body, Path):
                 with call.body.open("rb") as file:

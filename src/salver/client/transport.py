@@ -58,6 +58,20 @@ def _unusable(what: str, error: OSError) -> InvalidSettings:
     return InvalidSettings(f"{what} cannot be read: {cause}; name a PEM file")
 
 
+def base_of(plane: str, addresses: Addresses) -> str:
+    """Return the base URL of a plane's server; raises if nobody may be taken for it.
+
+    That is ``ControlUnavailable``, or ``NotReady`` for the data port.
+    """
+    if plane == CONTROL:
+        if not addresses.control_url:
+            raise ControlUnavailable(addresses.unknown)
+        return addresses.control_url
+    if not addresses.data_url:
+        raise NotReady(addresses.unknown)
+    return addresses.data_url
+
+
 def headers_of(call: Call, addresses: Addresses) -> dict[str, str]:
     """Return the call's headers with the secret that its server asks for.
 

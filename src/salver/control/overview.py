@@ -13,6 +13,7 @@ from salver.control.hosts import placement
 from salver.control.hub import WORKER, Hub
 from salver.control.reconcile import Reconciler
 from salver.control.scaling import Scaling
+from salver.core.presence import announced
 from salver.observe.memory import resident_bytes
 from salver.observe.prometheus import render
 from salver.registry.catalog import Catalog
@@ -50,8 +51,8 @@ class Overview:
         return {
             "version": salver.__version__,
             "home": str(self._home),
-            "http_url": _read(self._home / "run" / "supervisor.json").get("http_url"),
-            "control_url": _read(self._home / "run" / "control.json").get("url"),
+            "http_url": announced(self._home / "run" / "supervisor.json").get("http_url"),
+            "control_url": announced(self._home / "run" / "control.json").get("url"),
             "plan": self._reconciler.plan.number,
             "endpoints": len(self._reconciler.desired),
             "models": models,

@@ -7,8 +7,6 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
 from salver.core.clock import Clock
 from salver.core.exchange import ExchangeRing, Subscriber
 from salver.core.feedback import Taken
@@ -198,7 +196,7 @@ class Gateway:
         await self._server.start(*listening)
         port = await self._admin.start()
         facts = {"pid": os.getpid(), "admin_url": f"http://127.0.0.1:{port}"}
-        self._facts.start(orjson.dumps(facts))
+        self._facts.start(facts)
         self._state = "ready"
         self._tasks = [
             asyncio.create_task(self._drain_ring()),

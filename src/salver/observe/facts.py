@@ -1,10 +1,11 @@
 """The file in which a process says where it is found, for people and tools on the machine."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
-from salver.core.durable import durable_write
 from salver.core.errors import StorageFull
+from salver.core.presence import announce, withdraw
 from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
@@ -22,34 +23,31 @@ class Facts:
         self._path = path
         self._pause_s = pause_s
         self._task: asyncio.Task[None] | None = None
+        self._descriptor: int | None = None
 
-    def start(self, facts: bytes) -> None:
+    def start(self, facts: Mapping[str, object]) -> None:
         """Write the file now or, failing that, later; raises no ``StorageFull``."""
         if not self._wrote(facts):
             self._task = asyncio.create_task(self._write_later(facts))
 
     async def stop(self) -> None:
-        """Try no more."""
+        """Try no more, and take back what was said."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._descriptor is not None:
+            withdraw(self._path, self._descriptor)
+            self._descriptor = None
 
-    def remove(self) -> None:
-        """Remove the file, of who has stopped; where the disk does not let it, that is logged."""
+    def _wrote(self, facts: Mapping[str, object]) -> bool:
         try:
-            self._path.unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("facts_not_removed", path=str(self._path), cause=error.strerror)
-
-    def _wrote(self, facts: bytes) -> bool:
-        try:
-            durable_write(self._path, facts)
+            self._descriptor = announce(self._path, facts)
         except StorageFull as error:
             log.warning("facts_not_written", path=str(self._path), cause=error.message)
             return False
         return True
 
-    async def _write_later(self, facts: bytes) -> None:
+    async def _write_later(self, facts: Mapping[str, object]) -> None:
         while True:
             await asyncio.sleep(self._pause_s)
             if self._wrote(facts):

@@ -7,7 +7,6 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-import orjson
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -54,15 +53,16 @@ async def answer(app: ASGIApp, home: Path, listening: socket.socket) -> None:
     server = _server(app)
     port = listening.getsockname()[1]
     facts = Facts(home / "run" / "control.json")
-    facts.start(orjson.dumps({"url": f"http://{_LOOPBACK}:{port}", "pid": os.getpid()}))
+    facts.start({"url": f"http://{_LOOPBACK}:{port}", "pid": os.getpid()})
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     try:
-        await server.serve(sockets=[listening])
+        # Whoever serves a socket closes it before its last answers. Clients send the home's token
+        # to this port, so nobody else may have it until they are told that they no longer should.
+        await server.serve(sockets=[listening.dup()])
     finally:
         await facts.stop()
-        # Clients send the home's token to the address in it, where anybody may listen from now on.
-        facts.remove()
+        listening.close()
 
 
 def _server(app: ASGIApp) -> uvicorn.Server:

@@ -5,9 +5,7 @@ plan, first from disk, then from control.
 """
 
 import asyncio
-import contextlib
 import ipaddress
-import json
 import os
 import socket
 from collections import deque
@@ -17,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from salver.core.clock import Clock
-from salver.core.durable import durable_write, storage_errors
+from salver.core.durable import storage_errors
 from salver.core.errors import Conflict, InvalidSettings
 from salver.core.secret_file import load_secret
 from salver.core.settings import Settings, SupervisorSettings
@@ -34,6 +32,7 @@ from salver.scale.local.process import Child
 from salver.scale.local.start import Command, Process, Start, start_anew
 from salver.scale.local.table import Table
 from salver.scale.local.warm import WarmPool
+from salver.scale.local.whereabouts import Whereabouts
 from salver.wire import attempts, copies, pulse
 from salver.wire.address import UnixAddress, parse_address
 from salver.wire.deaths import Death
@@ -114,6 +113,7 @@ class Supervisor:
         self._orphans = Orphans(self._own_pids)
         self._grouping = Grouping(options.home, settings.supervisor, clock)
         self._table = Table(self._run / "processes.json", self._shown)
+        self._whereabouts = Whereabouts(self._run)
         self._doors = Later(self._open_again)
         self.refusal = ""
         self.refused: Callable[[], None] = lambda: None
@@ -195,17 +195,17 @@ class Supervisor:
         self._grouping.start()
         self._lifeguard.start()
         self._trimmer.start()
-        facts = {
-            "pid": os.getpid(),
+        addresses = {
             "http_url": self.http_url,
             "grpc_target": self.grpc_target,
             "control_url": self.control_url,
         }
-        durable_write(self._run / "supervisor.json", json.dumps(facts).encode())
+        self._whereabouts.start(addresses)
 
     async def stop(self) -> None:
         """Stop gateways first, then workers, control last."""
         self._stopping = True
+        self._whereabouts.leave()
         for listening in (self._http, self._grpc):
             if listening is not None:
                 listening.close()
@@ -225,9 +225,7 @@ class Supervisor:
         await self._orphans.stop()
         if self._follower is not None:
             await self._follower.stop()
-        for name in ("supervisor.json", "processes.json", "control.json"):
-            with contextlib.suppress(OSError):
-                (self._run / name).unlink()
+        self._whereabouts.stop()
 
     def hurry(self) -> None:
         """Kill what has not stopped yet."""
