@@ -12,17 +12,20 @@ from salver.core.clock import SystemClock
 from salver.core.errors import InvalidSettings, SalverError
 from salver.core.settings_file import read_settings
 from salver.observe.lines import say
+from salver.scale.local.notify import READY, STOPPING, Notifier
 from salver.scale.local.supervisor import Supervisor, UpOptions
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run until stopped; exit code 1 with one line when it cannot start."""
     options = _parse(arguments)
+    notifier = Notifier(os.environ, os.getpid())
+    notifier.provision()
     try:
         settings = read_settings(options.home)
         supervisor = Supervisor(options, settings, SystemClock(), secrets.token_hex(8))
         supervisor.provision()
-        asyncio.run(_serve(supervisor, options))
+        asyncio.run(_serve(supervisor, options, notifier))
     except SalverError as error:
         sys.exit(f"error: {error.message} [{error.code}]")
 
@@ -43,7 +46,7 @@ def _parse(arguments: list[str] | None) -> UpOptions:
     return UpOptions(**vars(parser.parse_args(arguments)))
 
 
-async def _serve(supervisor: Supervisor, options: UpOptions) -> None:
+async def _serve(supervisor: Supervisor, options: UpOptions, notifier: Notifier) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -55,14 +58,18 @@ async def _serve(supervisor: Supervisor, options: UpOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop)
     supervisor.refused = stopping.set
+    notifier.start()
     await supervisor.start()
     say(f"data port {supervisor.http_url} (REST and gRPC), gRPC also {supervisor.grpc_target}")
     say(f"control API {supervisor.control_url}")
     say(f"state and logs in {options.home}; end with Ctrl-C or 'salver stop' (pid {os.getpid()})")
+    notifier.tell(READY, f"data port {supervisor.http_url}, control API {supervisor.control_url}")
     await stopping.wait()
+    notifier.tell(STOPPING, f"stopping: {supervisor.refusal or 'requests are answered first'}")
     if not supervisor.refusal:
         say("stopping: requests in flight are answered first")
     await supervisor.stop()
+    await notifier.stop()
     say("stopped")
     if supervisor.refusal:
         raise InvalidSettings(supervisor.refusal)
