@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from salver.core.errors import InvalidRequest, InvalidSettings, WireError
@@ -86,7 +86,9 @@ def test_slow_requests_are_those_above_the_threshold(
         assert rows[0, layout.slower_than(place)].sum() == expected
 
 
-@given(st.lists(st.floats(1e-4, 10.0), min_size=1, max_size=200), st.floats(0.05, 0.95))
+@given(st.lists(st.floats(1e-4, 10.0), min_size=1, max_size=200), st.floats(0.0, 1.0))
+@example([0.005, 0.006], 0.0)
+@example([0.005, 0.006], 1.0)
 def test_a_quantile_is_right_within_a_bin(latencies: list[float], share: float) -> None:
     """Bins give the quantile within the two neighbours of its rank, and 5 %."""
     tally = Tally(Layout())

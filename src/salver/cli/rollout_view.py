@@ -59,11 +59,18 @@ def _delivery(told: dict[str, Any]) -> str:
 
 def _metric(metric: dict[str, Any]) -> str:
     sizes = f"{metric['n_canary']} and {metric['n_primary']} requests"
-    low, high = (_size(metric[name]) for name in ("low", "high"))
     return (
         f"{metric['name']}: {metric['verdict']}, {_size(metric['estimate'])} "
-        f"[{low}, {high}], margin {metric['margin']:g}, {sizes}"
+        f"[{_interval(metric['low'], metric['high'])}], margin {metric['margin']:g}, {sizes}"
     )
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    if low is not None and high is None:
+        return f"{_size(low)} or more"
+    if high is not None and low is None:
+        return f"{_size(high)} or less"
+    return f"{_size(low)}, {_size(high)}"
 
 
 def _size(value: float | None) -> str:
