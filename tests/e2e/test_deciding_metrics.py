@@ -1,6 +1,7 @@
 """Canaries that one metric alone gives away are rolled back by a running server, with no help."""
 
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,15 @@ class Model:
         is_yes = (x[:, 0].astype(np.int64) * 7919) % 100 < SHARE
         return {"y": 2 * x, "label": is_yes.astype(np.int64)}
 """
+SLEEPING = """
+import time
+
+
+class Model:
+    def predict(self, inputs):
+        time.sleep(SECONDS)
+        return {"y": 2 * inputs["x"]}
+"""
 # Errors and latency are compared too, and are not what decides.
 COMMON = """
 warmup_s: 1
@@ -41,18 +51,26 @@ SCORES = "  - {name: scores, kind: score, max_increase: 0.05, direction: either}
 CONVERSION = """\
   - {name: conversion, kind: feedback_rate, max_increase: 0.05, direction: decrease}
 """
+LATENCY = """
+warmup_s: 1
+warmup_requests: 5
+metrics:
+  - {name: error_rate, kind: error_rate, max_increase: 0.01}
+  - {name: latency_p95, kind: latency, quantile: 0.95, max_increase: 0.03, relative: true}
+"""
 REVENUE = """\
   - {name: revenue, kind: feedback_mean, max_increase: 2, direction: decrease,
      minimum: 0, maximum: 100}
 """
 ANSWERS = 50
+OTHERS = frozenset({"error_rate", "latency_p50"})
 
 
-def begin(server: Server, folder: Path, name: str, metric: str) -> None:
+def begin(server: Server, folder: Path, name: str, chosen: str) -> None:
     """Serve the first of two versions, and begin a rollout to the second."""
     server.ok("deploy", f"{name}:1", "--endpoint", name)
     analysis = folder / f"{name}.yaml"
-    analysis.write_text(COMMON + metric)
+    analysis.write_text(chosen)
     server.ok(
         "rollout", "start", name, "--to", "2", "--steps", "50", "--auto",
         "--min-requests", "1000000", "--analysis", str(analysis),
@@ -76,8 +94,13 @@ def ended(server: Server, name: str) -> Callable[[], bool]:
     return has_ended
 
 
-def evidence(server: Server, endpoint: str, name: str) -> dict[str, Any]:
-    """Return what the history says of the metric that rolled back, and nobody but that did."""
+def evidence(
+    server: Server, endpoint: str, name: str, others: frozenset[str] = OTHERS
+) -> dict[str, Any]:
+    """Return what the history says of the metric that rolled back, and nobody but that did.
+
+    An end of its interval that is open is infinite here.
+    """
     event = server.json("rollout", "history", endpoint)[0]
     assert (event["event"], event["actor"], event["state"]) == ("roll_back", "judge", "rolled_back")
     assert event["weight"] == 0
@@ -85,7 +108,8 @@ def evidence(server: Server, endpoint: str, name: str) -> dict[str, Any]:
     found: dict[str, Any] = shown.pop(name)
     assert found["verdict"] == "worse"
     assert "worse" not in [metric["verdict"] for metric in shown.values()]
-    assert {"error_rate", "latency_p50"} == shown.keys()
+    assert others == shown.keys()
+    found["high"] = math.inf if found["high"] is None else found["high"]
     assert found["low"] <= found["estimate"] <= found["high"]
     assert found["n_canary"] > 5
     assert found["n_primary"] > 5
@@ -102,7 +126,7 @@ def test_another_share_of_classes(server: Server, tmp_path: Path) -> None:
     for share in (30, 60):
         path = write(tmp_path / f"m{share}", LABELLED.replace("SHARE", str(share)))
         server.push(path, "labelled", "--trust-code", "--example", str(example))
-    begin(server, tmp_path, "labelled", CLASSES)
+    begin(server, tmp_path, "labelled", COMMON + CLASSES)
     with Load(server.port, "labelled", connections=16) as load:
         wait_until(ended(server, "labelled"), "the rollout ends", 60)
     assert_unharmed(load)
@@ -115,13 +139,35 @@ def test_another_share_of_classes(server: Server, tmp_path: Path) -> None:
 def test_another_distribution_of_scores(server: Server, tmp_path: Path) -> None:
     """A canary whose scores are half as much again goes; the index says that they moved."""
     scaled(server, tmp_path, "scored")
-    begin(server, tmp_path, "scored", SCORES)
+    begin(server, tmp_path, "scored", COMMON + SCORES)
     with Load(server.port, "scored", connections=16) as load:
         wait_until(ended(server, "scored"), "the rollout ends", 60)
     assert_unharmed(load)
     found = evidence(server, "scored", "scores")
     assert found["extra"]["psi"] > 0.1
     assert found["reason"].startswith("most moved: above ")
+
+
+def test_a_slow_canary(server: Server, tmp_path: Path) -> None:
+    """A canary that takes ten times as long goes, and the history says about how much slower it is.
+
+    None of its answers is as quick as the primary's usual ones, so nothing but its own quantile
+    tells how slow they are.
+    """
+    example = one_number(tmp_path / "one.json", 2.0)
+    for seconds in ("0.004", "0.04"):
+        path = write(tmp_path / f"m{seconds}", SLEEPING.replace("SECONDS", seconds))
+        server.push(path, "sleeping", "--trust-code", "--example", str(example))
+    begin(server, tmp_path, "sleeping", LATENCY)
+    # So few that they hardly wait for each other: what is compared is how long the models take.
+    with Load(server.port, "sleeping", connections=2, pause_s=0.005) as load:
+        wait_until(ended(server, "sleeping"), "the rollout ends", 60)
+    assert_unharmed(load)
+    found = evidence(server, "sleeping", "latency_p95", frozenset({"error_rate"}))
+    assert 1 < found["estimate"] < 30
+    # Latencies are known within bins that are 5 % wide.
+    assert found["canary"] > 0.04 / 1.05
+    assert found["low"] > found["margin"]
 
 
 def outcome(metric: str, version: str, rng: random.Random) -> float:
@@ -143,7 +189,7 @@ def test_worse_feedback_over_the_data_port(
     A value that cannot be is refused by its line, and does not hide the others.
     """
     scaled(server, tmp_path, metric)
-    begin(server, tmp_path, metric, spec)
+    begin(server, tmp_path, metric, COMMON + spec)
     rng, lines = random.Random(7), tmp_path / "outcomes.jsonl"
     over, taken = ended(server, metric), 0
     with Client(server.state()["http_url"], home=tmp_path / "nowhere") as client:
