@@ -128,6 +128,8 @@ def test_rollouts(client: Caller, endpoint: str) -> None:
     back = client.rollback(endpoint, "not so good")
     assert (back["version"], back["was_in_memory"]) == (f"{endpoint}:1", True)
     assert set(answered(client, endpoint)) == {2.0}
+    taken_back = client.rollout(endpoint)["taken_back"]
+    assert (taken_back["to"], taken_back["reason"]) == (f"{endpoint}:1", "not so good")
     client.start_rollout(endpoint, 2, force=True)
     assert client.abort_rollout(endpoint, "enough")["state"] == "rolled_back"
     history = client.rollout_history(endpoint, 100)
@@ -136,7 +138,7 @@ def test_rollouts(client: Caller, endpoint: str) -> None:
     if told[-2] == "step":
         del told[-2]
     assert told == [
-        "start", "step", "weight", "pause", "resume", "promote", "start", "roll_back",
+        "start", "step", "weight", "pause", "resume", "promote", "go_back", "start", "roll_back",
     ]  # fmt: skip
     assert {"lunch", "good", "enough"} <= {event["reason"] for event in history}
     assert client.rollout_history(endpoint, limit=1) == history[:1]

@@ -372,6 +372,12 @@ def test_a_person_pauses_resumes_promotes_and_aborts(server: Server, tmp_path: P
     wait_until(lambda: doubled(server) == [15.0], "the new version answers")
     assert "scaled:1" in server.ok("rollback", "scaled", "--reason", "no")
     assert doubled(server) == [10.0]
+    newest = server.json("rollout", "history", "scaled")[0]
+    assert (newest["event"], newest["evidence"]) == (
+        "go_back", {"from": "scaled:2", "to": "scaled:1"},
+    )  # fmt: skip
+    assert "taken back since: from scaled:2 to scaled:1" in server.ok("rollout", "status", "scaled")
+    assert rollout(server)["weights"] == {"scaled:1": 100.0, "scaled:2": 0.0}
     server.ok("rollout", "start", "scaled", "--to", "2", "--force", "--strategy", "manual")
     wait_until(lambda: rollout(server)["step"] == 1, "the new version is loaded")
     server.ok("rollout", "set-weight", "scaled", "99.99")
@@ -385,7 +391,9 @@ def test_a_person_pauses_resumes_promotes_and_aborts(server: Server, tmp_path: P
     assert "scaled:1" in server.ok("rollback", "scaled", "--reason", "at once")
     assert [doubled(server) for _ in range(50)] == [[10.0]] * 50, "it was not in force"
     who = {event["event"]: event["actor"] for event in server.json("rollout", "history", "scaled")}
-    assert set(who) == {"start", "step", "pause", "resume", "promote", "weight", "roll_back"}
+    assert set(who) == {
+        "start", "step", "pause", "resume", "promote", "go_back", "weight", "roll_back",
+    }  # fmt: skip
     assert who["step"] == "salver"
 
 

@@ -170,3 +170,27 @@ def test_a_restarted_control_goes_on_at_once(
     assert again.fence == lease.fence + 1
     assert not lease.renew()
     assert again.renew()
+
+
+def test_what_comes_after_the_end_is_added_to_the_newest_history(
+    store: RolloutStore, database: Database
+) -> None:
+    """Once the rollout has ended, and nowhere for an endpoint that had none."""
+
+    def add(endpoint: str) -> None:
+        with database.write() as connection:
+            store.append_within(
+                connection,
+                endpoint,
+                lambda old: (RolloutRecord("e", old.number, False, 2, b'"left"'), b'"back"'),
+            )
+
+    add("other")
+    begin(store)
+    with pytest.raises(Conflict):
+        add("e")
+    store.change(RolloutRecord("e", 1, False, 1, b'"ended"'), b'"end"')
+    add("e")
+    assert store.newest("e") == RolloutRecord("e", 1, False, 2, b'"left"')
+    assert [event.body for event in store.history("e")] == [b'"back"', b'"end"', b'"start"']
+    assert store.history("other") == []

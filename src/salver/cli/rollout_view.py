@@ -15,6 +15,12 @@ def status_lines(rollout: dict[str, Any]) -> Iterator[str]:
     yield f"{rollout['endpoint']}: rollout {rollout['rollout']} ({rollout['strategy']}) is " + (
         rollout["state"] + (f", awaiting {rollout['awaits']}" * bool(rollout["awaits"])) + step
     )
+    if back := rollout.get("taken_back"):
+        came_from = f"from {back['from']} " if back["from"] else ""
+        yield (
+            f"  taken back since: {came_from}to {back['to']}, by {back['actor']} at "
+            f"{_time(back['unix_ms'])}: {back['reason']}"
+        )
     yield f"  {weights}; {rollout['requests']} requests to {rollout['to']}"
     for metric in rollout["metrics"]:
         yield f"  {_metric(metric)}"

@@ -104,6 +104,25 @@ class RolloutStore:
                 self._end(connection, after.endpoint, ending)
             also(connection)
 
+    def append_within(
+        self,
+        connection: sa.Connection,
+        endpoint: str,
+        make: Callable[[RolloutRecord], tuple[RolloutRecord, bytes]],
+    ) -> None:
+        """Add to the history of an endpoint's newest rollout what came after its end.
+
+        ``make`` gets it, and returns it as it is from then on, with the event. Nothing is added
+        where there was no rollout. Raises ``Conflict`` for one that has not ended.
+        """
+        self._lease.check(connection)
+        newest = self._newest(connection, endpoint)
+        if newest is None:
+            return
+        after, event = make(newest)
+        self._update(connection, after, newest.sequence, is_active=False)
+        self._append(connection, self._key(endpoint, after.number), after.sequence, event)
+
     def save(self, record: RolloutRecord, evidence: Mapping[str, bytes]) -> None:
         """Store how far a rollout is, without an event, and what was counted for it, by name."""
         key = self._key(record.endpoint, record.number)
@@ -313,10 +332,18 @@ class RolloutStore:
             )
         )
 
-    def _update(self, connection: sa.Connection, record: RolloutRecord, stored: int) -> None:
+    def _update(
+        self,
+        connection: sa.Connection,
+        record: RolloutRecord,
+        stored: int,
+        *,
+        is_active: bool = True,
+    ) -> None:
+        key = self._key(record.endpoint, record.number)
         done = connection.execute(
             sa.update(rollouts)
-            .filter_by(**self._key(record.endpoint, record.number), sequence=stored, is_active=True)
+            .filter_by(**key, sequence=stored, is_active=is_active)
             .values(sequence=record.sequence, is_active=record.is_active, body=record.body.decode())
         )
         if done.rowcount == 0:

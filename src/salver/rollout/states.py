@@ -50,6 +50,19 @@ class Answer(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class Return(msgspec.Struct, frozen=True):
+    """That an endpoint went back from version ``source`` to ``target``, by whom, why, and when.
+
+    ``source`` is empty where what was there was no version any more.
+    """
+
+    source: str
+    target: str
+    actor: str
+    reason: str
+    unix_ms: int
+
+
 class Rollout(msgspec.Struct, frozen=True):
     """One rollout of an endpoint from version ``source`` to ``target`` (``MODEL:VERSION``).
 
@@ -65,6 +78,7 @@ class Rollout(msgspec.Struct, frozen=True):
     ``requests`` were the canary's when last looked at, ``step_requests`` those before this step.
     ``crashes`` are ends of processes that the canary is the cause of. What gateways count
     in weight epochs after ``first_epoch`` belongs to this rollout; ``columns`` says what that is.
+    ``taken_back`` is how the endpoint left the new version again, after it was promoted.
     """
 
     endpoint: str
@@ -96,6 +110,7 @@ class Rollout(msgspec.Struct, frozen=True):
     approvals: int = 0
     approved_by: tuple[str, ...] = ()
     asked: Asked | None = None
+    taken_back: Return | None = None
 
     @property
     def wants_requests(self) -> bool:

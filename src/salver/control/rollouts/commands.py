@@ -12,7 +12,7 @@ from salver.control.reconcile import Reconciler
 from salver.control.rollouts import view
 from salver.control.rollouts.earlier import is_kept
 from salver.control.rollouts.gates import Gates, check_model
-from salver.control.rollouts.journal import line_of, record_of, rollout_of
+from salver.control.rollouts.journal import line_of, line_of_return, record_of, rollout_of
 from salver.control.rollouts.journal import shown as line_shown
 from salver.control.rollouts.judging import judge_policy, with_labels
 from salver.control.rollouts.runner import Runner, Stores
@@ -37,6 +37,7 @@ from salver.registry.catalog import Catalog
 from salver.registry.records import EndpointSpec, Freeze, VersionRecord
 from salver.rollout.approvals import added
 from salver.rollout.machine import RUNNING, Command, Rollout, begun, command
+from salver.rollout.states import Return
 
 log = get_logger(__name__)
 
@@ -55,6 +56,15 @@ class Start(NamedTuple):
     policy: RolloutPolicy
     actor: str
     force: bool = False
+
+
+class Restored(NamedTuple):
+    """An endpoint as it was before: whether that is in memory, what ended, and what was left."""
+
+    spec: EndpointSpec
+    is_kept: bool
+    ended: Side | None
+    back: Return
 
 
 class Rollouts:
@@ -206,6 +216,8 @@ class Rollouts:
         timeout_s = _deploy_timeout_s(self._reconciler)
         if rollout is not None:
             number = rollout.number
+            versions = {"from": rollout.target, "to": rollout.source}
+            await self._record(actor, "rollback", endpoint, reason, **versions)
 
             def is_moot() -> bool:
                 other = self._runner.current.get(endpoint)
@@ -214,14 +226,15 @@ class Rollouts:
             await self._deployer.wait_unrouted(endpoint, rollout.target, timeout_s, is_moot)
             return _gone_back(endpoint, rollout.source, kept=True, ended=None)
         assert restored is not None
-        spec, kept, ended = restored
+        spec, kept, ended, left = restored
         self._reconciler.wake()
         self._runner.deliverer.wake()
-        await self._record(actor, "rollback", endpoint, reason)
+        versions = {"from": left.source, "to": left.target}
+        await self._record(actor, "rollback", endpoint, reason, **versions)
         if ended is not None:
             await self._record(actor, f"{ended.kind} stop", endpoint, "rollback")
         await self._deployer.wait(spec, timeout_s)
-        return _gone_back(endpoint, f"{spec.model}:{spec.version}", kept=kept, ended=ended)
+        return _gone_back(endpoint, left.target, kept=kept, ended=ended)
 
     async def freeze(self, endpoint: str, reason: str, actor: str) -> dict[str, Any]:
         """Let nothing change an endpoint; a rollout that runs is paused.
@@ -268,9 +281,11 @@ class Rollouts:
     def _thawed(self, endpoint: str) -> Callable[[], None]:
         return lambda: self._gates.check_thawed(endpoint)
 
-    async def _record(self, actor: str, action: str, endpoint: str, reason: str) -> None:
+    async def _record(
+        self, actor: str, action: str, endpoint: str, reason: str, **more: str
+    ) -> None:
         state = self._stores.state
-        details = {"reason": reason}
+        details = {"reason": reason, **more}
         await self._stores.database(lambda: state.record(actor, action, endpoint, details))
 
     async def _newest(self, endpoint: str) -> Rollout:
@@ -384,8 +399,8 @@ class Rollouts:
 
     def _restore(
         self, endpoint: str, actor: str, reason: str, epoch: int, *, force: bool
-    ) -> tuple[EndpointSpec, bool, Side | None]:
-        """Restore the last state; returns it, whether it is kept in memory, and what ended."""
+    ) -> Restored:
+        """Restore the last state; on the database's thread."""
         spec = self._spec(endpoint)
         if not force:
             self._gates.check_thawed(endpoint)
@@ -405,22 +420,26 @@ class Rollouts:
             self._gates.check_version(spec, present, earlier)
         leaves = present is not None and present.id != earlier.id
         marked = present.id if present is not None and leaves else ""
+        now_ms = self._clock.unix_ns() // _MILLISECOND_NS
         came_from = present.id if present is not None else ""
+        back = Return(came_from, earlier.id, actor, reason[:_MAX_REASON], now_ms)
         facts = {"from": came_from, "to": earlier.id, "actor": actor, "reason": reason}
         tell = told_of_return(self._stores.deliveries, spec, facts)
         ended: list[Side | None] = []
         last_epoch = max(epoch, self._stores.state.plan_number()) + 1
-        now_ms = self._clock.unix_ns() // _MILLISECOND_NS
 
         def also(connection: sa.Connection) -> None:
             tell(connection)
+            self._stores.rollouts.append_within(
+                connection, endpoint, lambda stored: line_of_return(stored, back)
+            )
             # Its weights would keep the version that is left in use.
             sides = self._stores.sides
             ended.append(sides.end_within(connection, endpoint, "", last_epoch, now_ms))
 
         why = f"by {actor}: {reason}"
         restored = self._stores.rollouts.restore(spec, marked, why, also)
-        return restored, kept, ended[-1]
+        return Restored(restored, kept, ended[-1], back)
 
     def _exists(self, endpoint: str) -> None:
         """Raise ``EndpointNotFound`` for an endpoint that is not wanted."""

@@ -6,6 +6,8 @@ import msgspec
 
 from salver.registry.records import RolloutEvent, RolloutRecord
 from salver.rollout.machine import Rollout, Transition
+from salver.rollout.returning import gone_back
+from salver.rollout.states import Return
 
 
 def rollout_of(record: RolloutRecord) -> Rollout:
@@ -27,6 +29,12 @@ def record_of(rollout: Rollout) -> RolloutRecord:
 def line_of(transition: Transition) -> bytes:
     """Return a change as it is stored in a history."""
     return msgspec.json.encode(transition)
+
+
+def line_of_return(stored: RolloutRecord, back: Return) -> tuple[RolloutRecord, bytes]:
+    """Return a rollout that has ended, and the line of its history, once its endpoint went back."""
+    after, transition = gone_back(rollout_of(stored), back)
+    return record_of(after), line_of(transition)
 
 
 def shown(event: RolloutEvent) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from salver.rollout.machine import (
     Finding,
     Rollout,
 )
+from salver.rollout.states import Return
 
 _ENDS_PAUSE = {APPROVAL: "approve", PROMOTION: "promote"}
 
@@ -32,10 +33,7 @@ def shown(rollout: Rollout, finding: Finding | None) -> dict[str, Any]:
         "to": rollout.target,
         "step": rollout.step + 1,
         "steps": [step / 100 for step in policy.steps],
-        "weights": {
-            rollout.source: (FULL - rollout.weight) / 100,
-            rollout.target: rollout.weight / 100,
-        },
+        "weights": _weights(rollout),
         "requests": rollout.requests,
         "step_requests": rollout.requests - rollout.step_requests,
         "auto": policy.auto,
@@ -43,6 +41,7 @@ def shown(rollout: Rollout, finding: Finding | None) -> dict[str, Any]:
         "gaps": len(rollout.gaps),
         "time_left_s": max(0.0, limit_s - rollout.running_s) if limit_s else None,
         "reason": rollout.reason,
+        "taken_back": _return(rollout.taken_back),
         "awaits": rollout.awaits or ("webhooks" if rollout.asked is not None else ""),
         "approvals": {"needed": rollout.approvals, "by": list(rollout.approved_by)},
         "next": what_next(rollout, finding),
@@ -99,6 +98,29 @@ def frozen(state: Freeze | None) -> dict[str, Any] | None:
     if state is None:
         return None
     return {"reason": state.reason, "actor": state.actor, "unix_ms": state.unix_ms}
+
+
+def _weights(rollout: Rollout) -> dict[str, float]:
+    """Return the percent of each version, as it ended or was left afterwards."""
+    back = rollout.taken_back
+    if back is not None:
+        return {rollout.source: 0.0, rollout.target: 0.0, back.target: FULL / 100}
+    return {
+        rollout.source: (FULL - rollout.weight) / 100,
+        rollout.target: rollout.weight / 100,
+    }
+
+
+def _return(back: Return | None) -> dict[str, Any] | None:
+    if back is None:
+        return None
+    return {
+        "from": back.source,
+        "to": back.target,
+        "actor": back.actor,
+        "reason": back.reason,
+        "unix_ms": back.unix_ms,
+    }
 
 
 def _metrics(finding: Finding | None) -> list[dict[str, Any]]:
