@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tritonclient.grpc
+import tritonclient.http
 
 from tests import models
 from tests.e2e.server import Server, wait_until
@@ -94,12 +96,46 @@ def test_a_declaration_that_is_none_is_refused(pushed: Server, tmp_path: Path) -
     assert "refused" not in [item["name"] for item in pushed.json("get", "models")]
 
 
+def counts(server: Server, endpoint: str) -> dict[str, int]:
+    """Return the counts that tritonclient is told of an endpoint, the same through both doors."""
+    address = f"127.0.0.1:{server.port}"
+    with tritonclient.http.InferenceServerClient(address) as client:
+        (found,) = client.get_inference_statistics(endpoint)["model_stats"]
+    with tritonclient.grpc.InferenceServerClient(address) as other:
+        (called,) = other.get_inference_statistics(endpoint).model_stats
+    durations = found["inference_stats"]
+    assert durations == {
+        name: {key: getattr(getattr(called.inference_stats, name), key) for key in ("count", "ns")}
+        for name in durations
+    }
+    assert min(durations["cache_hit"]["ns"], durations["cache_miss"]["ns"]) > 0
+    totals = {name: found[name] for name in ("inference_count", "execution_count")}
+    assert totals == {name: getattr(called, name) for name in totals}
+    return totals | {name: duration["count"] for name, duration in durations.items()}
+
+
+def keeps(server: Server, endpoint: str) -> Any:
+    """Return what an endpoint's configuration says of its cache, the same through both doors."""
+    address = f"127.0.0.1:{server.port}"
+    with tritonclient.http.InferenceServerClient(address) as client:
+        found = client.get_model_config(endpoint).get("response_cache")
+    with tritonclient.grpc.InferenceServerClient(address) as other:
+        config = other.get_model_config(endpoint).config
+    assert config.response_cache.enable == (found is not None)
+    return found
+
+
 def test_equal_requests_are_answered_from_memory(pushed: Server) -> None:
     """With --cache equal requests ask the model once; a redeploy without it forgets the answers."""
     pushed.ok("deploy", "texts", "--endpoint", "kept", "--cache")
     answers = [ask(pushed.port, "kept", [1, 2, 3]) for _ in range(5)]
     assert [document["outputs"] for _, document in answers] == [answers[0][1]["outputs"]] * 5
     assert pushed.gateway_metric("salver_cache_requests_total", endpoint="kept", result="hit") == 4
+    assert counts(pushed, "kept") == {
+        "inference_count": 5, "execution_count": 1, "success": 5, "fail": 0, "queue": 5,
+        "compute_input": 1, "compute_infer": 1, "compute_output": 1,
+        "cache_hit": 4, "cache_miss": 1,
+    }  # fmt: skip
     with ThreadPoolExecutor(_CALLERS) as pool:
         many = list(pool.map(lambda n: ask(pushed.port, "kept", [n % 4, 9, 9]), range(64)))
     for number, (status, document) in enumerate(many):
@@ -107,7 +143,13 @@ def test_equal_requests_are_answered_from_memory(pushed: Server) -> None:
         assert document["outputs"][1]["data"] == [number % 4 + 18]
     misses = pushed.gateway_metric("salver_cache_requests_total", endpoint="kept", result="miss")
     assert misses == 5
+    found = counts(pushed, "kept")
+    assert found["execution_count"] <= 5
+    assert (found["success"], found["compute_infer"]) == (69, 5)
+    assert (found["cache_hit"], found["cache_miss"]) == (64, 5)
     assert (pushed.gateway_metric("salver_cache_bytes") or 0) > 0
+    assert keeps(pushed, "kept") == {"enable": True}
     pushed.ok("deploy", "texts", "--endpoint", "kept")
+    assert keeps(pushed, "kept") is None
     assert ask(pushed.port, "kept", [1, 2, 3])[0] == 200
     assert pushed.gateway_metric("salver_cache_bytes") == 0

@@ -209,6 +209,33 @@ def test_an_answer_without_times_is_a_batch_of_its_own() -> None:
     assert found["inference_stats"]["queue"] == {"count": 1, "ns": 0}
 
 
+def looked(timing: Timing | None, memory_ns: int, rows: int = 1, code: str = "") -> Exchange:
+    """Return a request whose answer was looked for in memory; one without times was there."""
+    record = single(timing, rows, code)
+    record.context.memory_ns = memory_ns
+    return record
+
+
+def test_answers_from_memory_are_inferences_and_no_executions() -> None:
+    """They are successes with their rows and time; what is computed is of those that ran."""
+    plans = Plans(model())
+    plans.add(looked(Timing(5, 20, 1000, 3, 2), 700, rows=2), looked(None, 300, rows=2))
+    plans.add(looked(None, 200, rows=4), looked(None, 900, code="model_failed"))
+    found = plans.entry()
+    assert (found["inference_count"], found["execution_count"]) == (8, 1)
+    assert found["inference_stats"] == {
+        "success": {"count": 3, "ns": 30_000},
+        "fail": {"count": 1, "ns": 10_000},
+        "queue": {"count": 3, "ns": 5},
+        "compute_input": {"count": 1, "ns": 20},
+        "compute_infer": {"count": 1, "ns": 1000},
+        "compute_output": {"count": 1, "ns": 3},
+        "cache_hit": {"count": 2, "ns": 500},
+        "cache_miss": {"count": 1, "ns": 700},
+    }
+    assert [item["batch_size"] for item in found["batch_stats"]] == [2]
+
+
 def test_versions_and_tenants_are_apart() -> None:
     """Each version has its counters; an endpoint that another tenant takes over starts anew."""
     plan = model()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from salver.core.clock import ManualClock
 from salver.core.cohort import Cohort, Piece
 from salver.core.context import ANONYMOUS, Principal, RequestContext
 from salver.core.errors import DeadlineExceeded, ModelFailed, SalverError
@@ -78,6 +79,15 @@ class Engine:
             self.fail(ModelFailed("no") if how == "fail" else DeadlineExceeded("late"), index)
 
 
+class Ticking(ManualClock):
+    """A clock of which each reading is a microsecond later than the last."""
+
+    def monotonic_ns(self) -> int:
+        """Return the reading, and move on."""
+        self.advance(1e-6)
+        return super().monotonic_ns()
+
+
 class Caller:
     """One request and all that it got."""
 
@@ -105,7 +115,7 @@ class Scene:
 
     def __init__(self, max_bytes: int = 1 << 20, **options: Any) -> None:
         self.engine, self.meter = Engine(), Meter()
-        self.cache = ResponseCache(self.engine, self.meter, max_bytes)
+        self.cache = ResponseCache(self.engine, self.meter, max_bytes, Ticking())
         self.cache.apply(plan(**options))
 
     def ask(
@@ -181,6 +191,17 @@ def test_who_asks_the_same_at_once_waits_for_one_run() -> None:
     assert [caller.timings for caller in callers] == [[Timing()]] + [[None]] * 4
     assert [caller.context.joined for caller in callers] == [False] + [True] * 4
     assert scene.count("joined") == 4
+
+
+def test_how_long_memory_was_looked_at_is_in_the_context() -> None:
+    """A hit and who joins have the time of looking, a run also that of keeping, others none."""
+    scene = Scene()
+    run, joined = scene.ask(2.0), scene.ask(2.0)
+    scene.engine.answer()
+    hit, never = scene.ask(2.0), scene.ask(2.0, idempotent=False)
+    contexts = [caller.context for caller in (run, joined, hit, never)]
+    assert [context.memory_ns for context in contexts] == [2000, 1000, 1000, -1]
+    assert Scene(cache=False).ask(2.0).context.memory_ns == -1
 
 
 def test_each_attempt_is_of_the_first_who_waits_for_its_end() -> None:

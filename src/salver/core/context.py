@@ -88,7 +88,8 @@ class RequestContext(msgspec.Struct, eq=False):
     or the caller chose, so that chance did not) and ``place``: where the routing key falls in
     ``[0, 10000)``, -1 without one. ``captured`` asks for the answer in the
     record of the exchange. ``joined`` tells that it shared the end of an equal request, and asked
-    for no run of its own. ``worker`` is set by the link that it was sent on last, and
+    for no run of its own. ``memory_ns`` is how long its answer was looked for in memory, and put
+    there; -1 where nobody looked. ``worker`` is set by the link that it was sent on last, and
     ``on_cancel`` by whoever holds the work; ``cancel()`` calls it once.
     """
 
@@ -108,6 +109,7 @@ class RequestContext(msgspec.Struct, eq=False):
     place: int = -1
     captured: bool = False
     joined: bool = False
+    memory_ns: int = -1
     worker: str = ""
     cancelled: bool = False
     on_cancel: Callable[[], None] | None = None

@@ -98,7 +98,7 @@ class Gateway:
         )
         self._engine = EngineClient(hello, settings.engine, clock, meter, links)
         self._guards = Guards(self._engine, settings, clock, meter)
-        self._cache = ResponseCache(self._guards.handler, meter, settings.engine.cache_bytes)
+        self._cache = ResponseCache(self._guards.handler, meter, settings.engine.cache_bytes, clock)
         self._check = SignatureCheck(self._cache, meter)
         ids = RequestIds(identity.id_key, rng.getrandbits(16), clock)
         self._busy = Busy(clock)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from salver.core.clock import Clock
 from salver.core.cohort import Cohort, many_of, one_by_one
 from salver.core.context import RequestContext
 from salver.core.errors import DeadlineExceeded, SalverError
@@ -129,7 +130,9 @@ class Flight:
         if final:
             self._cache.ended(self._key, self)
             if not self._has_begun:
-                self._cache.keep(self._key, self._version, response)
+                keeping_ns = self._cache.keep(self._key, self._version, response)
+                if self._waiters:
+                    self._waiters[0].context.memory_ns += keeping_ns
         self._has_begun = True
         parameters, timing = response.parameters, response.timing
         self._name_worker()
@@ -189,10 +192,11 @@ class ResponseCache:
     requests that may not run twice.
     """
 
-    def __init__(self, inner: Handler, meter: Meter, max_bytes: int) -> None:
+    def __init__(self, inner: Handler, meter: Meter, max_bytes: int, clock: Clock) -> None:
         self.inner = inner
         self._inner_many = many_of(inner)
         self._meter = meter
+        self._clock = clock
         self._store = AnswerStore(max_bytes)
         self._flights: dict[bytes, Flight] = {}
         self._versions: dict[tuple[str, str], str] = {}
@@ -214,14 +218,20 @@ class ResponseCache:
     ) -> None:
         """Answer from memory, or wait for an equal request's answer, or pass on."""
         version = self._versions.get((request.endpoint, context.variant))
-        key = None if version is None else _key(version, request, context)
-        if version is None or key is None:
+        if version is None:
+            self.inner(request, context, responder)
+            return
+        begun_ns = self._clock.monotonic_ns()
+        key = _key(version, request, context)
+        if key is None:
             self.inner(request, context, responder)
             return
         kept = self._store.get(key)
-        if kept is not None:
+        response = None if kept is None else kept.response()
+        context.memory_ns = self._clock.monotonic_ns() - begun_ns
+        if response is not None:
             self._add(request, _HIT)
-            responder.send(kept.response())
+            responder.send(response)
             return
         flight = self._flights.get(key)
         if flight is not None and flight.takes(context):
@@ -255,8 +265,9 @@ class ResponseCache:
         if self._flights.get(key) is flight:
             del self._flights[key]
 
-    def keep(self, key: bytes, version: str, response: InferenceResponse) -> None:
-        """Keep an answer, if its version still is one whose answers are kept."""
+    def keep(self, key: bytes, version: str, response: InferenceResponse) -> int:
+        """Keep an answer, if its version still is one whose answers are kept; return the time."""
+        begun_ns = self._clock.monotonic_ns()
         if version in self._versions.values():
             before = self._store.evicted
             self._store.put(key, version, response)
@@ -264,6 +275,7 @@ class ResponseCache:
                 evicted = self._store.evicted - before
                 self._meter.add("salver_cache_evictions_total", (), evicted)
             self._count()
+        return self._clock.monotonic_ns() - begun_ns
 
     def _add(self, request: InferenceRequest, result: str) -> None:
         self._meter.add("salver_cache_requests_total", (request.endpoint, result))

@@ -38,6 +38,8 @@ def model_config(endpoint: EndpointPlan, variant: VariantPlan) -> dict[str, Any]
         "model_warmup": [],
         "model_transaction_policy": {"decoupled": False},
     }
+    if endpoint.cache and variant.idempotent:
+        document["response_cache"] = {"enable": True}
     if limit:
         document["dynamic_batching"] = {
             "preferred_batch_size": [],

@@ -6,7 +6,6 @@ from salver.core.timing import Timing
 
 _MAX_SIZES = 128
 _SHARES = 10**9
-_NONE = {"count": 0, "ns": 0}
 
 
 class _Batches:
@@ -42,11 +41,16 @@ class Counters:
         "_executions",
         "_failed",
         "_failed_ns",
+        "_hits",
+        "_hits_ns",
         "_infer_ns",
         "_input_ns",
         "_last_ns",
+        "_misses",
+        "_misses_ns",
         "_output_ns",
         "_queue_ns",
+        "_ran",
         "_rows",
         "_sizes",
         "_succeeded",
@@ -56,6 +60,7 @@ class Counters:
     def __init__(self) -> None:
         self._succeeded = self._succeeded_ns = 0
         self._failed = self._failed_ns = 0
+        self._hits = self._hits_ns = self._misses = self._misses_ns = self._ran = 0
         self._queue_ns = self._input_ns = self._infer_ns = self._output_ns = 0
         self._rows = self._executions = self._last_ns = 0
         self._sizes: dict[int, _Batches] = {}
@@ -69,8 +74,21 @@ class Counters:
         self._failed += 1
         self._failed_ns += total_ns
 
+    def hit(self, rows: int, total_ns: int, memory_ns: int) -> None:
+        """Count a request of so many rows that was answered, and for which nothing ran."""
+        self._succeeded += 1
+        self._succeeded_ns += total_ns
+        self._rows += rows
+        self._hits += 1
+        self._hits_ns += memory_ns
+
+    def miss(self, memory_ns: int) -> None:
+        """Count that the model had to be asked for one of the answers that succeeded."""
+        self._misses += 1
+        self._misses_ns += memory_ns
+
     def succeed(self, count: int, rows: int, total_ns: int, queue_ns: int, timing: Timing) -> None:
-        """Count requests of one batch, of so many rows each, that were answered.
+        """Count requests of one batch, of so many rows each, that ran and were answered.
 
         ``total_ns`` is of each, ``queue_ns`` of all together; the rest of ``timing`` is common.
         """
@@ -78,6 +96,7 @@ class Counters:
         output_ns = timing.postprocess_ns
         self._succeeded += count
         self._succeeded_ns += count * total_ns
+        self._ran += count
         self._queue_ns += queue_ns
         self._input_ns += count * input_ns
         self._infer_ns += count * infer_ns
@@ -97,7 +116,7 @@ class Counters:
 
     def document(self, name: str, version: str) -> dict[str, Any]:
         """Return an entry of ``model_stats``."""
-        count = self._succeeded
+        count, ran = self._succeeded, self._ran
         return {
             "name": name,
             "version": version,
@@ -108,11 +127,11 @@ class Counters:
                 "success": {"count": count, "ns": self._succeeded_ns},
                 "fail": {"count": self._failed, "ns": self._failed_ns},
                 "queue": {"count": count, "ns": self._queue_ns},
-                "compute_input": {"count": count, "ns": self._input_ns},
-                "compute_infer": {"count": count, "ns": self._infer_ns},
-                "compute_output": {"count": count, "ns": self._output_ns},
-                "cache_hit": _NONE,
-                "cache_miss": _NONE,
+                "compute_input": {"count": ran, "ns": self._input_ns},
+                "compute_infer": {"count": ran, "ns": self._infer_ns},
+                "compute_output": {"count": ran, "ns": self._output_ns},
+                "cache_hit": {"count": self._hits, "ns": self._hits_ns},
+                "cache_miss": {"count": self._misses, "ns": self._misses_ns},
             },
             "response_stats": {},
             "batch_stats": [self._sizes[size].document(size) for size in sorted(self._sizes)],

@@ -94,6 +94,7 @@ class Statistics:
 
 def _count(counters: Counters, record: Record, *, joins: bool) -> None:
     """Count a record; what is never joined with others is a batch of one, whatever its shape."""
+    rows = record.rows if joins else 1
     if isinstance(record, JointExchange):
         timings = record.timings
         queue_ns = sum([timing.queue_ns for timing in timings])
@@ -102,9 +103,14 @@ def _count(counters: Counters, record: Record, *, joins: bool) -> None:
         counters.fail(record.total_ns)
         return
     else:
+        memory_ns = record.context.memory_ns
+        if memory_ns >= 0:
+            if record.timing is None:
+                counters.hit(rows, record.total_ns, memory_ns)
+                return
+            counters.miss(memory_ns)
         timing, count = record.timing or _ALONE, 1
         queue_ns = timing.queue_ns
     if not joins:
         timing = Timing(0, timing.preprocess_ns, timing.run_ns, timing.postprocess_ns)
-    rows = record.rows if joins else 1
     counters.succeed(count, rows, record.total_ns, queue_ns, timing)

@@ -17,6 +17,7 @@ MESSAGES: Messages = {
         ("model_warmup", 16, "*ModelWarmup"),
         ("backend", 17, "string"),
         ("model_transaction_policy", 19, "ModelTransactionPolicy"),
+        ("response_cache", 24, "ModelResponseCache"),
     ),
     "ModelVersionPolicy": (("specific", 3, "policy_choice|ModelVersionPolicy.Specific"),),
     "ModelVersionPolicy.Specific": (("versions", 1, "*int64"),),
@@ -42,6 +43,7 @@ MESSAGES: Messages = {
     "ModelParameter": (("string_value", 1, "string"),),
     "ModelWarmup": (("name", 1, "string"),),
     "ModelTransactionPolicy": (("decoupled", 1, "bool"),),
+    "ModelResponseCache": (("enable", 1, "bool"),),
 }
 ENUMS: Enums = {
     "DataType": (
