@@ -51,3 +51,7 @@ class ManualClock:
         step_ns = round(seconds * 1e9)
         self._monotonic_ns += step_ns
         self._unix_ns += step_ns
+
+    def set_wall(self, seconds: float) -> None:
+        """Move the wall clock alone, ahead or back, as whoever sets a machine's clock does."""
+        self._unix_ns += round(seconds * 1e9)
