@@ -8,7 +8,7 @@ from salver.control.database import DatabaseThread
 from salver.control.reconcile import Reconciler
 from salver.control.rollouts.gates import Gates, check_model
 from salver.core.clock import Clock
-from salver.core.errors import EndpointNotFound, InvalidRequest, NotReady
+from salver.core.errors import Conflict, EndpointNotFound, InvalidRequest, NotReady
 from salver.core.feedback import ANY_VALUE, Bounds
 from salver.core.names import check_name, parse_reference
 from salver.core.routing import ARM, FULL
@@ -110,13 +110,19 @@ class Sides:
     ) -> Side:
         """Copy a part of an endpoint's requests (basis points) to a version.
 
-        Raises what the gates refuse with, ``InvalidRequest``, ``NotReady`` and ``Conflict``.
+        Raises what the gates refuse with, ``InvalidRequest``, ``NotReady``, and ``Conflict`` for
+        the version that the endpoint serves.
         """
         if not 0 < sample <= FULL:
             raise InvalidRequest("a shadow gets copies of more than 0 and at most 100 percent")
 
         def arms(spec: EndpointSpec, primary: VersionRecord) -> tuple[SideArm, ...]:
             target = self._version(version, spec)
+            if target.id == primary.id:
+                raise Conflict(
+                    f"endpoint {spec.name!r} serves {target.id} already; a shadow is another "
+                    "version, to compare with it"
+                )
             if not force:
                 self._gates.check_version(spec, primary, target, SHADOW)
             return (SideArm(target.id, sample=sample),)
