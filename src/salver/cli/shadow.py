@@ -90,7 +90,7 @@ def _lines(answer: dict[str, Any]) -> list[str]:
             f"  agreement  {_percent(answer['agreement'])} of "
             f"{copies['agrees'] + copies['differs']} compared"
         ),
-        f"  difference at most {_number(answer['largest_difference_at_most'])}",
+        f"  difference {_difference(answer)}",
         f"  failures   {_percent(answer['failures'])}, {copies['failed']} copies",
         f"  dropped    {copies['dropped']} copies, which were never sent",
         f"  time       {times}",
@@ -101,8 +101,11 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.4g} %"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:g}"
+def _difference(answer: dict[str, Any]) -> str:
+    over, within = answer.get("largest_difference_more_than"), answer["largest_difference_at_most"]
+    if over is not None:
+        return f"more than {over:g}"
+    return "-" if within is None else f"at most {within:g}"
 
 
 def _ms(seconds: float | None) -> str:

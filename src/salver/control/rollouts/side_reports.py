@@ -45,7 +45,7 @@ class SideReports:
             "failures": copies["failed"] / (compared + copies["failed"])
             if compared + copies["failed"]
             else None,
-            "largest_difference_at_most": quantile(DIFFERENCE_BUCKETS, differences, 1.0),
+            **_largest(differences),
             "seconds": {
                 who: {
                     f"p{round(100 * share)}": quantile(
@@ -183,6 +183,15 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> fl
         if count and seen >= share * total:
             return bounds[index] if index < len(bounds) else None
     return None
+
+
+def _largest(differences: Sequence[int]) -> dict[str, float | None]:
+    """Return what bounds the largest difference: from above, or only from below; None is none."""
+    is_open = any(differences[len(DIFFERENCE_BUCKETS) :])
+    return {
+        "largest_difference_at_most": quantile(DIFFERENCE_BUCKETS, differences, 1.0),
+        "largest_difference_more_than": DIFFERENCE_BUCKETS[-1] if is_open else None,
+    }
 
 
 def _copies(side: Side, totals: Totals) -> dict[str, int]:
