@@ -63,6 +63,11 @@ class HttpSettings:
     write_buffer_bytes: int = setting(
         16 * _MIB, "answers waiting for a slow reader before its connection stops being read"
     )
+    unread_bytes: int = setting(
+        512 * _MIB,
+        "answers waiting for all readers of one gateway; over it, who has read nothing for longest "
+        "is cut off; 0 = any",
+    )
     repository_changes: bool = setting(
         False, "let callers with an admin's key load and unload models, as Triton's clients do"
     )

@@ -20,6 +20,7 @@ from salver.gateway.h2 import frames as f
 from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.headers import literal, status
 from salver.gateway.h2.stream import Stream
+from salver.gateway.http.arrears import Arrears
 from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.ports import Identify
 from salver.gateway.http.prelude import PREFACE
@@ -131,6 +132,7 @@ class Owner:
         self.settings = HttpSettings(max_body_bytes=100_000)
         self.draining = False
         self.memory = PayloadMemory(0)
+        self.arrears = Arrears(0, lambda: None)
         self.identify: Identify = lambda _headers, _peer: None
 
     def opened(self, connection: Http2Connection) -> bool:

@@ -54,6 +54,9 @@ class Echo:
     def sent(self) -> None:
         """Nothing waits for it."""
 
+    def resume(self) -> None:
+        """Nothing waits for it."""
+
     def drain(self) -> None:
         """Go on."""
 
@@ -156,6 +159,7 @@ def check_books(ours: Ours) -> None:
     assert windows.unfinished_bytes == sum(stream.kept_bytes for stream in streams.values())
     assert all(stream.kept_bytes >= 0 for stream in streams.values())
     assert set(output.waiting) <= set(streams)
+    assert set(connection._gate._waiting) <= set(streams)
     assert len(streams) <= LIMITS.max_streams
     assert len(connection._reader.rest) < f.HEAD_BYTES + f.DEFAULT_FRAME_BYTES
 

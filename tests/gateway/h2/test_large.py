@@ -21,6 +21,7 @@ from salver.gateway.h2.connection import Http2Connection
 from salver.gateway.h2.headers import literal, status
 from salver.gateway.h2.large import LargeReads
 from salver.gateway.h2.stream import Stream
+from salver.gateway.http.arrears import Arrears
 from salver.gateway.http.large import LARGE_BODY_BYTES
 from salver.gateway.http.memory import PayloadMemory
 from salver.gateway.http.ports import Identify
@@ -119,6 +120,7 @@ class Owner:
         self.settings = HttpSettings(max_body_bytes=LIMIT_BYTES)
         self.draining = False
         self.memory = PayloadMemory(0)
+        self.arrears = Arrears(0, lambda: None)
         self.identify: Identify = lambda _headers, _peer: None
 
     def opened(self, connection: Http2Connection) -> bool:

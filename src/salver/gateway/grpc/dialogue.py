@@ -63,9 +63,9 @@ class Dialogue:
     """Sink of a stream that carries a streaming call.
 
     ``open_count`` says how many of its requests wait for their answers: ``opened`` and ``closed``
-    count them. While there are too many, or the client does not read its answers, no message is
-    taken, and the client may send no more than a window. The call ends when the client has said
-    that it sends no more and everything is answered.
+    count them. While there are too many, or the client does not read the answers of its connection,
+    no message is taken, and the client may send no more than a window. The call ends when the
+    client has said that it sends no more and everything is answered.
 
     No message may be longer than ``limit_bytes``, if that is given, nor than the settings allow.
     ``grpc-timeout`` is when the call ends at the latest, by the next look of the server's sweep.
@@ -134,6 +134,14 @@ class Dialogue:
         if self._was_held:
             self._take_soon()
 
+    def resume(self) -> None:
+        """The client has read what other streams of the connection had for it."""
+        self._message_ns = self.clock.monotonic_ns()
+        if not self.stream.outgoing:
+            self.stream.progress_ns = self._message_ns
+        if self._was_held:
+            self._take_soon()
+
     def drain(self) -> None:
         """Answer what has come, and then ask the client to go elsewhere."""
         self._drains = True
@@ -147,7 +155,8 @@ class Dialogue:
         if self._limit_ns is not None and now_ns - self.stream.begun_ns > self._limit_ns:
             return DeadlineExceeded("the call's grpc-timeout is over")
         still_s = (now_ns - self.stream.progress_ns) / 1e9
-        if incoming.is_midway and not incoming.has_bytes and self.stream.remote_open:
+        is_due = incoming.is_midway and not incoming.has_bytes and self.stream.remote_open
+        if is_due and not self.connection.is_behind():
             lasted_s = (now_ns - self._message_ns) / 1e9
             slow = http.min_body_rate_bytes_s * (lasted_s - _RATE_GRACE_S)
             if still_s > http.body_timeout_s or incoming.partial_bytes < slow:
@@ -196,8 +205,7 @@ class Dialogue:
         """Tell whether too much is open, or unread, to begin with another message."""
         limits, had_waited = self._limits, self._was_held
         self._was_held = (
-            self.open_count >= limits.http2.max_stream_requests
-            or self.stream.held_bytes > limits.http.write_buffer_bytes
+            self.open_count >= limits.http2.max_stream_requests or self.connection.is_behind()
         )
         if had_waited and not self._was_held:
             # The time in which we took nothing does not count against the client.

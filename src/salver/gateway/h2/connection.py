@@ -13,6 +13,7 @@ from salver.gateway.h2 import frames as f
 from salver.gateway.h2.budget import Budget
 from salver.gateway.h2.control import ControlFrames, spend
 from salver.gateway.h2.data import DataFrames, too_large
+from salver.gateway.h2.gate import Gate
 from salver.gateway.h2.headers import (
     HeaderDecoder,
     announced_bytes,
@@ -29,6 +30,7 @@ from salver.gateway.h2.reader import FrameReader, HeaderBlock
 from salver.gateway.h2.skim import ListTooLong, Skimmer
 from salver.gateway.h2.stream import Stream
 from salver.gateway.h2.windows import ReceiveWindows
+from salver.gateway.http.arrears import Unread
 from salver.gateway.http.body import Body, Buffer
 
 _MAX_REMEMBERED_RESETS: Final = 1024
@@ -55,7 +57,7 @@ class Http2Connection(asyncio.Protocol):
         self._application = application
         self._decoder = HeaderDecoder(settings.max_header_bytes)
         self._transport: asyncio.Transport | None = None
-        self.output = Output(self._sent, owner.clock)
+        self.output = Output(self._sent, owner.arrears.grew, owner.clock)
         self._streams: dict[int, Stream] = {}
         self._reset: dict[int, None] = {}
         self._block = HeaderBlock(settings.max_header_bytes, self._decoder.skim)
@@ -66,6 +68,10 @@ class Http2Connection(asyncio.Protocol):
             limits.stream_window_bytes,
             limits.connection_window_bytes,
             settings.max_body_bytes + limits.connection_window_bytes,
+        )
+        limit_bytes = settings.write_buffer_bytes
+        self._gate = Gate(
+            self.output, self._windows, self._streams, limit_bytes, self._application_takes
         )
         self._going = False
         self._goaway_stream = f.LARGEST_STREAM
@@ -118,8 +124,8 @@ class Http2Connection(asyncio.Protocol):
         try:
             self._reader.feed(data)
             # Once for all frames that came: windows may have opened.
-            if self.output.waiting:
-                self.output.pump()
+            if self.output.waiting or self._windows.is_shut:
+                self._gate.go_on()
         except f.ConnectionFault as fault:
             self._fail(fault.code, fault.cause)
         if self._data.has_large and self._large is not None:
@@ -136,8 +142,8 @@ class Http2Connection(asyncio.Protocol):
             return
         try:
             self._reader.feed_large(view)
-            if self.output.waiting:
-                self.output.pump()
+            if self.output.waiting or self._windows.is_shut:
+                self._gate.go_on()
         except f.ConnectionFault as fault:
             self._fail(fault.code, fault.cause)
         if not self._data.has_large:
@@ -167,7 +173,7 @@ class Http2Connection(asyncio.Protocol):
         self.output.paused = self._reader.paused = False
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
-        self.output.pump()
+        self._gate.go_on()
         if self._reader.rest and not self._reader.paused:
             # Frames that came before the client was behind.
             try:
@@ -254,10 +260,8 @@ class Http2Connection(asyncio.Protocol):
         except ListTooLong as error:
             spend(self._resets)
             fields, is_long = request_fields(number, error.pairs), True
-        if self.output.queued_bytes > self._http.write_buffer_bytes:
-            # So that the client's pace is known before more is asked in the same turn.
-            self.output.flush()
-        held = self.output.held_bytes > self._http.write_buffer_bytes
+        # What comes while only the socket is full waits, as what is behind it on the wire.
+        held = self.is_behind() and self.output.held_bytes > self._http.write_buffer_bytes
         if self._going or held or len(self._streams) >= self._limits.max_streams:
             raise f.StreamFault(number, f.REFUSED_STREAM, "no more streams now (5.1.2)")
         announced = announced_bytes(number, fields.get(b"content-length"))
@@ -292,6 +296,16 @@ class Http2Connection(asyncio.Protocol):
 
     def end_request(self, stream: Stream) -> None:
         """See ``Host``."""
+        if not (self.is_behind() and self._gate.keeps(stream)):
+            self._application_takes(stream)
+
+    def is_behind(self) -> bool:
+        """Tell whether the client must read before more is begun; sinks are told when it has."""
+        output = self.output
+        unsent_bytes = output.held_bytes + output.queued_bytes
+        return unsent_bytes > self._http.write_buffer_bytes and self._gate.is_behind()
+
+    def _application_takes(self, stream: Stream) -> None:
         self._windows.finished(stream)
         if stream.id not in self._streams or stream.answered:
             return
@@ -393,6 +407,7 @@ class Http2Connection(asyncio.Protocol):
     def _drop(self, stream: Stream) -> None:
         """Forget a stream that ended before its answer did."""
         self._streams.pop(stream.id, None)
+        self._gate.forget(stream)
         self._windows.finished(stream)
         self.output.forget(stream)
         gone, stream.on_gone = stream.on_gone, None
@@ -465,6 +480,11 @@ class Http2Connection(asyncio.Protocol):
             self.close_idle(now_ns)
         for stream in list(self._streams.values()):
             self._expire_stream(stream, now_ns)
+        self._gate.go_on()
+
+    def unread(self, now_ns: int) -> Unread:
+        """See ``Debtor``."""
+        return self._patience.unread(self._transport, self.output, self._gate.kept_bytes, now_ns)
 
     def _expire_stream(self, stream: Stream, now_ns: int) -> None:
         if self._patience.is_unread(stream, now_ns):

@@ -23,14 +23,17 @@ _NO_TABLE: Final = b"\x20"
 class Output:
     """Writes frames; those of one turn of the loop leave as one write.
 
-    ``ended`` is called with each stream whose last frame was queued, ``held_bytes`` is what flow
-    control holds back. Windows are the peer's
+    ``ended`` is called with each stream whose last frame was queued, ``grew`` with the size of each
+    large part of an answer; ``held_bytes`` is what flow control holds back. Windows are the peer's
     (RFC 9113, 6.9): ``window`` is the connection's, ``initial_window`` that of new streams.
     ``resizes`` makes the next header block begin with a change of the table's size (RFC 7541, 4.2).
     """
 
-    def __init__(self, ended: Callable[[Stream], None], clock: Clock) -> None:
+    def __init__(
+        self, ended: Callable[[Stream], None], grew: Callable[[int], None], clock: Clock
+    ) -> None:
         self._clock = clock
+        self._grew = grew
         self.window = f.DEFAULT_WINDOW
         self.initial_window = f.DEFAULT_WINDOW
         self.max_frame_bytes = f.DEFAULT_FRAME_BYTES
@@ -136,6 +139,8 @@ class Output:
                 stream.outgoing.append(part)
                 stream.held_bytes += size
                 self.held_bytes += size
+            if size >= _JOIN_BYTES:
+                self._grew(size)
         if ends:
             stream.ends, stream.trailers = True, trailers
         self.waiting[stream.id] = stream

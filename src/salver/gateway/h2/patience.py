@@ -3,8 +3,10 @@
 import asyncio
 
 from salver.core.settings import HttpSettings
+from salver.gateway.h2.output import Output
 from salver.gateway.h2.stream import Stream
 from salver.gateway.h2.windows import ReceiveWindows
+from salver.gateway.http.arrears import Unread
 from salver.gateway.http.unread import Taking
 
 _RATE_GRACE_S = 5.0
@@ -22,6 +24,13 @@ class Patience:
     def is_stalled(self, transport: asyncio.Transport, now_ns: int) -> bool:
         """Tell whether the client has stopped taking what was written for it."""
         return self._taking.is_stalled(transport, now_ns)
+
+    def unread(
+        self, transport: asyncio.Transport | None, output: Output, kept_bytes: int, now_ns: int
+    ) -> Unread:
+        """Return what waits for the client, with requests that wait until it reads."""
+        moved_ns = max([one.progress_ns for one in output.waiting.values()], default=now_ns)
+        return self._taking.unread(transport, output.held_bytes + kept_bytes, moved_ns, now_ns)
 
     def is_unread(self, stream: Stream, now_ns: int) -> bool:
         """Tell whether a client has not let a waiting answer go on for too long."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from salver.core.settings import HttpSettings
     from salver.gateway.h2.connection import Http2Connection
     from salver.gateway.h2.stream import Stream
+    from salver.gateway.http.arrears import Arrears
     from salver.gateway.http.memory import PayloadMemory
     from salver.gateway.http.ports import Identify
 
@@ -41,6 +42,7 @@ class Owner(Protocol):
     settings: HttpSettings
     draining: bool
     memory: PayloadMemory
+    arrears: Arrears
     identify: Identify
 
     def opened(self, connection: Http2Connection) -> bool:

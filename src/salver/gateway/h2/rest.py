@@ -17,7 +17,7 @@ Refuse = Callable[[HttpMessage, SalverError], None]
 class _Nowhere:
     """Outlet of messages that send their answers themselves."""
 
-    def answered(self) -> None:
+    def answered(self, large_bytes: int = 0) -> None:
         """Nothing is waiting to be written."""
 
 

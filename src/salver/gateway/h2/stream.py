@@ -33,6 +33,10 @@ class Sink(Protocol):
         """Take note that a part of the answer has left."""
         ...
 
+    def resume(self) -> None:
+        """Take note that the client, which was behind on its connection, is so no more."""
+        ...
+
     def drain(self) -> None:
         """Come to an end with what has arrived."""
         ...

@@ -13,7 +13,7 @@ class ReceiveWindows:
     ``unfinished_bytes``, what incomplete bodies and messages hold together, are over
     ``max_unfinished_bytes``, only the oldest body may go on: so one after the other comes to its
     end. The window of a stream of messages opens as they are taken. ``window`` is what the
-    client may send on the connection.
+    client may send on the connection. While ``is_shut`` it gets none of it back.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class ReceiveWindows:
         self._owed = 0
         self._wide = 0
         self.unfinished_bytes = 0
+        self.is_shut = False
 
     def open(self) -> None:
         """Give the client the window that the settings allow (6.9.2)."""
@@ -50,7 +51,7 @@ class ReceiveWindows:
     def give_back(self, size_bytes: int, stream: Stream | None = None) -> None:
         """Let the client send as much again, at once or when it is worth a frame."""
         self._owed += size_bytes
-        if self._owed * 2 >= self._connection_bytes:
+        if self._owed * 2 >= self._connection_bytes and not self.is_shut:
             self.window += self._owed
             self._put(f.window_update(0, self._owed))
             self._owed = 0
@@ -82,6 +83,8 @@ class ReceiveWindows:
 
     def withholds(self, stream: Stream) -> bool:
         """Tell whether a client may not send more of a body for now."""
+        if self.is_shut:
+            return True
         if self.unfinished_bytes <= self._max_unfinished or stream.sink is not None:
             return False
         # No generator: compiled, it would look at every stream before the first is known.
@@ -102,14 +105,23 @@ class ReceiveWindows:
         stream.kept_bytes -= size_bytes
         self.unfinished_bytes -= size_bytes
         if held_back:
-            for other in self._streams.values():
-                if other.remote_open and not self.withholds(other):
-                    self._give_back_to(other)
+            self._give_all_back()
+
+    def reopen(self) -> None:
+        """Let the client send again after windows were shut."""
+        self.is_shut = False
+        self.give_back(0)
+        self._give_all_back()
+
+    def _give_all_back(self) -> None:
+        for stream in self._streams.values():
+            if stream.remote_open and not self.withholds(stream):
+                self._give_back_to(stream)
 
     def finished(self, stream: Stream) -> None:
         """Take note that a body is complete, or not wanted any more."""
-        if stream.remote_open:
-            stream.remote_open = False
+        was_open, stream.remote_open = stream.remote_open, False
+        if was_open or stream.kept_bytes:
             self.let_go(stream, stream.kept_bytes)
 
     def _give_back_to(self, stream: Stream) -> None:

@@ -9,12 +9,8 @@ from typing import Final, cast
 
 import httptools
 
-from salver.core.errors import (
-    BodyTooLarge,
-    MalformedHttp,
-    Overloaded,
-    SalverError,
-)
+from salver.core.errors import BodyTooLarge, MalformedHttp, Overloaded, SalverError
+from salver.gateway.http.arrears import Unread
 from salver.gateway.http.body import Body
 from salver.gateway.http.framing import SINGLE_FIELDS, check_framing, piece_end
 from salver.gateway.http.head_count import HeadCount
@@ -289,11 +285,14 @@ class HttpConnection(asyncio.Protocol):
 
     # answers
 
-    def answered(self) -> None:
+    def answered(self, large_bytes: int = 0) -> None:
         """Write the answers that are due, in the order of their requests."""
         queue, transport = self._queue, self._transport
         if transport is None:
             return
+        if large_bytes:
+            queue.held_bytes += large_bytes
+            self._server.arrears.grew(large_bytes)
         if queue.write(transport):
             self._finish(transport)
             return
@@ -302,8 +301,12 @@ class HttpConnection(asyncio.Protocol):
             if self._server.draining:
                 transport.close()
                 return
-        if self._reading_paused:
+        if self._reading_paused or large_bytes:
             self._set_reading()
+
+    def unread(self, now_ns: int) -> Unread:
+        """See ``Debtor``."""
+        return self._taking.unread(self._transport, self._queue.held_bytes, now_ns, now_ns)
 
     def _finish(self, transport: asyncio.Transport) -> None:
         """End the connection after its last answer.
@@ -409,7 +412,10 @@ class HttpConnection(asyncio.Protocol):
     @property
     def _is_full(self) -> bool:
         """Tell whether the answers that are due should leave before more is asked."""
-        return self._write_paused or len(self._queue) >= self._settings.max_pipelined
+        queue, settings = self._queue, self._settings
+        if self._write_paused or len(queue) >= settings.max_pipelined:
+            return True
+        return queue.held_bytes > settings.write_buffer_bytes
 
     def _feed_piece(self, data: memoryview) -> None:
         known, phase, body_bytes = self._current, self.phase, self._body.size_bytes

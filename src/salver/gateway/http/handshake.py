@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 from salver.core.clock import Clock
 from salver.core.settings import HttpSettings
+from salver.gateway.http.arrears import Unread
 from salver.gateway.http.prelude import Successor
 from salver.observe.logs import get_logger
 
@@ -108,6 +109,10 @@ class Handshake(asyncio.Protocol):
             accepted.close()
 
     # the server's sweep
+
+    def unread(self, now_ns: int) -> Unread:
+        """Nothing waits for a client that cannot ask yet."""
+        return Unread(0, now_ns)
 
     def begin_drain(self) -> None:
         """Nothing was asked yet."""

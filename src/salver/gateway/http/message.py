@@ -43,11 +43,19 @@ _CLOSE: Final = b"Connection: close\r\n"
 _KEEP: Final = b"Connection: keep-alive\r\n"
 
 
+def body_bytes(parts: Sequence[Buffer]) -> int:
+    """Return the size of a body in parts."""
+    size = 0
+    for part in parts:
+        size += part.nbytes if isinstance(part, memoryview) else len(part)
+    return size
+
+
 class Outlet(Protocol):
     """The connection an answer goes to."""
 
-    def answered(self) -> None:
-        """Write the answers whose turn it is."""
+    def answered(self, large_bytes: int = 0) -> None:
+        """Write the answers whose turn it is; the size of one with a large body is given."""
         ...
 
 
@@ -123,9 +131,7 @@ class HttpMessage:
         headers: bytes = b"",
     ) -> int:
         """Answer; ``headers`` are complete lines. Returns the size of the body in bytes."""
-        size = 0
-        for part in parts:
-            size += part.nbytes if isinstance(part, memoryview) else len(part)
+        size = body_bytes(parts)
         head = b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b%b\r\n" % (
             status,
             _REASONS.get(status, b"Status"),
@@ -134,14 +140,15 @@ class HttpMessage:
             headers,
             _CLOSE if self.close else _KEEP if self.keep else b"",
         )
+        large_bytes = 0
         if self.head_only:
             self.reply = head
         elif size < JOIN_BYTES:
             self.reply = b"".join((head, *parts))
         else:
-            self.reply = [head, *parts]
+            self.reply, large_bytes = [head, *parts], size
         self.on_gone = None
-        self.outlet.answered()
+        self.outlet.answered(large_bytes)
         return size
 
     def fail(self, error: SalverError, headers: bytes = b"") -> int:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from salver.core.clock import Clock
     from salver.core.errors import SalverError
     from salver.core.settings import HttpSettings
+    from salver.gateway.http.arrears import Arrears
     from salver.gateway.http.connection import HttpConnection
     from salver.gateway.http.heads import Heads
     from salver.gateway.http.memory import PayloadMemory
@@ -29,6 +30,7 @@ class Server(Protocol):
     clock: Clock
     draining: bool
     memory: PayloadMemory
+    arrears: Arrears
     handle: Callable[[HttpMessage], None]
     refuse: Callable[[HttpMessage, SalverError], None]
     identify: Identify

@@ -8,15 +8,21 @@ from salver.gateway.http.message import HttpMessage
 from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
+from salver.gateway.http.message import HttpMessage, body_bytes
 
 
 class Replies:
-    """Requests in the order in which they came."""
+    """Requests in the order in which they came.
 
-    __slots__ = ("_queue",)
+    ``held_bytes`` is what large answers have in memory that wait for those before them: whoever
+    makes one adds it.
+    """
+
+    __slots__ = ("_queue", "held_bytes")
 
     def __init__(self) -> None:
         self._queue: deque[HttpMessage] = deque()
+        self.held_bytes = 0
 
     def __len__(self) -> int:
         """Count those that are not answered."""
@@ -44,6 +50,12 @@ class Replies:
                 log.exception("answer_not_written", request_id=message.request_id)
                 transport.abort()
                 return False
+            if type(reply) is bytes:
+                transport.write(reply)
+            else:
+                pieces = cast("list[bytes]", reply)
+                transport.writelines(pieces)
+                self.held_bytes -= body_bytes(pieces[1:])
             if message.close:
                 self.forget()
                 return True
@@ -52,6 +64,7 @@ class Replies:
     def forget(self) -> None:
         """Tell whoever answers that nobody waits."""
         queue, self._queue = self._queue, deque()
+        self.held_bytes = 0
         for message in queue:
             gone, message.on_gone = message.on_gone, None
             if gone is not None:

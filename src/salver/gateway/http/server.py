@@ -9,6 +9,7 @@ from typing import Protocol
 from salver.core.clock import Clock
 from salver.core.errors import SalverError
 from salver.core.settings import HttpSettings
+from salver.gateway.http.arrears import Arrears, Debtor
 from salver.gateway.http.connection import HttpConnection
 from salver.gateway.http.handshake import Handshake
 from salver.gateway.http.heads import Heads, PeerHeads
@@ -31,7 +32,7 @@ def _refuse(message: HttpMessage, error: SalverError) -> None:
     message.fail(error)
 
 
-class Connection(Protocol):
+class Connection(Debtor, Protocol):
     """What the server asks of its connections, whichever version of HTTP they speak."""
 
     def begin_drain(self) -> None:
@@ -78,6 +79,7 @@ class HttpServer:
         self.identify: Identify = lambda _headers, _peer: None
         self.context: Callable[[], ssl.SSLContext] | None = None
         self.naming: Callable[[asyncio.BaseTransport], str] | None = None
+        self.arrears = Arrears(settings.unread_bytes, self._bound)
         self._heads = PeerHeads() if settings.remember_heads else None
         self._connections: set[Connection] = set()
         self._servers: list[asyncio.Server] = []
@@ -157,6 +159,16 @@ class HttpServer:
         """Forget a connection."""
         self._connections.discard(connection)
 
+    def _bound(self) -> None:
+        """Close those who do not read while too much waits for all of them."""
+        closed = self.arrears.excess(self._connections, self.clock.monotonic_ns())
+        for connection in closed:
+            # What it holds is gone with its transport, before that says so.
+            self._connections.discard(connection)
+            connection.abort()
+        if closed:
+            log.warning("unread_cut_off", connections=len(closed))
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
@@ -168,3 +180,4 @@ class HttpServer:
                 except Exception:  # the others must be looked at as well
                     log.exception("expiry_failed")
                     connection.abort()
+            self._bound()

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 
+from salver.gateway.http.arrears import Unread
 from salver.gateway.http.patience import LINGER_S
 
 # Of Linux's struct tcp_info: segments on their way, bytes acknowledged, bytes not sent yet.
@@ -27,6 +28,17 @@ class Taking:
             self._mark, self._since_ns = mark, now_ns
             return False
         return now_ns - self._since_ns > (self._limit_ns if mark else LINGER_S * 1e9)
+
+    def unread(
+        self, transport: asyncio.Transport | None, kept_bytes: int, moved_ns: int, now_ns: int
+    ) -> Unread:
+        """Return what waits for the client, with what is kept for it before the transport.
+
+        ``moved_ns`` is when some of the latter has left, which counts while the former is empty.
+        """
+        waiting_bytes = 0 if transport is None else transport.get_write_buffer_size()
+        since_ns = moved_ns if self._mark == 0 else self._since_ns
+        return Unread(waiting_bytes + kept_bytes, now_ns if self._mark < 0 else since_ns)
 
 
 def unread_mark(transport: asyncio.Transport) -> int:
