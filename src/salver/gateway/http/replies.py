@@ -4,11 +4,10 @@ import asyncio
 from collections import deque
 from typing import cast
 
-from salver.gateway.http.message import HttpMessage
+from salver.gateway.http.message import HttpMessage, body_bytes
 from salver.observe.logs import get_logger
 
 log = get_logger(__name__)
-from salver.gateway.http.message import HttpMessage, body_bytes
 
 
 class Replies:
@@ -45,17 +44,13 @@ class Replies:
                 if type(reply) is bytes:
                     transport.write(reply)
                 else:
-                    transport.writelines(cast("list[bytes]", reply))
+                    pieces = cast("list[bytes]", reply)
+                    transport.writelines(pieces)
+                    self.held_bytes -= body_bytes(pieces[1:])
             except Exception:
                 log.exception("answer_not_written", request_id=message.request_id)
                 transport.abort()
                 return False
-            if type(reply) is bytes:
-                transport.write(reply)
-            else:
-                pieces = cast("list[bytes]", reply)
-                transport.writelines(pieces)
-                self.held_bytes -= body_bytes(pieces[1:])
             if message.close:
                 self.forget()
                 return True
