@@ -173,8 +173,12 @@ class Keys:
 
 
 def check_access(principal: Principal, endpoint: str) -> None:
-    """Raise ``Forbidden`` or ``QuotaExceeded`` unless the caller may ask this endpoint now."""
+    """Raise ``Forbidden`` or ``QuotaExceeded`` unless the caller may ask this endpoint now.
+
+    Of what no endpoint can be called it is ``InvalidName``, whatever the caller may.
+    """
     if principal.endpoints is not None and endpoint not in principal.endpoints:
+        check_name(endpoint, "endpoint")
         raise Forbidden(f"the API key of {principal.name!r} may not call endpoint {endpoint!r}")
     if principal.max_in_flight is not None and principal.in_flight >= principal.max_in_flight:
         raise QuotaExceeded(

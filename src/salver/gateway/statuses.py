@@ -6,7 +6,11 @@
 from enum import IntEnum
 from typing import NamedTuple
 
-from salver.core.errors import ERRORS_BY_CODE
+from salver.core.errors import ERRORS_BY_CODE, SalverError
+
+_MOST_CHARS = 1024
+_END_CHARS = 384
+_LEFT_OUT = " … "
 
 
 class Grpc(IntEnum):
@@ -110,6 +114,18 @@ STATUSES: dict[str, Status] = {
     "wire_error": _FAULT,
     "control_unavailable": Status(503, Grpc.UNAVAILABLE),
 }
+
+
+def text_of(error: SalverError) -> str:
+    """Return the message that a caller on the data port gets, of 1,024 characters at most.
+
+    A longer one loses its middle: what was sent and is echoed stands there, the fix at the end.
+    """
+    text = error.message
+    if len(text) <= _MOST_CHARS:
+        return text
+    return text[: _MOST_CHARS - _END_CHARS - len(_LEFT_OUT)] + _LEFT_OUT + text[-_END_CHARS:]
+
 
 _PAGE_HEAD = """# Error codes
 

@@ -88,12 +88,25 @@ def refused(
     channel: grpc.Channel, path: str, request: Any, **options: Any
 ) -> tuple[grpc.StatusCode, str]:
     """Return the status and Salver's own code of a call that is refused."""
+    error = _refusal(channel, path, request, **options)
+    return error.code(), _code(error)
+
+
+def refused_words(channel: grpc.Channel, path: str, request: Any) -> tuple[str, str]:
+    """Return Salver's own code and the text of a call that is refused."""
+    error = _refusal(channel, path, request)
+    return _code(error), str(error.details())
+
+
+def _refusal(channel: grpc.Channel, path: str, request: Any, **options: Any) -> grpc.Call:
     with pytest.raises(grpc.RpcError) as caught:
         call(channel, path, request, **options)
-    error = caught.value
-    assert isinstance(error, grpc.Call)
-    trailers = dict(error.trailing_metadata() or ())
-    return error.code(), str(trailers.get("x-salver-code", ""))
+    assert isinstance(caught.value, grpc.Call)
+    return caught.value
+
+
+def _code(error: grpc.Call) -> str:
+    return str(dict(error.trailing_metadata() or ()).get("x-salver-code", ""))
 
 
 def same(left: AnyArray, right: AnyArray) -> bool:

@@ -168,6 +168,9 @@ def broken(**changes: Any) -> Any:
             request.inputs[0].contents.fp32_contents.extend(value)
         elif name == "no_inputs":
             del request.inputs[:]
+        elif name == "outputs":
+            for output in value:
+                request.outputs.add(name=output)
         elif name in ("model_name", "model_version"):
             setattr(request, name, value)
         else:
@@ -189,6 +192,17 @@ WRONG: dict[str, tuple[Any, grpc.StatusCode, str]] = {
     "another datatype": (broken(datatype="INT32"), INVALID, "invalid_tensor"),
     "an unknown input": (broken(name="z"), INVALID, "unknown_input"),
     "no name": (broken(name=""), INVALID, "invalid_request"),
+    "an unknown output": (broken(outputs=["q"]), INVALID, "unknown_output"),
+    "a name that no model has": (broken(model_name="a b"), INVALID, "invalid_name"),
+    "a long name": (broken(model_name="m" * 5000), INVALID, "invalid_name"),
+    "a long input": (broken(name="x" * 5000), INVALID, "unknown_input"),
+    "a long output": (broken(outputs=["y" * 5000]), INVALID, "unknown_output"),
+    "a long datatype": (broken(datatype="F" * 5000), INVALID, "invalid_tensor"),
+    "a long version": (
+        broken(model_version="9" * 5000),
+        grpc.StatusCode.NOT_FOUND,
+        "version_not_found",
+    ),
     "an unknown model": (
         broken(model_name="none"),
         grpc.StatusCode.NOT_FOUND,

@@ -407,7 +407,7 @@ def test_garbage_in_a_message_is_that_messages_fault(server: RunningServer) -> N
     first, bad, empty, last = messages_of(body)
     assert (value_of(first), value_of(last)) == (1.0, 2.0)
     assert bad.error_message.endswith("[invalid_request]")
-    assert empty.error_message.endswith("[endpoint_not_found]")
+    assert empty.error_message.endswith("[invalid_name]")
     assert trailers["grpc-status"] == "0"
 
 

@@ -7,10 +7,9 @@ from urllib.parse import quote
 from salver.core.errors import SalverError
 from salver.gateway.grpc.framing import ENCODINGS
 from salver.gateway.h2.headers import literal, status
-from salver.gateway.statuses import STATUSES
+from salver.gateway.statuses import STATUSES, text_of
 
 CONTENT_TYPE: Final = b"application/grpc"
-_MAX_MESSAGE_CHARS: Final = 1024
 # What the gRPC protocol lets stand in a message as it is; everything else is percent-encoded.
 _SAFE: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
@@ -34,7 +33,7 @@ def compressed(encoding: bytes | None) -> bytes:
 
 def failure(error: SalverError) -> bytes:
     """Return the trailers of a call that failed, with Salver's own code beside gRPC's."""
-    text = quote(error.message[:_MAX_MESSAGE_CHARS].strip(), safe=_SAFE).encode()
+    text = quote(text_of(error).strip(), safe=_SAFE).encode()
     block = literal(b"grpc-status", b"%d" % STATUSES[error.code].grpc)
     block += literal(b"grpc-message", text) + literal(b"x-salver-code", error.code.encode())
     if error.retry_after_s is not None:

@@ -9,7 +9,7 @@ from salver.core.datatypes import BYTES, DATATYPES, DTYPES, ITEM_SIZES
 from salver.core.errors import InvalidRequest, InvalidTensor, UnsupportedOperation
 from salver.core.settings import HttpSettings
 from salver.core.tensor import Buffer, Tensor, encode_bytes
-from salver.gateway.oip.body import check_element_count
+from salver.gateway.oip.body import check_dimensions, check_element_count
 
 CONTENTS: Final = {
     "BOOL": "bool_contents",
@@ -34,7 +34,7 @@ def inputs_of(message: Any, raw: Sequence[Buffer], settings: HttpSettings) -> li
     """
     inputs = message.inputs
     if not inputs:
-        raise InvalidRequest("'inputs' must hold at least one tensor")
+        raise InvalidRequest("'inputs' must be a list with at least one tensor")
     if len(inputs) > settings.max_tensors:
         raise InvalidRequest(f"{len(inputs)} inputs are over the limit of {settings.max_tensors}")
     if raw and any(item.HasField("contents") for item in inputs):
@@ -65,8 +65,7 @@ def _head(item: Any, settings: HttpSettings) -> tuple[str, str, tuple[int, ...]]
         raise InvalidTensor(
             f"input {name!r}: datatype {datatype!r} is not one of {', '.join(DATATYPES)}"
         )
-    if len(item.shape) > settings.max_dimensions:
-        raise InvalidTensor(f"input {name!r}: over {settings.max_dimensions} dimensions")
+    check_dimensions(name, len(item.shape), settings.max_dimensions)
     shape = tuple(item.shape)
     for size in shape:
         if size < 0:

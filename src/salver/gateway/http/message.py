@@ -8,7 +8,7 @@ import orjson
 
 from salver.core.errors import SalverError
 from salver.gateway.http.heads import Head
-from salver.gateway.statuses import STATUSES
+from salver.gateway.statuses import STATUSES, text_of
 
 Buffer = bytes | bytearray | memoryview
 
@@ -160,6 +160,6 @@ class HttpMessage:
         if self.request_id:
             headers += b"x-salver-request-id: %b\r\n" % self.request_id.encode()
         body = orjson.dumps(
-            {"error": error.message, "code": error.code, "request_id": self.request_id}
+            {"error": text_of(error), "code": error.code, "request_id": self.request_id}
         )
         return self.respond(STATUSES[error.code].http, (body,), headers=headers)

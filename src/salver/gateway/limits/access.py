@@ -41,7 +41,10 @@ class Access:
         self._is_closed = False
 
     def check(self, principal: Principal, endpoint: str) -> None:
-        """Let one request pass; raises ``Forbidden``, ``QuotaExceeded`` or ``Overloaded``."""
+        """Let one request pass.
+
+        Raises ``Forbidden``, ``InvalidName``, ``QuotaExceeded`` or ``Overloaded``.
+        """
         check_access(principal, endpoint)
         if self._is_closed:
             raise Overloaded(

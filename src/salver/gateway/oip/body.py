@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from salver.core.datatypes import BYTES
-from salver.core.errors import BodyTooLarge, InvalidJson, InvalidRequest
+from salver.core.errors import BodyTooLarge, InvalidJson, InvalidRequest, InvalidTensor
 from salver.core.settings import HttpSettings
 from salver.core.tensor import Buffer
 
@@ -52,6 +52,12 @@ def check_element_count(heads: Iterable[tuple[str, str, tuple[int, ...]]], limit
         raise BodyTooLarge(
             f"{count} elements of BYTES tensors are over the limit of {limit}; send fewer at a time"
         )
+
+
+def check_dimensions(name: str, count: int, limit: int) -> None:
+    """Raise ``InvalidTensor`` when the shape of an input is longer than allowed."""
+    if count > limit:
+        raise InvalidTensor(f"input {name!r} has more than {limit} dimensions")
 
 
 def check_json_size(size_bytes: int, settings: HttpSettings) -> None:

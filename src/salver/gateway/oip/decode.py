@@ -19,6 +19,7 @@ from salver.core.request import InferenceRequest, InferenceResponse, RequestForm
 from salver.core.settings import HttpSettings
 from salver.core.tensor import Buffer, Tensor, encode_bytes
 from salver.gateway.oip.body import (
+    check_dimensions,
     check_element_count,
     check_json,
     parameters_of,
@@ -359,10 +360,9 @@ def _head(item: Any, settings: HttpSettings) -> tuple[str, str, tuple[int, ...]]
         raise InvalidTensor(
             f"input {name!r}: datatype {datatype!r} is not one of {', '.join(DATATYPES)}"
         )
-    if not isinstance(shape, list) or len(shape) > settings.max_dimensions:
-        raise InvalidTensor(
-            f"input {name!r}: 'shape' must be a list of at most {settings.max_dimensions} sizes"
-        )
+    if not isinstance(shape, list):
+        raise InvalidTensor(f"input {name!r}: 'shape' must be a list of sizes")
+    check_dimensions(name, len(shape), settings.max_dimensions)
     for size in shape:
         if type(size) is not int or size < 0:
             raise InvalidTensor(f"input {name!r}: dimension {size!r} is not a size")

@@ -9,6 +9,7 @@ from salver.core.datatypes import BYTES, ITEM_SIZES
 from salver.core.errors import EndpointNotFound, InvalidRequest, SalverError, fault_of
 from salver.core.exchange import ExchangeRing
 from salver.core.handler import Handler
+from salver.core.names import check_name
 from salver.core.request import InferenceRequest, JointResponse
 from salver.core.settings import HttpSettings, LimitSettings
 from salver.core.tensor import Tensor
@@ -132,7 +133,7 @@ class Inference:
         return decode_binary(body, int(json_length), target, self._settings)
 
     def known(self, name: str, tenant: str) -> EndpointPlan:
-        """Return a tenant's endpoint; raises ``EndpointNotFound``."""
+        """Return a tenant's endpoint; raises ``EndpointNotFound``, or ``InvalidName``."""
         endpoint = self.find(name)
         if endpoint is None or endpoint.tenant != tenant:
             _unknown(name)
@@ -187,6 +188,7 @@ def some_of(fields: Mapping[bytes, bytes], names: Sequence[str]) -> dict[str, st
 
 
 def _unknown(endpoint: str) -> NoReturn:
+    check_name(endpoint, "endpoint")
     raise EndpointNotFound(
         f"no endpoint {endpoint!r}; 'salver get endpoints' lists what is deployed"
     )

@@ -65,12 +65,13 @@ class Directory(NamedTuple):
     def endpoint_for(self, name: str, principal: Principal) -> EndpointPlan:
         """Return an endpoint that the caller may ask.
 
-        Raises ``EndpointNotFound``, ``Forbidden`` or ``QuotaExceeded``; whoever may not ask is not
-        told whether there is such an endpoint.
+        Raises ``EndpointNotFound``, ``Forbidden`` or ``QuotaExceeded``, or ``InvalidName`` of what
+        none can be called; whoever may not ask is not told whether there is such an endpoint.
         """
         check_access(principal, name)
         endpoint = self.find(name)
         if endpoint is None or endpoint.tenant != principal.tenant:
+            check_name(name, "endpoint")
             raise EndpointNotFound(
                 f"no endpoint {name!r}; 'salver get endpoints' lists what is deployed"
             )

@@ -32,8 +32,8 @@ def extension_names(*, changes: bool) -> tuple[str, ...]:
 class Documents:
     """Makes the documents of one gateway.
 
-    Methods that name an endpoint raise ``EndpointNotFound``, ``Forbidden`` or ``QuotaExceeded``,
-    and ``VersionNotFound`` or ``NotReady`` where they name a version.
+    Methods that name an endpoint raise ``EndpointNotFound``, ``InvalidName``, ``Forbidden`` or
+    ``QuotaExceeded``, and ``VersionNotFound`` or ``NotReady`` where they name a version.
     """
 
     def __init__(self, directory: Directory, statistics: Statistics, log_level: str) -> None:

@@ -16,7 +16,7 @@ from salver.core.request import InferenceRequest, InferenceResponse
 from salver.core.settings import HttpSettings
 from salver.core.signature import TensorSpec
 from salver.core.tensor import Buffer, Tensor, encode_bytes
-from salver.gateway.oip.body import check_json, parameters_of, parse_object
+from salver.gateway.oip.body import check_dimensions, check_json, parameters_of, parse_object
 from salver.gateway.oip.decode import Decoded, from_list
 from salver.gateway.oip.metadata import variant_of
 from salver.gateway.oip.reading import Target
@@ -107,8 +107,7 @@ def _unnested(name: str, value: Any, max_dimensions: int) -> tuple[tuple[int, ..
                 f"input {name!r}: at depth {len(shape)} are lists of unequal length, or lists "
                 "beside values"
             )
-        if len(shape) == max_dimensions:
-            raise InvalidTensor(f"input {name!r} has more than {max_dimensions} dimensions")
+        check_dimensions(name, len(shape) + 1, max_dimensions)
         shape += lengths
         level = list(chain.from_iterable(level))
     return tuple(shape), level

@@ -16,6 +16,7 @@ from salver.gateway.grpc.schema import message_class
 from salver.gateway.grpc.services.inference import SERVICE
 from salver.gateway.grpc.services.table import Streaming, Streamings
 from salver.gateway.grpc.wire import bytes_field
+from salver.gateway.statuses import text_of
 
 _INFER_RESPONSE = 2
 _WANTS_FINAL = "triton_enable_empty_final_response"
@@ -98,7 +99,7 @@ class StreamSpeaker:
     def say_error(self, error: SalverError, caller_id: str, *, marks_final: bool = False) -> None:
         """Answer one inference with what is wrong with it."""
         response = message_class("inference.ModelStreamInferResponse")(
-            error_message=f"{error.message} [{error.code}]"
+            error_message=f"{text_of(error)} [{error.code}]"
         )
         response.infer_response.id = caller_id
         if marks_final:
