@@ -249,6 +249,11 @@ def send(channel: grpc.Channel, path: str, body: bytes, **options: Any) -> bytes
     return answer
 
 
+# Groups of a field that nobody knows, each inside the one before: what reads by calling itself
+# would run out of stack.
+NESTED = b"\x7b" * 10_000 + b"\x7c" * 10_000
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -257,11 +262,15 @@ def send(channel: grpc.Channel, path: str, body: bytes, **options: Any) -> bytes
         b"\x3a\x85\x80\x80\x80\x10abc",
         b"\x0b\x0c",
         b"\x00",
-        # A field inside itself, thousands of times.
-        b"".join(b"\x2a" + bytes((0x80 | n & 0x7F, n >> 7)) for n in range(16_000, 0, -3)),
+        b"\x0a\x0didentity-fp32" + NESTED,
+        # The same inside an input: its field, the length in three bytes.
+        b"\x0a\x0didentity-fp32\x2a\xa0\x9c\x01" + NESTED,
     ],
-    ids=["no message", "a length past the end", "raw past the end", "groups", "zero", "nested"],
-)
+    ids=[
+        "no message", "a length past the end", "raw past the end", "groups", "zero",
+        "nested", "nested in an input",
+    ],
+)  # fmt: skip
 def test_bytes_that_are_no_message(channel: grpc.Channel, body: bytes) -> None:
     """They are the caller's error, and nothing else happens."""
     with pytest.raises(grpc.RpcError) as caught:
@@ -269,6 +278,18 @@ def test_bytes_that_are_no_message(channel: grpc.Channel, body: bytes) -> None:
     assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() == INVALID
     assert infer(channel, infer_request("identity-fp32", {"x": two_rows([1])}))
+
+
+def test_groups_that_nobody_knows(channel: grpc.Channel) -> None:
+    """A call without tensors leaves out a few, as any unknown field; thousands are refused."""
+    asked = message("ModelConfigRequest", name="identity-fp32").SerializeToString()
+    path = f"/{SERVICE}/ModelConfig"
+    assert send(channel, path, asked + b"\x7b" * 10 + b"\x7c" * 10)
+    with pytest.raises(grpc.RpcError) as caught:
+        send(channel, path, asked + NESTED)
+    assert isinstance(caught.value, grpc.Call)
+    assert caught.value.code() == INVALID
+    assert send(channel, path, asked)
 
 
 def test_text_with_lengths_past_the_end(channel: grpc.Channel) -> None:
