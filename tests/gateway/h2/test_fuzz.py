@@ -74,7 +74,10 @@ def test_any_frames_in_any_pieces(data: bytes, cuts: list[int]) -> None:
 )
 @example(data=f.frame(f.HEADERS, 5, 1, BLOCK) + f.frame(f.DATA, 0, 1, b"x"))
 def test_the_verdicts_of_another_implementation(data: bytes) -> None:
-    """A script of frames that ends `h2`'s connection ends ours, and none that it accepts does."""
+    """A script of frames that ends `h2`'s connection ends ours, and none that it accepts does.
+
+    Few are compared, as most have something about which both may differ; see ``test_verdicts``.
+    """
     assert disagreement(data) is None
 
 
