@@ -6,7 +6,7 @@ import msgspec
 
 from salver.control.desired import WAITING, Arm, Desired
 from salver.control.rollouts.gates import reference_of
-from salver.control.rollouts.judging import captures
+from salver.control.rollouts.judging import WARM_UP, captures
 from salver.core import sides
 from salver.core.errors import SalverError
 from salver.core.names import ModelReference, parse_reference
@@ -119,7 +119,10 @@ def _in_front(arm: Arm | None) -> Arm | None:
 def _columns(rollout: Rollout | None, side: Side | None) -> bytes:
     """Return what gateways count; of an experiment's arms only the requests."""
     if rollout is not None:
-        return rollout.columns if rollout.step > PREPARING else b""
+        if rollout.step == PREPARING or rollout.policy.strategy == BLUE_GREEN:
+            return b""
+        # Nobody may have looked yet, and the first requests are the canary's all the same.
+        return rollout.columns or encode_columns(WARM_UP)
     return _TRAFFIC if side is not None and side.kind == sides.EXPERIMENT else b""
 
 
