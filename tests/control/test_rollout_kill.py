@@ -12,7 +12,10 @@ KILLS = 20
 
 
 def test_kills_of_control_skip_and_repeat_no_step(tmp_path: Path) -> None:
-    """Steps are in the history once and in order, traffic follows them, and no request fails."""
+    """Steps are in the history once and in order, traffic follows them, and no request fails.
+
+    Each request of the canary is counted once: gateways live on, and tell totals.
+    """
     command = [sys.executable, "-m", "tests.control.rollout_trial", str(tmp_path), str(KILLS), "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
@@ -22,10 +25,13 @@ def test_kills_of_control_skip_and_repeat_no_step(tmp_path: Path) -> None:
     assert outcome["kills"] >= KILLS / 2
     expected = [[0, "start", 0, 0.0]]
     expected += [[n, "step", n, float(part)] for n, part in enumerate(STEPS[:-1], 1)]
-    expected.append([len(STEPS), "promote", len(STEPS) - 1, 100.0])
+    expected.append([len(STEPS), "pause", len(STEPS) - 1, float(STEPS[-2])])
+    expected.append([len(STEPS) + 1, "promote", len(STEPS) - 1, 100.0])
     assert outcome["events"] == expected
     seen = outcome["weights"]
     assert seen == sorted(seen)
     assert set(seen) <= {0.0, *map(float, STEPS)}
     assert outcome["failed"] == 0
     assert outcome["answered"] > 1000
+    assert outcome["counted"] == [outcome["sent"]]
+    assert outcome["sent"] > 100
