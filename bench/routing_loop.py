@@ -1,12 +1,11 @@
 """What it costs to route a request, in memory: `python -m bench.routing_loop`.
 
 The handler behind the router does nothing. The least of several rounds is shown, in microseconds
-of processor time a request; `--json` gives what a canary adds.
+of processor time a request, as JSON; `bench/run.sh --part routing` prints a table.
 """
 
 import json
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -129,13 +128,8 @@ def measure() -> dict[str, tuple[float, float]]:
 
 
 def main() -> None:
-    """Print the table, or with `--json` what a canary adds."""
-    found = measure()
-    if sys.argv[1:] == ["--json"]:
-        print(json.dumps({way: canary - one for way, (one, canary) in found.items()}))
-        return
-    for way, (one, canary) in found.items():
-        print(f"{way:<24} one version {one:5.2f} us, canary of 5 % {canary:5.2f} us")
+    """Print for each way to ask what it costs with one version, and with a canary beside it."""
+    print(json.dumps(measure()))
 
 
 if __name__ == "__main__":

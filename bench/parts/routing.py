@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-
-from bench.environments import BENCH
-from bench.failure import BenchError
+from bench.modules import run_module
 from bench.options import Options
 from bench.results import Results
 from bench.workspace import Workspace
@@ -17,18 +13,9 @@ TIMEOUT_S = 120.0
 def run(options: Options, workspace: Workspace, results: Results) -> None:
     """Measure once a round, each time in a process of its own."""
     del workspace
-    python = BENCH.parent / ".venv" / "bin" / "python"
     for _ in range(options.rounds):
-        done = subprocess.run(
-            [str(python), "-m", "bench.routing_loop", "--json"],
-            cwd=BENCH.parent,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-        )
-        if done.returncode:
-            raise BenchError(f"the routing loop failed:\n{done.stderr[-2000:]}")
-        for way, added_us in json.loads(done.stdout).items():
-            results.routing.setdefault(way, []).append(added_us)
-            print(f"routing, {way}: a canary adds {added_us:.2f} us", flush=True)
+        failed = "the routing loop failed"
+        found = run_module("bench.routing_loop", timeout_s=TIMEOUT_S, failed=failed)
+        for way, (one_us, canary_us) in found.items():
+            results.routing.setdefault(way, []).append(canary_us - one_us)
+            print(f"routing, {way}: a canary adds {canary_us - one_us:.2f} us", flush=True)

@@ -35,12 +35,6 @@ SPEC = EndpointSpec("e", "m", 1, approvals=2)
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    """Give a clock."""
-    return ManualClock()
-
-
-@pytest.fixture
 def parts(tmp_path: Path, clock: ManualClock) -> Iterator[Control]:
     """Give a control whose endpoint ``e`` serves the first of four versions; two must approve."""
     parts = control(tmp_path, "one", clock)

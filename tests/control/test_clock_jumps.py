@@ -1,7 +1,6 @@
 """A wall clock that is set ahead or back changes neither who is in charge nor a rollout."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -9,25 +8,20 @@ import pytest
 
 from salver.core.clock import ManualClock
 from salver.registry.lease import STALE_S
-from salver.rollout.machine import MAX_TICK_S
+from salver.rollout.machine import MAX_TICK_S, Rollout
 from tests.control.parts import Control, control
 from tests.control.test_rollout_runner import ROLLOUT, canary
 
 DAY_S = 86_400.0
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    """Give a clock."""
-    return ManualClock()
-
-
-@pytest.fixture
-def parts(tmp_path: Path, clock: ManualClock) -> Iterator[Control]:
-    """Give the control that is in charge."""
-    parts = control(tmp_path, "one", clock)
-    yield parts
-    parts.thread.stop()
+def running(parts: Control) -> Rollout:
+    """Begin a rollout with ten minutes of time, and look at it once."""
+    limits = msgspec.structs.replace(ROLLOUT.policy, max_duration_s=600.0, no_traffic_s=600.0)
+    parts.begin(msgspec.structs.replace(ROLLOUT, policy=limits))
+    canary(parts, 7, "s1")
+    asyncio.run(parts.runner._tick())
+    return parts.runner.current["e"]
 
 
 @pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S])
@@ -52,11 +46,7 @@ def test_whoever_is_in_charge_stays_so(
 @pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S])
 def test_a_rollout_spends_no_time(parts: Control, clock: ManualClock, jump_s: float) -> None:
     """It neither runs out of its time nor is short of traffic, and goes on after the jump."""
-    limits = msgspec.structs.replace(ROLLOUT.policy, max_duration_s=600.0, no_traffic_s=600.0)
-    parts.begin(msgspec.structs.replace(ROLLOUT, policy=limits))
-    canary(parts, 7, "s1")
-    asyncio.run(parts.runner._tick())
-    before = parts.runner.current["e"]
+    before = running(parts)
     clock.set_wall(jump_s)
     asyncio.run(parts.runner._tick())
     assert parts.runner.current["e"] == before
@@ -68,11 +58,7 @@ def test_a_rollout_spends_no_time(parts: Control, clock: ManualClock, jump_s: fl
 
 def test_a_machine_that_slept_counts_a_few_seconds(parts: Control, clock: ManualClock) -> None:
     """What passed while nothing ran is not time in which the rollout could have got traffic."""
-    limits = msgspec.structs.replace(ROLLOUT.policy, max_duration_s=600.0, no_traffic_s=600.0)
-    parts.begin(msgspec.structs.replace(ROLLOUT, policy=limits))
-    canary(parts, 7, "s1")
-    asyncio.run(parts.runner._tick())
-    before = parts.runner.current["e"]
+    before = running(parts)
     clock.advance(DAY_S)
     asyncio.run(parts.runner._tick())
     after = parts.runner.current["e"]

@@ -46,12 +46,6 @@ def made(folder: Path, clock: ManualClock) -> Control:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    """Give a clock."""
-    return ManualClock()
-
-
-@pytest.fixture
 def parts(tmp_path: Path, clock: ManualClock) -> Iterator[Control]:
     """Give a control with that endpoint."""
     found = made(tmp_path, clock)

@@ -30,12 +30,6 @@ GIVEN_UP = "salver_rollout_analyses_given_up_total"
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    """Give a clock."""
-    return ManualClock()
-
-
-@pytest.fixture
 def parts(tmp_path: Path, clock: ManualClock) -> Iterator[Control]:
     """Give a control whose plug-in hangs until it is let go."""
     register({"hangs": hanging.hangs, "ends": hanging.ends})

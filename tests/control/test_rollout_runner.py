@@ -1,7 +1,6 @@
 """The loop that drives rollouts keeps their evidence apart, and loses none of it."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,20 +39,6 @@ REFUSE = (
     "CREATE TRIGGER full BEFORE INSERT ON rollout_evidence "
     "BEGIN SELECT RAISE(ABORT, 'refused'); END"
 )
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    """Give a clock."""
-    return ManualClock()
-
-
-@pytest.fixture
-def parts(tmp_path: Path, clock: ManualClock) -> Iterator[Control]:
-    """Give the control that is in charge."""
-    parts = control(tmp_path, "one", clock)
-    yield parts
-    parts.thread.stop()
 
 
 def canary(parts: Control, epoch: int, salt: str) -> None:

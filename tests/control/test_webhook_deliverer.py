@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -35,20 +35,6 @@ class Scripted:
         """Return the next answer."""
         self.told.append(item)
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    """Give a clock."""
-    return ManualClock()
-
-
-@pytest.fixture
-def parts(tmp_path: Path, clock: ManualClock) -> Iterator[Control]:
-    """Give the control that is in charge."""
-    parts = control(tmp_path, "one", clock)
-    yield parts
-    parts.thread.stop()
 
 
 def add(parts: Control, *items: Delivery) -> None:
