@@ -4,31 +4,23 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from salver.cli.stop import _is_supervisor, runs
 from salver.core.presence import announce
+from tests.running import running
 
 _PATIENCE_S = 60.0
 _SLEEPS = "import time; print(flush=True); time.sleep(600)"
 
 
-@contextmanager
-def process(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+def process(*words: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Run a process that has these words and does nothing."""
-    command = [sys.executable, "-c", _SLEEPS, *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
-        assert running.stdout is not None
-        try:
-            # Its words are there for others only once it runs.
-            running.stdout.readline()
-            yield running
-        finally:
-            running.kill()
+    # They are there for others only once it runs.
+    return running([sys.executable, "-c", _SLEEPS, *words])
 
 
 def supervisor(home: Path) -> list[str]:
@@ -52,39 +44,39 @@ def test_a_home_is_recognised_however_it_was_written(
     """Dots and links make no difference, neither at the start nor at the end."""
     top = home.parent
     monkeypatch.chdir(top / "x")
-    with process(*supervisor(top / started)) as running:
+    with process(*supervisor(top / started)) as child:
         for asked in (home, top / "link", top / "x" / ".." / "h", Path("../h"), Path("../link")):
-            assert _is_supervisor(running.pid, asked), asked
+            assert _is_supervisor(child.pid, asked), asked
         for another in (top / "other", top, Path(), top / "missing"):
-            assert not _is_supervisor(running.pid, another), another
+            assert not _is_supervisor(child.pid, another), another
 
 
 def test_other_processes_are_no_server(home: Path) -> None:
     """Neither one that only names the folder, nor a server that names none."""
-    with process("--home", str(home)) as running:
-        assert not _is_supervisor(running.pid, home)
-    with process("salver.scale.local") as running:
-        assert not _is_supervisor(running.pid, home)
+    with process("--home", str(home)) as child:
+        assert not _is_supervisor(child.pid, home)
+    with process("salver.scale.local") as child:
+        assert not _is_supervisor(child.pid, home)
 
 
 def test_a_server_that_has_ended_is_none(home: Path) -> None:
     """One that nobody has waited for yet is gone as well."""
-    with process(*supervisor(home)) as running:
-        assert _is_supervisor(running.pid, home)
-        running.kill()
+    with process(*supervisor(home)) as child:
+        assert _is_supervisor(child.pid, home)
+        child.kill()
         deadline = time.monotonic() + _PATIENCE_S
-        while _is_supervisor(running.pid, home):
+        while _is_supervisor(child.pid, home):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        running.wait()
-        assert not _is_supervisor(running.pid, home)
+        child.wait()
+        assert not _is_supervisor(child.pid, home)
 
 
 def test_a_server_counts_while_it_holds_its_file(home: Path) -> None:
     """One that was killed left a pid, which may be that of the next one, still starting, by now."""
     (home / "run").mkdir()
-    with process(*supervisor(home)) as running:
-        held = announce(home / "run" / "supervisor.json", {"pid": running.pid})
+    with process(*supervisor(home)) as child:
+        held = announce(home / "run" / "supervisor.json", {"pid": child.pid})
         assert runs(home)
         os.close(held)
         assert not runs(home)
@@ -93,6 +85,6 @@ def test_a_server_counts_while_it_holds_its_file(home: Path) -> None:
 def test_a_server_whose_pid_means_another_process_here(home: Path) -> None:
     """As in a container with processes of its own: nobody else is ended in its place."""
     (home / "run").mkdir()
-    with process("--home", str(home)) as running:
-        announce(home / "run" / "supervisor.json", {"pid": running.pid})
+    with process("--home", str(home)) as child:
+        announce(home / "run" / "supervisor.json", {"pid": child.pid})
         assert not runs(home)

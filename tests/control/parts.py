@@ -25,6 +25,7 @@ from salver.control.rollouts.sides import SideParts, Sides
 from salver.control.webhooks.attempt import FAILED, Attempt, Send
 from salver.control.webhooks.deliverer import Deliverer
 from salver.core.clock import ManualClock
+from salver.core.names import ModelReference
 from salver.core.settings import Settings
 from salver.core.signature import Signature
 from salver.observe.merge import Merger, Totals
@@ -33,7 +34,7 @@ from salver.registry.catalog import Catalog
 from salver.registry.database import Database
 from salver.registry.feedback import FeedbackStore
 from salver.registry.lease import Lease
-from salver.registry.records import Delivery
+from salver.registry.records import Delivery, EndpointSpec
 from salver.registry.rollouts import RolloutStore
 from salver.registry.sides import SideStore
 from salver.registry.state import StateStore
@@ -157,3 +158,10 @@ def push(parts: Control, model: str, versions: int) -> None:
     for number in range(1, versions + 1):
         files = (FileEntry("model.onnx", f"{number:064x}", 1),)
         parts.catalog.create_version(model, Manifest("onnx", files, Signature((), ())), "alice", {})
+
+
+def deploy_first(parts: Control, versions: int) -> None:
+    """Store versions of model ``m``, and let endpoint ``e`` want the first."""
+    push(parts, "m", versions)
+    first = parts.catalog.resolve(ModelReference("m", 1))
+    parts.placing.put(EndpointSpec("e", "m", 1), first, (), force=False)

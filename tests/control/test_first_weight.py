@@ -9,20 +9,16 @@ import pytest
 
 from salver.control.desired import Desired
 from salver.core.clock import ManualClock
-from salver.core.names import ModelReference
 from salver.core.rollouts import RolloutPolicy, check_policy
-from salver.registry.records import EndpointSpec
 from salver.rollout.machine import PREPARING, Rollout
-from tests.control.parts import Control, control, push, variant
+from tests.control.parts import Control, control, deploy_first, variant
 
 
 @pytest.fixture
 def parts(tmp_path: Path) -> Iterator[Control]:
     """Give a control whose endpoint has the first of two versions."""
     parts = control(tmp_path, "one", ManualClock())
-    push(parts, "m", 2)
-    first = parts.catalog.resolve(ModelReference("m", 1))
-    parts.placing.put(EndpointSpec("e", "m", 1), first, (), force=False)
+    deploy_first(parts, 2)
     yield parts
     parts.thread.stop()
 

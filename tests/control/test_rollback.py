@@ -12,12 +12,10 @@ import pytest
 from salver.control.hub import Hub
 from salver.core.clock import ManualClock
 from salver.core.errors import DeadlineExceeded
-from salver.core.names import ModelReference
 from salver.core.rollouts import RolloutPolicy, check_policy
 from salver.core.settings import ControlSettings, Settings
-from salver.registry.records import EndpointSpec
 from salver.rollout.machine import Rollout
-from tests.control.parts import Control, control, push, variant
+from tests.control.parts import Control, control, deploy_first, variant
 
 POLICY = check_policy(RolloutPolicy(strategy="manual"))
 ROLLOUT = Rollout("e", 0, "m:1", "m:2", POLICY, "s", 0, "alice", step=0, state="running")
@@ -35,9 +33,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def parts(tmp_path: Path) -> Iterator[Control]:
     """Give a control in the middle of a rollout whose canary gets traffic."""
     parts = control(tmp_path, "one", ManualClock())
-    push(parts, "m", 2)
-    first = parts.catalog.resolve(ModelReference("m", 1))
-    parts.placing.put(EndpointSpec("e", "m", 1), first, (), force=False)
+    deploy_first(parts, 2)
     parts.begin(ROLLOUT)
     parts.serve(variant("m:1", weight=9_500), variant("m:2", "canary", 500), number=3)
     yield parts

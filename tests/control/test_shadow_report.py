@@ -10,12 +10,10 @@ import pytest
 from salver.cli.shadow import _lines
 from salver.control.rollouts.side_reports import SideReports
 from salver.core.clock import ManualClock
-from salver.core.names import ModelReference
 from salver.observe.catalog import DIFFERENCE_BUCKETS
 from salver.observe.merge import Merger, Totals
 from salver.observe.meter import Histogram
-from salver.registry.records import EndpointSpec
-from tests.control.parts import Control, control, push, variant
+from tests.control.parts import Control, control, deploy_first, variant
 
 AT_MOST, MORE_THAN = "largest_difference_at_most", "largest_difference_more_than"
 
@@ -24,9 +22,7 @@ AT_MOST, MORE_THAN = "largest_difference_at_most", "largest_difference_more_than
 def parts(tmp_path: Path) -> Iterator[Control]:
     """Give a control with a shadow, whose copies are of weight epoch 4."""
     parts = control(tmp_path, "one", ManualClock())
-    push(parts, "m", 2)
-    first = parts.catalog.resolve(ModelReference("m", 1))
-    parts.placing.put(EndpointSpec("e", "m", 1), first, (), force=False)
+    deploy_first(parts, 2)
     parts.serve(variant("m:1"), number=3)
     asyncio.run(parts.companions.shadow("e", "2", 5_000, "alice", force=False))
     yield parts

@@ -10,20 +10,16 @@ from salver.control.rollouts.commands import Start
 from salver.control.rollouts.sides import ExperimentPlan
 from salver.core.clock import ManualClock
 from salver.core.errors import Conflict, InvalidRequest
-from salver.core.names import ModelReference
 from salver.core.rollouts import RolloutPolicy
-from salver.registry.records import EndpointSpec
-from tests.control.parts import Control, control, push, variant
+from tests.control.parts import Control, control, deploy_first, variant
 
 
 @pytest.fixture
 def parts(tmp_path: Path) -> Iterator[Control]:
     """Give a control whose endpoint ``e`` serves the first of two versions, which has an alias."""
     parts = control(tmp_path, "one", ManualClock())
-    push(parts, "m", 2)
+    deploy_first(parts, 2)
     parts.catalog.set_alias("m", "best", 1)
-    first = parts.catalog.resolve(ModelReference("m", 1))
-    parts.placing.put(EndpointSpec("e", "m", 1), first, (), force=False)
     parts.serve(variant("m:1"), number=3)
     yield parts
     parts.thread.stop()

@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from salver.core import presence
 from salver.core.errors import StorageFull
 from salver.core.presence import announce, announced, withdraw
 from tests.disk import no_larger_than, small_disk
+from tests.running import running
 
 FACTS = {"url": "http://127.0.0.1:9", "pid": 7}
 _ANNOUNCES = """
@@ -27,17 +27,9 @@ time.sleep(600)
 """
 
 
-@contextmanager
-def writer(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def writer(path: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Run a process that announces itself and does nothing more."""
-    command = [sys.executable, "-c", _ANNOUNCES, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
-        assert running.stdout is not None
-        try:
-            running.stdout.readline()
-            yield running
-        finally:
-            running.kill()
+    return running([sys.executable, "-c", _ANNOUNCES, str(path)])
 
 
 @pytest.fixture

@@ -11,12 +11,11 @@ PER_DIGEST: Final = 8
 """Tags and masks that are cut from one digest."""
 TAG_BYTES: Final = 8
 DIGEST_BYTES: Final = PER_DIGEST * TAG_BYTES
-HEAD_BYTES: Final = 12
 COUNTER_MASK: Final = 0xFFFFFFFF
 ARM: Final = struct.Struct(">II")
 NO_PLACE: Final = 0xFFFF
 _MASKS: Final = struct.Struct(f">{PER_DIGEST}Q")
-_HEAD_LENGTH: Final = 2 * HEAD_BYTES
+_HEAD_LENGTH: Final = 24
 _TAIL_BYTES: Final = 2 + TAG_BYTES
 _TAG_BITS: Final = 8 * TAG_BYTES
 
